@@ -1,0 +1,1 @@
+//! Seam 2: what elects a leader and issues the token.

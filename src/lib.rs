@@ -1,0 +1,17 @@
+//! fencegate: a storage proxy that enforces fencing tokens.
+//!
+//! A map of the modules, innermost first; dependencies point inward:
+//!
+//! - [`fence`]: the pure core: token, claim, mark, verdict
+//! - [`problem`]: everything that is refused or fails, in one table
+//! - [`resource`]: seam 1, the thing written to
+//! - [`coordinator`]: seam 2, what elects a leader and issues the token
+//! - [`server`]: listeners, routes, responses
+//! - [`config`], [`cli`]: outermost
+#![deny(unsafe_code)]
+
+pub mod coordinator;
+pub mod fence;
+pub mod problem;
+pub mod resource;
+pub mod server;

@@ -1,0 +1,160 @@
+//! Everything that the gate refuses or fails at, in one table: kind to status, code, title, verdict, and what was applied.
+//!
+//! [`Problem`] says what happened in fields; prose is made only where it is rendered, in `server/respond.rs`. The codes double
+//! as metric labels. A new kind of refusal is one variant and one row here.
+
+use std::time::Duration;
+
+use crate::fence::{ClaimError, FenceName, Mark, Refusal, Token, Verdict};
+
+/// The kinds of refusal and failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// A token below the mark.
+    StaleToken,
+    /// A write without a token for the fence that it touches.
+    TokenRequired,
+    /// A token, holder or credential that can't be understood.
+    TokenMalformed,
+    /// A fence is named that this resource doesn't have.
+    WrongFence,
+    /// The mark's token, bound to another holder.
+    TokenConflict,
+    /// The request itself can't be understood: body, path or parameters.
+    BadRequest,
+    /// The baton is unknown, used up, or belongs to a stream that has ended.
+    BatonInvalid,
+    /// The stream was closed after its idle time, or its transaction after its longest time.
+    StreamExpired,
+    /// The leadership or candidate named is not, or no longer, the caller's.
+    LeadershipLost,
+    /// Nothing by this name or path here.
+    NotFound,
+    /// The path exists, for another method.
+    MethodNotAllowed,
+    /// The body is over the limit.
+    BodyTooLarge,
+    /// A request whose body did not come in time.
+    RequestTimeout,
+    /// A queue or table of bounded size is full.
+    Overloaded,
+    /// Another transaction held the database's one write lock for too long.
+    Busy,
+    /// The mark store or the database can't be written.
+    Unavailable,
+    /// The write was started and its end isn't known.
+    OutcomeUnknown,
+    /// The gate failed in a way that it should not.
+    Internal,
+}
+
+/// One row of the table.
+#[derive(Debug, Clone, Copy)]
+pub struct Row {
+    /// HTTP status.
+    pub status: u16,
+    /// The `code` member; in lower case with `-` it ends the `type` URN.
+    pub code: &'static str,
+    /// The `title` member.
+    pub title: &'static str,
+    /// The `Fencing-Verdict` header; `None` where nothing was judged.
+    pub verdict: Option<&'static str>,
+    /// Seconds for `Retry-After`, where trying again makes sense.
+    pub retry_after_s: Option<u32>,
+}
+
+impl Kind {
+    /// The table.
+    pub fn row(self) -> Row {
+        let row = |status, code, title| Row { status, code, title, verdict: None, retry_after_s: None };
+        let judged = |verdict, row: Row| Row { verdict: Some(verdict), ..row };
+        let again = |retry_after_s, row: Row| Row { retry_after_s: Some(retry_after_s), ..row };
+        match self {
+            Kind::StaleToken => judged("stale", row(412, "STALE_TOKEN", "You've been replaced")),
+            Kind::TokenRequired => judged("missing", row(428, "TOKEN_REQUIRED", "A write needs a fencing token")),
+            Kind::TokenMalformed => judged("malformed", row(400, "TOKEN_MALFORMED", "Malformed fencing token")),
+            Kind::WrongFence => judged("malformed", row(400, "WRONG_FENCE", "Wrong fence")),
+            Kind::TokenConflict => judged("conflict", row(409, "TOKEN_CONFLICT", "Another holder has this token")),
+            Kind::BadRequest => row(400, "BAD_REQUEST", "Bad request"),
+            Kind::BatonInvalid => row(400, "BATON_INVALID", "Unknown stream"),
+            Kind::StreamExpired => row(400, "STREAM_EXPIRED", "The stream has expired"),
+            Kind::LeadershipLost => row(410, "LEADERSHIP_LOST", "Leadership lost"),
+            Kind::NotFound => row(404, "NOT_FOUND", "Not found"),
+            Kind::MethodNotAllowed => row(405, "METHOD_NOT_ALLOWED", "Method not allowed"),
+            Kind::BodyTooLarge => row(413, "BODY_TOO_LARGE", "Request body too large"),
+            Kind::RequestTimeout => row(408, "REQUEST_TIMEOUT", "The request did not arrive in time"),
+            Kind::Overloaded => again(1, row(503, "OVERLOADED", "Too much at once")),
+            Kind::Busy => again(1, row(503, "BUSY", "The database is locked by another transaction")),
+            Kind::Unavailable => again(1, row(503, "UNAVAILABLE", "The database can't be written")),
+            Kind::OutcomeUnknown => judged("unknown", row(502, "OUTCOME_UNKNOWN", "The outcome is not known")),
+            Kind::Internal => row(500, "INTERNAL", "Internal error"),
+        }
+    }
+
+    /// Whether the request may have been applied in spite of this answer: `"no"` or `"unknown"`.
+    pub fn applied(self) -> &'static str {
+        match self {
+            Kind::OutcomeUnknown | Kind::Internal => "unknown",
+            _ => "no",
+        }
+    }
+}
+
+/// One refusal or failure, with its particulars.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}: {detail}", kind.row().title)]
+pub struct Problem {
+    /// What kind.
+    pub kind: Kind,
+    /// A sentence for people: what is wrong and what to do.
+    pub detail: String,
+    /// The fence that it is about.
+    pub fence: Option<FenceName>,
+    /// The token that was presented for that fence.
+    pub presented: Option<Token>,
+    /// The fence's mark after the request.
+    pub highest: Option<Token>,
+    /// Overrides the table's `Retry-After`.
+    pub retry_after: Option<Duration>,
+}
+
+impl Problem {
+    /// A problem of this kind with a sentence for people.
+    pub fn new(kind: Kind, detail: impl Into<String>) -> Problem {
+        Problem { kind, detail: detail.into(), fence: None, presented: None, highest: None, retry_after: None }
+    }
+
+    /// The same, about this fence and its mark.
+    pub fn about(self, fence: &FenceName, mark: Option<&Mark>) -> Problem {
+        Problem { fence: Some(fence.clone()), highest: mark.map(|mark| mark.token), ..self }
+    }
+}
+
+impl From<Refusal> for Problem {
+    fn from(refusal: Refusal) -> Problem {
+        let Refusal { verdict, fence, presented, highest, .. } = refusal;
+        let (kind, detail) = match verdict {
+            Verdict::Stale => (
+                Kind::StaleToken,
+                format!(
+                    "token {presented} is lower than {}, the highest that fence {fence} has admitted",
+                    highest.token
+                ),
+            ),
+            Verdict::Conflict | Verdict::Admitted | Verdict::Advanced => (
+                Kind::TokenConflict,
+                format!(
+                    "token {presented} on fence {fence} belongs to holder {}; two leaders present one token",
+                    highest.holder.as_ref().map_or("?", |holder| holder.as_str())
+                ),
+            ),
+        };
+        Problem { presented: Some(presented), ..Problem::new(kind, detail).about(&fence, Some(&highest)) }
+    }
+}
+
+impl From<ClaimError> for Problem {
+    fn from(error: ClaimError) -> Problem {
+        Problem::new(Kind::TokenMalformed, error.to_string())
+    }
+}

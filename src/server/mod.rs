@@ -1,0 +1,3 @@
+//! Listeners, routes, requests in and responses out.
+
+pub mod respond;

@@ -1,0 +1,68 @@
+//! The one place where an outcome becomes an HTTP response.
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
+use hyper::{Response, StatusCode};
+
+use crate::problem::Problem;
+
+/// `Fencing-Verdict`: what was decided on the request's claims.
+pub const FENCING_VERDICT: HeaderName = HeaderName::from_static("fencing-verdict");
+/// `Fencing-Highest`: the mark after the request.
+pub const FENCING_HIGHEST: HeaderName = HeaderName::from_static("fencing-highest");
+
+/// A response whose body is in memory.
+pub type Answer = Response<Full<Bytes>>;
+
+/// The media type that a problem is told in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Style {
+    /// `application/problem+json`, RFC 9457.
+    Problem,
+    /// `application/json`, on the SQL paths: libSQL drivers read `message` and `code` only from that.
+    Sql,
+}
+
+/// A JSON answer.
+pub fn json(status: StatusCode, body: &impl serde::Serialize) -> Answer {
+    let body = serde_json::to_vec(body).expect("our own answers have string keys and no failing values");
+    let mut answer = Response::new(Full::new(Bytes::from(body)));
+    *answer.status_mut() = status;
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    answer
+}
+
+/// A problem as a response: an RFC 9457 body with `code`, `message`, `fence`, `presented`, `highest`, `applied`.
+pub fn problem(problem: &Problem, style: Style) -> Answer {
+    let row = problem.kind.row();
+    let body = serde_json::json!({
+        "type": format!("urn:fencegate:{}", row.code.to_ascii_lowercase().replace('_', "-")),
+        "title": row.title,
+        "status": row.status,
+        "detail": problem.detail,
+        "code": row.code,
+        "message": format!("{}: {}", row.title, problem.detail),
+        "fence": problem.fence,
+        "presented": problem.presented,
+        "highest": problem.highest,
+        "applied": problem.kind.applied(),
+    });
+    let status = StatusCode::from_u16(row.status).expect("the table has only real statuses");
+    let mut answer = json(status, &body);
+    let headers = answer.headers_mut();
+    if style == Style::Problem {
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    }
+    if let Some(verdict) = row.verdict {
+        headers.insert(FENCING_VERDICT, HeaderValue::from_static(verdict));
+        if let Some(highest) = problem.highest {
+            headers.insert(FENCING_HIGHEST, HeaderValue::from(highest.get()));
+        }
+    }
+    let retry_after_s = problem.retry_after.map(|wait| wait.as_secs_f64().ceil().max(1.0) as u64);
+    if let Some(seconds) = retry_after_s.or(row.retry_after_s.map(u64::from)) {
+        headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    answer
+}
