@@ -1,0 +1,533 @@
+//! One connection to the database: its sandbox, its statement cache, its time limit.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use rusqlite::config::DbConfig;
+use rusqlite::ffi;
+use rusqlite::limits::Limit;
+use rusqlite::{Connection, OpenFlags};
+
+use super::fences::{FenceId, FenceSet, TableFences};
+use super::limits::Limits;
+use super::raw::{self, SqliteError, Stmt, Value};
+use super::render::Rows;
+use super::sandbox::{Control, STMT_SAVEPOINT, Sandbox, Seen};
+
+/// How many instructions of SQLite's virtual machine pass between two looks at the clock.
+const OPS_PER_LOOK: i32 = 2_000;
+/// Statements kept prepared on one connection.
+const CACHED_STATEMENTS_MAX: usize = 256;
+/// Longer statements are prepared anew each time.
+const CACHED_SQL_BYTES_MAX: usize = 16 * 1024;
+
+/// Stops a running statement: by its deadline, or from another thread.
+#[derive(Debug, Default)]
+pub struct Guard {
+    deadline: Mutex<Option<Instant>>,
+    cancelled: AtomicBool,
+}
+
+impl Guard {
+    /// Sets the time at which the running statement is stopped.
+    pub fn set_deadline(&self, deadline: Option<Instant>) {
+        *self.deadline.lock().unwrap_or_else(PoisonError::into_inner) = deadline;
+    }
+
+    /// Stops the running statement and every later one until [`Guard::revive`].
+    pub fn cancel(&self) {
+        self.cancelled.store(true, Ordering::SeqCst);
+    }
+
+    /// Lets statements run again.
+    pub fn revive(&self) {
+        self.cancelled.store(false, Ordering::SeqCst);
+    }
+
+    /// Whether [`Guard::cancel`] was called.
+    pub fn is_cancelled(&self) -> bool {
+        self.cancelled.load(Ordering::SeqCst)
+    }
+
+    fn must_stop(&self) -> bool {
+        let deadline = *self.deadline.lock().unwrap_or_else(PoisonError::into_inner);
+        self.is_cancelled() || deadline.is_some_and(|deadline| Instant::now() >= deadline)
+    }
+}
+
+/// An SQL error as the client is told it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct SqlError {
+    /// The machine-readable code, such as `SQLITE_CONSTRAINT`.
+    pub code: &'static str,
+    /// The message.
+    pub message: String,
+}
+
+impl SqlError {
+    /// An error of this code.
+    pub fn new(code: &'static str, message: impl Into<String>) -> SqlError {
+        SqlError { code, message: message.into() }
+    }
+}
+
+/// Why a statement did not run to its end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fail {
+    /// The statement is at fault; its client is told, and may go on.
+    Sql(SqlError),
+    /// It writes to a fence for which the request presents no token.
+    Missing(FenceId),
+    /// The database file or its disk is at fault.
+    Storage(SqliteError),
+    /// It ran longer than it may.
+    TimedOut,
+    /// It was stopped because a newer leader came.
+    Cancelled,
+    /// Its result can't be given back: too large, or not UTF-8. Unlike with [`Fail::Sql`], what a writing statement changed is
+    /// not undone yet.
+    Unfinished(SqlError),
+}
+
+/// What a statement is, as far as the gate is concerned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Reads only.
+    Read,
+    /// Changes the database.
+    Write,
+    /// BEGIN; `immediate` where it takes the write lock at once.
+    Begin {
+        /// BEGIN IMMEDIATE or EXCLUSIVE.
+        immediate: bool,
+    },
+    /// COMMIT, ROLLBACK, SAVEPOINT, RELEASE, ROLLBACK TO.
+    Control(Control),
+    /// `PRAGMA foreign_keys = …`: changes the connection.
+    ForeignKeys,
+}
+
+/// What was learned of a statement when it was prepared.
+#[derive(Debug, Clone, Copy)]
+pub struct Class {
+    /// What it is.
+    pub kind: Kind,
+    /// The fences that it writes to.
+    pub writes: FenceSet,
+    /// Whether it may give a table a new name.
+    pub alters: bool,
+}
+
+/// A prepared statement of a client.
+#[derive(Debug)]
+pub struct Prepared {
+    stmt: Stmt,
+    /// What it is.
+    pub class: Class,
+    key: Option<Box<str>>,
+}
+
+impl Prepared {
+    /// The statement, for describing it.
+    pub fn stmt(&self) -> &Stmt {
+        &self.stmt
+    }
+}
+
+/// What a statement did.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Done {
+    /// Rows inserted, updated or deleted by the statement itself.
+    pub affected: i64,
+    /// The rowid of the last row inserted, where the statement writes.
+    pub last_rowid: Option<i64>,
+    /// Rows returned.
+    pub rows_read: u64,
+    /// How long it ran.
+    pub duration: Duration,
+}
+
+/// Arguments of one statement.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Args {
+    /// By position.
+    pub positional: Vec<Value>,
+    /// By name, with or without the prefix.
+    pub named: Vec<(String, Value)>,
+}
+
+/// How a connection is opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// Reads only; SQLite itself refuses to write.
+    Read,
+    /// Reads and writes.
+    Write,
+}
+
+/// One connection. Statements are dropped before the connection is closed: the cache stands before `conn`.
+#[derive(Debug)]
+pub struct Db {
+    cache: HashMap<Box<str>, (Prepared, u64)>,
+    uses: u64,
+    /// The connection, for the gate's own statements.
+    pub conn: Connection,
+    /// Its sandbox.
+    pub sandbox: Sandbox,
+    guard: Arc<Guard>,
+    fences: Arc<TableFences>,
+    limits: Arc<Limits>,
+}
+
+/// Opens a connection with the settings that every connection has: WAL, `synchronous=FULL`, defensive.
+///
+/// # Errors
+/// SQLite's own, and a file that can't be used in WAL mode.
+pub fn connect(file: &Path, access: Access, busy: Duration) -> Result<Connection, SqliteError> {
+    let flags = OpenFlags::SQLITE_OPEN_NO_MUTEX
+        | match access {
+            Access::Read => OpenFlags::SQLITE_OPEN_READ_ONLY,
+            Access::Write => OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE,
+        };
+    let conn = Connection::open_with_flags(file, flags)?;
+    conn.busy_timeout(busy)?;
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
+    conn.set_prepared_statement_cache_capacity(32);
+    if access == Access::Write {
+        let mode: String = conn.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))?;
+        if mode != "wal" {
+            let message = format!("{} can't be used in WAL mode (it stays in mode {mode})", file.display());
+            return Err(SqliteError { code: ffi::SQLITE_CANTOPEN, message });
+        }
+    }
+    // FULL: a commit returns only when its WAL frames are on disk. This is what makes an answer a promise.
+    conn.pragma_update(None, "synchronous", "FULL")?;
+    Ok(conn)
+}
+
+impl Db {
+    /// Opens a connection for clients' statements, with its sandbox closed.
+    ///
+    /// # Errors
+    /// As [`connect`].
+    pub fn open(
+        file: &Path,
+        access: Access,
+        fences: &Arc<TableFences>,
+        limits: &Arc<Limits>,
+    ) -> Result<Db, SqliteError> {
+        let mut conn = connect(file, access, limits.lock_wait)?;
+        let to_i32 = |number: usize| i32::try_from(number).unwrap_or(i32::MAX);
+        conn.set_limit(Limit::SQLITE_LIMIT_LENGTH, to_i32(limits.value_bytes))?;
+        conn.set_limit(Limit::SQLITE_LIMIT_SQL_LENGTH, to_i32(limits.sql_bytes))?;
+        conn.set_limit(Limit::SQLITE_LIMIT_ATTACHED, 0)?;
+        conn.set_limit(Limit::SQLITE_LIMIT_WORKER_THREADS, 0)?;
+        let guard = Arc::new(Guard::default());
+        let watched = Arc::clone(&guard);
+        conn.progress_handler(OPS_PER_LOOK, Some(move || watched.must_stop()))?;
+        let sandbox = Sandbox::install(&mut conn, Arc::clone(fences))?;
+        sandbox.close();
+        Ok(Db {
+            cache: HashMap::new(),
+            uses: 0,
+            conn,
+            sandbox,
+            guard,
+            fences: Arc::clone(fences),
+            limits: Arc::clone(limits),
+        })
+    }
+
+    /// What stops this connection's statements.
+    pub fn guard(&self) -> &Arc<Guard> {
+        &self.guard
+    }
+
+    /// Runs a statement of the gate's own.
+    ///
+    /// # Errors
+    /// SQLite's own.
+    pub fn own(&self, sql: &str) -> Result<(), SqliteError> {
+        self.sandbox.open(|| Ok(self.conn.prepare_cached(sql)?.raw_execute().map(|_| ())?))
+    }
+
+    /// Prepares the first statement of `sql`; `whole` demands that it is the only one. Returns how many bytes it took, too;
+    /// `None` where there is no statement.
+    ///
+    /// # Errors
+    /// [`Fail::Sql`], [`Fail::Missing`] or [`Fail::Storage`].
+    pub fn prepare(&mut self, sql: &str, whole: bool) -> Result<Option<(Prepared, usize)>, Fail> {
+        if whole && let Some((key, (prepared, _))) = self.cache.remove_entry(sql) {
+            return Ok(Some((Prepared { key: Some(key), ..prepared }, sql.len())));
+        }
+        self.sandbox.permit(None);
+        self.sandbox.take();
+        let cached = whole && sql.len() <= CACHED_SQL_BYTES_MAX;
+        let prepared = raw::prepare(&self.conn, sql, cached);
+        let seen = self.sandbox.take();
+        let (stmt, used) = prepared.map_err(|error| self.fail(error, &seen))?;
+        let Some(stmt) = stmt else { return Ok(None) };
+        if whole && !self.is_blank(&sql[used..]) {
+            return Err(Fail::Sql(SqlError::new("SQL_MANY_STATEMENTS", "SQL string contains more than one statement")));
+        }
+        let class = classify(&stmt, &seen);
+        Ok(Some((Prepared { stmt, class, key: cached.then(|| Box::from(sql)) }, used)))
+    }
+
+    /// Whether there is no statement in this text: white space, comments, semicolons.
+    fn is_blank(&self, mut rest: &str) -> bool {
+        loop {
+            rest = rest.trim_start_matches(|c: char| c.is_ascii_whitespace() || c == ';');
+            if rest.is_empty() {
+                return true;
+            }
+            match raw::prepare(&self.conn, rest, false) {
+                Ok((None, used)) => rest = &rest[used..],
+                Ok((Some(_), _)) | Err(_) => return false,
+            }
+        }
+    }
+
+    /// Gives a statement back to the cache.
+    pub fn keep(&mut self, mut prepared: Prepared) {
+        prepared.stmt.reset();
+        let Some(key) = prepared.key.take() else { return };
+        self.uses += 1;
+        if self.cache.len() >= CACHED_STATEMENTS_MAX {
+            let oldest = self.cache.iter().min_by_key(|(_, (_, used))| *used).map(|(key, _)| key.clone());
+            oldest.and_then(|key| self.cache.remove(&key));
+        }
+        self.cache.insert(key, (prepared, self.uses));
+    }
+
+    /// Runs a prepared statement to its end, appending its rows. `permitted`: the fences whose tokens the request presents.
+    /// The statement stops at `deadline`.
+    ///
+    /// # Errors
+    /// Any [`Fail`]. Except for [`Fail::Sql`] of a single statement, what it changed before it failed may still be in the
+    /// open transaction: the caller rolls back.
+    pub fn run(
+        &mut self,
+        prepared: &mut Prepared,
+        args: &Args,
+        permitted: FenceSet,
+        deadline: Instant,
+        rows: &mut Rows,
+    ) -> Result<Done, Fail> {
+        let class = prepared.class;
+        if let Some(fence) = class.writes.first_missing_in(permitted) {
+            return Err(Fail::Missing(fence));
+        }
+        bind(&mut prepared.stmt, args).map_err(Fail::Sql)?;
+        let renames = class.alters && self.fences.has_several();
+        let names = if renames { Some(self.begin_rename()?) } else { None };
+        self.sandbox.permit(Some(permitted));
+        self.sandbox.take();
+        let started = Instant::now();
+        self.guard.set_deadline(Some(deadline));
+        let changes = raw::total_changes(&self.conn);
+        let stepped = self.steps(&mut prepared.stmt, rows);
+        self.guard.set_deadline(None);
+        self.sandbox.permit(None);
+        let seen = self.sandbox.take();
+        if stepped.is_ok() {
+            rows.describe(&prepared.stmt);
+        }
+        prepared.stmt.reset();
+        let result = match stepped {
+            Ok(rows_read) => {
+                let wrote = raw::total_changes(&self.conn) != changes;
+                let affected = if wrote { raw::changes(&self.conn) } else { 0 };
+                let last_rowid = (class.kind == Kind::Write).then(|| self.conn.last_insert_rowid());
+                Ok(Done { affected, last_rowid, rows_read, duration: started.elapsed() })
+            }
+            Err(StepError::Sqlite(error)) => Err(self.fail(error, &seen)),
+            Err(StepError::Unfinished(why)) => Err(Fail::Unfinished(why)),
+        };
+        match names {
+            Some(names) => self.end_rename(&names, permitted, result),
+            None => result,
+        }
+    }
+
+    fn steps(&self, stmt: &mut Stmt, rows: &mut Rows) -> Result<u64, StepError> {
+        let limits = &self.limits;
+        let mut count = 0;
+        // A statement with RETURNING hands out rows before its transaction is decided: everything is read to the end, and
+        // nothing is answered before the commit.
+        while stmt.step().map_err(StepError::Sqlite)? {
+            count += 1;
+            if rows.wanted() {
+                rows.push(stmt).map_err(StepError::Unfinished)?;
+                if count > limits.result_rows || rows.is_over_budget() {
+                    return Err(StepError::Unfinished(SqlError::new(
+                        "RESPONSE_TOO_LARGE",
+                        format!(
+                            "a result has at most {} rows, and the results of one request {} bytes",
+                            limits.result_rows, limits.result_bytes
+                        ),
+                    )));
+                }
+            }
+        }
+        Ok(count as u64)
+    }
+
+    /// SQLite doesn't tell the new name of a renamed table before it has it. So the statement runs in a savepoint, and is undone
+    /// where the new name belongs to a fence without a token.
+    fn begin_rename(&mut self) -> Result<Vec<String>, Fail> {
+        self.own(&format!("SAVEPOINT {STMT_SAVEPOINT}")).map_err(Fail::Storage)?;
+        self.table_names().map_err(Fail::Storage)
+    }
+
+    fn end_rename(&mut self, before: &[String], permitted: FenceSet, result: Result<Done, Fail>) -> Result<Done, Fail> {
+        let result = result.and_then(|done| {
+            let after = self.table_names().map_err(Fail::Storage)?;
+            let mut fences = after.iter().filter(|name| !before.contains(name)).map(|name| self.fences.of_table(name));
+            match fences.find(|fence| !permitted.contains(*fence)) {
+                Some(fence) => Err(Fail::Missing(fence)),
+                None => Ok(done),
+            }
+        });
+        if result.is_err() && !self.conn.is_autocommit() {
+            self.own(&format!("ROLLBACK TO {STMT_SAVEPOINT}")).map_err(Fail::Storage)?;
+        }
+        if !self.conn.is_autocommit() {
+            self.own(&format!("RELEASE {STMT_SAVEPOINT}")).map_err(Fail::Storage)?;
+        }
+        result
+    }
+
+    fn table_names(&self) -> Result<Vec<String>, SqliteError> {
+        self.sandbox.open(|| {
+            let mut stmt =
+                self.conn.prepare_cached("SELECT name FROM sqlite_schema WHERE type IN ('table', 'view')")?;
+            let names = stmt.query_map([], |row| row.get(0))?.collect::<Result<Vec<String>, _>>()?;
+            Ok(names)
+        })
+    }
+
+    /// Sorts an SQLite error: whose fault is it?
+    fn fail(&self, error: SqliteError, seen: &Seen) -> Fail {
+        if let Some(fence) = seen.missing.first_missing_in(FenceSet::default()) {
+            return Fail::Missing(fence);
+        }
+        match error.primary() {
+            ffi::SQLITE_INTERRUPT if self.guard.is_cancelled() => Fail::Cancelled,
+            ffi::SQLITE_INTERRUPT => Fail::TimedOut,
+            ffi::SQLITE_FULL
+            | ffi::SQLITE_IOERR
+            | ffi::SQLITE_CORRUPT
+            | ffi::SQLITE_NOTADB
+            | ffi::SQLITE_CANTOPEN
+            | ffi::SQLITE_READONLY
+            | ffi::SQLITE_PROTOCOL
+            | ffi::SQLITE_NOMEM => Fail::Storage(error),
+            ffi::SQLITE_AUTH => {
+                let why = seen.denied.as_deref().unwrap_or("not available through the gate");
+                Fail::Sql(SqlError::new("SQLITE_AUTH", format!("not authorized: {why}")))
+            }
+            primary => match &seen.denied {
+                // Where the authorizer denies reading a column, SQLite words the error in its own way; ours says why.
+                Some(why) => Fail::Sql(SqlError::new("SQLITE_AUTH", format!("not authorized: {why}"))),
+                None => Fail::Sql(SqlError::new(code_name(primary), format!("SQLite error: {}", error.message))),
+            },
+        }
+    }
+}
+
+enum StepError {
+    Sqlite(SqliteError),
+    Unfinished(SqlError),
+}
+
+fn classify(stmt: &Stmt, seen: &Seen) -> Class {
+    let kind = if stmt.is_explain() {
+        Kind::Read
+    } else if let Some(control) = seen.control {
+        match control {
+            // SQLite says of a deferred BEGIN that it only reads, and of the others that they don't.
+            Control::Begin => Kind::Begin { immediate: !stmt.readonly() },
+            other => Kind::Control(other),
+        }
+    } else if seen.sets_foreign_keys {
+        Kind::ForeignKeys
+    } else if !seen.writes.is_empty() || !stmt.readonly() {
+        Kind::Write
+    } else {
+        Kind::Read
+    };
+    let mut writes = if kind == Kind::Write { seen.writes } else { FenceSet::default() };
+    if kind == Kind::Write && writes.is_empty() {
+        writes.insert(FenceSet::OWN);
+    }
+    Class { kind, writes, alters: seen.alters }
+}
+
+/// Binds the arguments: a named one takes precedence over one by position; each parameter needs exactly one, and an argument
+/// that the statement doesn't expect is an error.
+fn bind(stmt: &mut Stmt, args: &Args) -> Result<(), SqlError> {
+    let invalid =
+        |what: String| SqlError::new("ARGS_INVALID", format!("Arguments do not match SQL parameters: {what}"));
+    let count = stmt.parameter_count();
+    if args.positional.len() > count {
+        let given = args.positional.len();
+        return Err(invalid(format!("{given} values by position for {count} parameters")));
+    }
+    let mut used = 0;
+    for index in 1..=count {
+        let name = stmt.parameter_name(index);
+        let named = name.and_then(|name| args.named.iter().find(|(given, _)| given == name || *given == name[1..]));
+        used += usize::from(named.is_some());
+        let value = named.map(|(_, value)| value).or_else(|| args.positional.get(index - 1)).ok_or_else(|| {
+            invalid(match name {
+                Some(name) => format!("no value for parameter {name}"),
+                None => format!("no value for parameter {index}"),
+            })
+        })?;
+        stmt.bind(index, value)
+            .map_err(|error| SqlError::new(code_name(error.primary()), format!("SQLite error: {}", error.message)))?;
+    }
+    if used < args.named.len() {
+        let unknown = args.named.iter().find(|(given, _)| {
+            !(1..=count).filter_map(|index| stmt.parameter_name(index)).any(|name| name == given || name[1..] == *given)
+        });
+        if let Some((name, _)) = unknown {
+            return Err(invalid(format!("no parameter named {name}")));
+        }
+    }
+    Ok(())
+}
+
+/// The name of a primary result code, as SQLite's documentation has it.
+pub fn code_name(primary: i32) -> &'static str {
+    match primary {
+        ffi::SQLITE_INTERNAL => "SQLITE_INTERNAL",
+        ffi::SQLITE_PERM => "SQLITE_PERM",
+        ffi::SQLITE_ABORT => "SQLITE_ABORT",
+        ffi::SQLITE_BUSY => "SQLITE_BUSY",
+        ffi::SQLITE_LOCKED => "SQLITE_LOCKED",
+        ffi::SQLITE_NOMEM => "SQLITE_NOMEM",
+        ffi::SQLITE_READONLY => "SQLITE_READONLY",
+        ffi::SQLITE_INTERRUPT => "SQLITE_INTERRUPT",
+        ffi::SQLITE_IOERR => "SQLITE_IOERR",
+        ffi::SQLITE_CORRUPT => "SQLITE_CORRUPT",
+        ffi::SQLITE_NOTFOUND => "SQLITE_NOTFOUND",
+        ffi::SQLITE_FULL => "SQLITE_FULL",
+        ffi::SQLITE_CANTOPEN => "SQLITE_CANTOPEN",
+        ffi::SQLITE_PROTOCOL => "SQLITE_PROTOCOL",
+        ffi::SQLITE_SCHEMA => "SQLITE_SCHEMA",
+        ffi::SQLITE_TOOBIG => "SQLITE_TOOBIG",
+        ffi::SQLITE_CONSTRAINT => "SQLITE_CONSTRAINT",
+        ffi::SQLITE_MISMATCH => "SQLITE_MISMATCH",
+        ffi::SQLITE_MISUSE => "SQLITE_MISUSE",
+        ffi::SQLITE_AUTH => "SQLITE_AUTH",
+        ffi::SQLITE_RANGE => "SQLITE_RANGE",
+        ffi::SQLITE_NOTADB => "SQLITE_NOTADB",
+        _ => "SQLITE_ERROR",
+    }
+}

@@ -1,0 +1,398 @@
+//! The front of a SQLite resource: from HTTP to the database threads and back.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::{Method, Response};
+use tokio::sync::oneshot;
+
+use crate::fence::{Claim, FenceName, Mark, Presented, Token, Verdict};
+use crate::problem::{Kind, Problem};
+use crate::resource::{Boxed, Call, Claimed, Event, FenceInfo, Guarantee, Judged, Knock, Resource, Served};
+
+use super::db::Db;
+use super::fences::{FenceSet, TableFences};
+use super::hrana::{Pipeline, Version};
+use super::program::{Format, Program, Run};
+use super::shared::{Item, Reply, Shared, Work};
+use super::store::{self, FileLock};
+use super::stream::Stream;
+use super::writer::Writer;
+use super::{OpenError, Options, SharedRef, reader, spawn};
+
+/// A SQLite resource.
+#[derive(Debug)]
+pub struct Sqlite {
+    shared: SharedRef,
+    /// For what operators read; never for clients' statements.
+    admin: Arc<Mutex<Db>>,
+    writer: Mutex<Option<JoinHandle<()>>>,
+    readers: Mutex<Vec<JoinHandle<()>>>,
+    _lock: FileLock,
+}
+
+/// What a path below the mount point is.
+enum Endpoint {
+    /// `v2`, `v3`: the version is supported.
+    Hello,
+    Run(Version, Format),
+}
+
+fn endpoint(path: &str) -> Option<Endpoint> {
+    match path {
+        "/v2" | "/v2/" | "/v3" | "/v3/" => Some(Endpoint::Hello),
+        "/v2/pipeline" => Some(Endpoint::Run(Version::V2, Format::Pipeline)),
+        "/v3/pipeline" => Some(Endpoint::Run(Version::V3, Format::Pipeline)),
+        "/v3/cursor" => Some(Endpoint::Run(Version::V3, Format::Cursor)),
+        _ => None,
+    }
+}
+
+impl Sqlite {
+    /// Opens the database: locks it, brings its schema up to date, reads its marks, and starts its threads.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub fn open(options: Options) -> Result<Sqlite, OpenError> {
+        let Options { name, file, fence, tables, limits } = options;
+        let fences = TableFences::new(fence, &tables).ok_or(OpenError::TooManyFences)?;
+        let lock = FileLock::take(&file)?;
+        store::migrate(&file, limits.lock_wait)?;
+        let readers = limits.readers;
+        let shared = Arc::new(Shared::new(name, file, fences, limits));
+        let cannot = |why: String| OpenError::File { file: shared.file.clone(), why };
+        let writer = Writer::open(&shared).map_err(|error| cannot(error.message))?;
+        let admin = reader::open(&shared).map_err(|error| cannot(error.message))?;
+        let start =
+            |name: &str, run: Box<dyn FnOnce() + Send>| spawn(name, run).map_err(|error| cannot(error.to_string()));
+        let writer = start("fg-writer", Box::new(move || writer.run()))?;
+        let mut threads = Vec::with_capacity(readers);
+        for number in 0..readers {
+            let db = reader::open(&shared).map_err(|error| cannot(error.message))?;
+            let shared = Arc::clone(&shared);
+            threads.push(start(&format!("fg-reader-{number}"), Box::new(move || reader::run(&shared, db)))?);
+        }
+        Ok(Sqlite {
+            admin: Arc::new(Mutex::new(admin)),
+            writer: Mutex::new(Some(writer)),
+            readers: Mutex::new(threads),
+            _lock: lock,
+            shared,
+        })
+    }
+
+    /// The claims that a request makes on this database's fences.
+    ///
+    /// # Errors
+    /// [`Kind::WrongFence`] for a fence that the database doesn't have.
+    fn claims(&self, presented: Option<&Presented>) -> Result<(Arc<[Claim]>, FenceSet), Problem> {
+        let Some(presented) = presented else { return Ok((Arc::new([]), FenceSet::default())) };
+        let fences = &self.shared.fences;
+        let claims = presented.tokens.claims(fences.name(FenceSet::OWN), presented.holder.as_ref());
+        let mut set = FenceSet::default();
+        for claim in &claims {
+            let Some(id) = fences.id(&claim.fence) else {
+                let known = fences.names().iter().map(|name| name.as_str()).collect::<Vec<_>>().join(", ");
+                let why = format!("fence {} is named, but resource {} has: {known}", claim.fence, self.shared.name);
+                return Err(Problem::new(Kind::WrongFence, why));
+            };
+            set.insert(id);
+        }
+        Ok((claims.into(), set))
+    }
+
+    async fn serve(&self, call: Call) -> Result<Served, Problem> {
+        let (claims, presented) = self.claims(call.presented.as_ref())?;
+        // Before the body is read, and before anything is queued.
+        self.shared.judge_at_door(&claims)?;
+        let Some(endpoint) = endpoint(&call.path) else {
+            let why = format!("{} is not here; SQL is at v2/pipeline, v3/pipeline and v3/cursor", call.path);
+            return Err(Problem::new(Kind::NotFound, why));
+        };
+        let (version, format) = match endpoint {
+            Endpoint::Hello if matches!(call.method, Method::GET | Method::HEAD) => {
+                let reply = self.submit(claims.clone(), presented, None, Program::empty(), 0).await?;
+                return Ok(served(Bytes::new(), "text/plain", reply.verdict, claims));
+            }
+            Endpoint::Run(version, format) if call.method == Method::POST => (version, format),
+            _ => return Err(Problem::new(Kind::MethodNotAllowed, format!("{} is not for {}", call.path, call.method))),
+        };
+        let body = self.body(call.body).await?;
+        let parsed = match format {
+            Format::Pipeline => Pipeline::parse(&body, version),
+            Format::Cursor => Pipeline::parse_cursor(&body),
+        };
+        let Pipeline { baton, requests } = parsed.map_err(|error| Problem::new(Kind::BadRequest, error.to_string()))?;
+        let program = Program { requests, format };
+        let reply = self.submit(claims.clone(), presented, baton, program, body.len()).await?;
+        Ok(served(Bytes::from(reply.body), "application/json", reply.verdict, claims))
+    }
+
+    async fn body(&self, body: hyper::body::Incoming) -> Result<Bytes, Problem> {
+        let limits = &self.shared.limits;
+        let collected = tokio::time::timeout(limits.body_time, Limited::new(body, limits.body_bytes).collect()).await;
+        match collected {
+            Ok(Ok(body)) => Ok(body.to_bytes()),
+            Ok(Err(error)) if error.is::<LengthLimitError>() => {
+                Err(Problem::new(Kind::BodyTooLarge, format!("a body has at most {} bytes", limits.body_bytes)))
+            }
+            Ok(Err(error)) => Err(Problem::new(Kind::BadRequest, format!("the body broke off: {error}"))),
+            Err(_) => Err(Problem::new(Kind::RequestTimeout, "the body took too long")),
+        }
+    }
+
+    /// Puts a request before the database threads and waits for its answer.
+    async fn submit(
+        &self,
+        claims: Arc<[Claim]>,
+        presented: FenceSet,
+        baton: Option<String>,
+        program: Program,
+        bytes: usize,
+    ) -> Result<Reply, Problem> {
+        let shared = &self.shared;
+        let changes = shared.judge_at_door(&claims)?;
+        let stream = match baton {
+            Some(baton) => shared.streams.take(&baton)?,
+            None => Stream::default(),
+        };
+        let load = match shared.load(bytes, presented) {
+            Ok(load) => load,
+            Err(problem) => {
+                shared.streams.forget(&stream);
+                return Err(problem);
+            }
+        };
+        let (reply, answer) = oneshot::channel();
+        let hint = program.hint();
+        let run = Run::new(shared.limits.result_bytes);
+        let work = Box::new(Work {
+            claims,
+            presented,
+            stream,
+            program,
+            hint,
+            run,
+            checkpoint: None,
+            alone: false,
+            verdict: Verdict::Admitted,
+            previous: None,
+            reply,
+            queued: Instant::now(),
+            load,
+        });
+        route(shared, work, changes);
+        answer.await.unwrap_or_else(|_| Err(Problem::new(Kind::Unavailable, "the gate is stopping")))
+    }
+
+    /// Reads from the gate's own tables, off the runtime's threads.
+    async fn read_own<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Db) -> Result<T, super::raw::SqliteError> + Send + 'static,
+    ) -> Result<T, Problem> {
+        let admin = Arc::clone(&self.admin);
+        let task = tokio::task::spawn_blocking(move || read(&admin.lock().unwrap_or_else(PoisonError::into_inner)));
+        let result = task.await.map_err(|error| Problem::new(Kind::Internal, error.to_string()))?;
+        result.map_err(|error| Problem::new(Kind::Unavailable, error.message))
+    }
+
+    fn info(&self, id: usize) -> FenceInfo {
+        let state = &self.shared.states[id];
+        let mark = state.mark();
+        FenceInfo {
+            fence: self.shared.fences.name(id).clone(),
+            highest: mark.as_ref().map(|dated| dated.mark.token),
+            holder: mark.as_ref().and_then(|dated| dated.mark.holder.clone()),
+            advanced_at_ms: mark.map(|dated| dated.advanced_at_ms),
+            in_flight: state.in_flight.load(Ordering::Relaxed),
+            refused: state.refused.load(Ordering::Relaxed),
+        }
+    }
+}
+
+/// Decides where a request starts. Any choice is safe: a reader hands over what writes, and the writer judges everything anew.
+fn route(shared: &SharedRef, work: Box<Work>, changes: bool) {
+    let holds_lock = work.stream.own.as_ref().is_some_and(|own| own.lock.is_some());
+    let is_empty = work.program.requests.is_empty();
+    if changes {
+        // Its predecessor's statement must not make it wait.
+        shared.stop_predecessor(&work.claims);
+        reader::to_writer(shared, work, true);
+    } else if let Some(ended) = work.stream.ended.clone() {
+        shared.finish(work, Err(*ended));
+    } else if is_empty {
+        shared.finish(work, Ok(()));
+    } else if holds_lock || (work.hint.writes && !work.claims.is_empty() && !work.hint.stays_open) {
+        reader::to_writer(shared, work, false);
+    } else if let Err(work) = shared.readers.push(work, false) {
+        shared.finish(work, Err(Problem::new(Kind::Overloaded, "too many reads are waiting; try again")));
+    }
+}
+
+fn served(body: Bytes, media_type: &'static str, verdict: Verdict, claims: Arc<[Claim]>) -> Served {
+    let mut response = Response::new(Full::new(body));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
+    Served { response, judged: (!claims.is_empty()).then_some(Judged { verdict, claims }) }
+}
+
+impl Program {
+    /// Nothing to run: only claims to judge.
+    fn empty() -> Program {
+        Program { requests: Vec::new(), format: Format::Pipeline }
+    }
+}
+
+impl Resource for Sqlite {
+    fn name(&self) -> &str {
+        &self.shared.name
+    }
+
+    fn kind(&self) -> &'static str {
+        "sqlite"
+    }
+
+    fn guarantee(&self) -> Guarantee {
+        Guarantee::Atomic
+    }
+
+    fn location(&self) -> String {
+        self.shared.file.display().to_string()
+    }
+
+    fn bare_fence(&self, _path: &str) -> Option<FenceName> {
+        Some(self.shared.fences.name(FenceSet::OWN).clone())
+    }
+
+    fn fence(&self, name: &str) -> Option<FenceInfo> {
+        self.shared.fences.id(name).map(|id| self.info(id))
+    }
+
+    fn fences(&self, prefix: &str, after: &str, limit: usize) -> Vec<FenceInfo> {
+        let names = self.shared.fences.names();
+        let mut ids: Vec<usize> =
+            (0..names.len()).filter(|id| names[*id].starts_with(prefix) && names[*id].as_str() > after).collect();
+        ids.sort_by_key(|id| names[*id].clone());
+        ids.into_iter().take(limit).map(|id| self.info(id)).collect()
+    }
+
+    fn call(&self, call: Call) -> Boxed<'_, Result<Served, Problem>> {
+        Box::pin(self.serve(call))
+    }
+
+    fn claim(&self, claim: Claim) -> Boxed<'_, Result<Claimed, Problem>> {
+        Box::pin(async move {
+            let Some(id) = self.shared.fences.id(&claim.fence) else {
+                return Err(Problem::new(Kind::NotFound, format!("there is no fence {}", claim.fence)));
+            };
+            let mut set = FenceSet::default();
+            set.insert(id);
+            let token = claim.token;
+            let claims: Arc<[Claim]> = Arc::new([claim]);
+            let reply = self.submit(claims, set, None, Program::empty(), 0).await?;
+            let previous = match reply.verdict {
+                Verdict::Admitted => Some(token),
+                _ => reply.previous,
+            };
+            Ok(Claimed { verdict: reply.verdict, previous })
+        })
+    }
+
+    fn history(&self, fence: &FenceName, before: i64, limit: usize) -> Boxed<'_, Result<Vec<Event>, Problem>> {
+        let fence = fence.clone();
+        Box::pin(async move {
+            let events = self.read_own(move |db| store::history(db, &fence, before, limit)).await?;
+            let token = |number: Option<i64>| Token::new(u64::try_from(number?).ok()?).ok();
+            let event = |event: store::Event| Event {
+                id: event.id,
+                at_ms: event.at_ms,
+                event: event.event,
+                token: token(event.token),
+                previous: token(event.previous),
+                holder: event.holder,
+                reason: event.reason,
+            };
+            Ok(events.into_iter().map(event).collect())
+        })
+    }
+
+    fn knocks(&self, fence: &FenceName) -> Boxed<'_, Result<Vec<Knock>, Problem>> {
+        let name = fence.clone();
+        Box::pin(async move {
+            let mut found = self.shared.refusals.pending(&name);
+            for (presenter, knocks) in self.read_own(move |db| store::refusals(db, &name, 1000)).await? {
+                match found.iter_mut().find(|(other, _)| *other == presenter) {
+                    Some((_, sum)) => {
+                        sum.count += knocks.count;
+                        sum.first_at_ms = sum.first_at_ms.min(knocks.first_at_ms);
+                    }
+                    None => found.push((presenter, knocks)),
+                }
+            }
+            found.sort_by_key(|(_, knocks)| std::cmp::Reverse(knocks.last_at_ms));
+            let knock = |(presenter, knocks): (super::refusals::Presenter, super::refusals::Knocks)| Knock {
+                verdict: presenter.verdict,
+                token: presenter.token,
+                holder: presenter.holder,
+                count: knocks.count,
+                first_at_ms: knocks.first_at_ms,
+                last_at_ms: knocks.last_at_ms,
+            };
+            Ok(found.into_iter().take(1000).map(knock).collect())
+        })
+    }
+
+    fn reset(&self, fence: &FenceName, to: Option<Token>, reason: String) -> Boxed<'_, Result<Option<Token>, Problem>> {
+        let fence = fence.clone();
+        Box::pin(async move {
+            let (reply, answer) = oneshot::channel();
+            let to = to.map(|token| Mark { token, holder: None });
+            let task = Item::Task(Box::new(move |writer: &mut Writer| {
+                // Where the operator's client has gone, the reset still stands, and the history tells of it.
+                let _ = reply.send(writer.reset(&fence, to, &reason));
+            }));
+            let stopping =
+                || Problem::new(Kind::Unavailable, "the gate is stopping or overloaded; nothing was changed");
+            self.shared.writer.push(task, true).map_err(|_| stopping())?;
+            Ok(answer.await.map_err(|_| stopping())??.map(|mark| mark.token))
+        })
+    }
+
+    fn trouble(&self) -> Option<String> {
+        let since = self.shared.failing_since_ms.load(Ordering::Relaxed);
+        let ago = || Duration::from_millis(u64::try_from(super::now_ms() - since).unwrap_or(0));
+        (since != 0).then(|| format!("the last commit failed {} ago", humantime::format_duration(ago())))
+    }
+
+    fn gauges(&self) -> Vec<(&'static str, f64)> {
+        let shared = &self.shared;
+        vec![
+            ("fencegate_sqlite_queue_writes", shared.writer.len() as f64),
+            ("fencegate_sqlite_queue_reads", shared.readers.len() as f64),
+            ("fencegate_sqlite_streams", shared.streams.len() as f64),
+            ("fencegate_sqlite_transactions", shared.transactions() as f64),
+        ]
+    }
+
+    fn stop(&self) {
+        // Readers first: they hand over to the writer what turns out to write.
+        self.shared.readers.close();
+        for thread in self.readers.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            let _ = thread.join();
+        }
+        self.shared.writer.close();
+        if let Some(thread) = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Sqlite {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}

@@ -1,0 +1,146 @@
+//! Runs the statements of one request inside a transaction that many requests share.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::problem::Problem;
+
+use super::db::{Args, Db, Done, Fail, Kind, SqlError};
+use super::fences::FenceSet;
+use super::own;
+use super::program::{Exec, Halt};
+use super::raw::{self, SqliteError};
+use super::render::Rows;
+use super::sandbox::{Control, TX_SAVEPOINT};
+use super::shared::Shared;
+
+/// How long a statement may run inside a shared transaction. One that takes longer is run again by itself, so that it keeps
+/// nobody waiting for a commit.
+const SLICE: Duration = Duration::from_millis(250);
+
+/// Runs statements in the shared transaction. A client's BEGIN becomes a savepoint, its COMMIT the savepoint's release.
+///
+/// Whatever can't behave inside a shared transaction exactly as it would in one of its own answers [`Halt::Alone`]: it is undone
+/// and run by itself. Nothing is answered before the shared transaction is durable.
+pub struct GroupExec<'a> {
+    /// The database.
+    pub shared: &'a Arc<Shared>,
+    /// The writer's connection, inside the shared transaction.
+    pub db: &'a mut Db,
+    /// The fences for which the request presents a token.
+    pub presented: FenceSet,
+    /// Whether the client has begun a transaction.
+    pub in_tx: bool,
+    /// Whether anything may have been changed.
+    pub dirty: bool,
+    /// The error that makes the whole shared transaction fail.
+    pub storage: Option<SqliteError>,
+}
+
+impl GroupExec<'_> {
+    fn halt(&mut self, fail: Fail) -> Halt {
+        match fail {
+            // SQLite rolls everything back after some errors (OR ROLLBACK, RAISE(ROLLBACK)): only alone does that hit nobody else.
+            Fail::Sql(_) if self.db.conn.is_autocommit() => Halt::Alone,
+            Fail::Sql(error) => Halt::Sql(error),
+            Fail::Missing(fence) => Halt::Refuse(Box::new(self.shared.missing(fence))),
+            Fail::TimedOut | Fail::Unfinished(_) => Halt::Alone,
+            Fail::Cancelled => Halt::Again,
+            Fail::Storage(error) => {
+                let problem: Problem = own::unavailable(&error);
+                self.storage = Some(error);
+                Halt::Refuse(Box::new(problem))
+            }
+        }
+    }
+
+    fn own(&mut self, sql: &str) -> Result<(), Halt> {
+        self.db.own(sql).map_err(|error| self.halt(Fail::Storage(error)))
+    }
+
+    fn control(&mut self, control: Control) -> Result<(), Halt> {
+        let none = |what: &str| {
+            Halt::Sql(SqlError::new("SQLITE_ERROR", format!("SQLite error: cannot {what} - no transaction is active")))
+        };
+        match control {
+            Control::Begin if self.in_tx => {
+                let why = "SQLite error: cannot start a transaction within a transaction";
+                Err(Halt::Sql(SqlError::new("SQLITE_ERROR", why)))
+            }
+            Control::Begin => {
+                self.own(&format!("SAVEPOINT {TX_SAVEPOINT}"))?;
+                self.in_tx = true;
+                Ok(())
+            }
+            Control::Commit if !self.in_tx => Err(none("commit")),
+            Control::Commit if raw::has_deferred_violations(&self.db.conn) => {
+                Err(Halt::Sql(SqlError::new("SQLITE_CONSTRAINT", "SQLite error: FOREIGN KEY constraint failed")))
+            }
+            Control::Commit => {
+                self.own(&format!("RELEASE {TX_SAVEPOINT}"))?;
+                self.in_tx = false;
+                Ok(())
+            }
+            Control::Rollback if !self.in_tx => Err(none("rollback")),
+            Control::Rollback => {
+                self.own(&format!("ROLLBACK TO {TX_SAVEPOINT}"))?;
+                self.own(&format!("RELEASE {TX_SAVEPOINT}"))?;
+                self.in_tx = false;
+                Ok(())
+            }
+            // A savepoint outside a transaction begins one, with a name that the client ends it by.
+            Control::Savepoint | Control::InsideSavepoint => Err(Halt::Alone),
+        }
+    }
+}
+
+impl Exec for GroupExec<'_> {
+    fn execute(&mut self, sql: &str, args: &Args, whole: bool, rows: &mut Rows) -> Result<(Option<Done>, usize), Halt> {
+        let prepared = match self.db.prepare(sql, whole) {
+            Ok(None) => return Ok((None, sql.len())),
+            Ok(Some(prepared)) => prepared,
+            // What can't be prepared may be libSQL's own dialect, which is known only where streams have their connection.
+            Err(Fail::Sql(error))
+                if !self.in_tx && sql.trim_start().get(..5).is_some_and(|w| w.eq_ignore_ascii_case("begin")) =>
+            {
+                tracing::trace!(%error, "run alone");
+                return Err(Halt::Alone);
+            }
+            Err(fail) => return Err(self.halt(fail)),
+        };
+        let (mut prepared, used) = prepared;
+        let kind = prepared.class.kind;
+        match kind {
+            Kind::Read | Kind::Write => {}
+            Kind::Begin { .. } => {
+                self.db.keep(prepared);
+                return self.control(Control::Begin).map(|()| (Some(Done::default()), used));
+            }
+            Kind::Control(control) => {
+                self.db.keep(prepared);
+                return self.control(control).map(|()| (Some(Done::default()), used));
+            }
+            Kind::ForeignKeys => return Err(Halt::Alone),
+        }
+        let result = self.db.run(&mut prepared, args, self.presented, Instant::now() + SLICE, rows);
+        self.db.keep(prepared);
+        let done = result.map_err(|fail| self.halt(fail))?;
+        if kind == Kind::Write {
+            self.dirty = true;
+            // A deferred foreign key that is violated at the end of a statement outside a transaction fails that statement; here
+            // it would fail everybody's commit.
+            if !self.in_tx && raw::has_deferred_violations(&self.db.conn) {
+                return Err(Halt::Alone);
+            }
+        }
+        Ok((Some(done), used))
+    }
+
+    fn describe(&mut self, sql: &str, out: &mut Vec<u8>) -> Result<(), Halt> {
+        own::describe(self.db, sql, out).map_err(|fail| self.halt(fail))
+    }
+
+    fn is_autocommit(&self) -> bool {
+        !self.in_tx
+    }
+}

@@ -1,0 +1,384 @@
+//! Requests of Hrana over HTTP (JSON), versions 2 and 3, as the gate reads them.
+//!
+//! Source: `docs/HRANA_3_SPEC.md`, `docs/HRANA_2_SPEC.md` and `docs/HTTP_V2_SPEC.md` of the public repository tursodatabase/libsql.
+//! Unknown members are ignored; a missing baton counts as null; numbers may come as JSON numbers or as strings.
+
+use base64::Engine as _;
+use base64::alphabet::STANDARD;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use serde::Deserialize;
+use serde::de::{self, Deserializer, Visitor};
+
+use super::db::Args;
+use super::raw::Value;
+
+/// The protocol version that a path names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Version {
+    /// Hrana 2.
+    V2,
+    /// Hrana 3: adds cursors, `get_autocommit` and the condition `is_autocommit`.
+    V3,
+}
+
+/// Why a body can't be understood; a sentence for people.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct ProtocolError(pub String);
+
+fn protocol<T>(what: impl Into<String>) -> Result<T, ProtocolError> {
+    Err(ProtocolError(what.into()))
+}
+
+/// The body of `pipeline`.
+#[derive(Debug)]
+pub struct Pipeline {
+    /// The stream to go on with; `None` for a new one.
+    pub baton: Option<String>,
+    /// What to do, in order.
+    pub requests: Vec<Request>,
+}
+
+/// One request on a stream.
+#[derive(Debug)]
+pub enum Request {
+    /// Close the stream.
+    Close,
+    /// Run one statement.
+    Execute(Statement),
+    /// Run statements under conditions.
+    Batch(Batch),
+    /// Run a script.
+    Sequence(Sql),
+    /// Describe a statement.
+    Describe(Sql),
+    /// Keep an SQL text.
+    StoreSql {
+        /// The number it is kept under.
+        sql_id: i32,
+        /// The text.
+        sql: String,
+    },
+    /// Forget an SQL text.
+    CloseSql {
+        /// Its number.
+        sql_id: i32,
+    },
+    /// Ask whether the stream is outside a transaction.
+    GetAutocommit,
+}
+
+/// An SQL text, or the number of a stored one.
+#[derive(Debug)]
+pub enum Sql {
+    /// The text itself.
+    Text(String),
+    /// A text stored on the stream.
+    Stored(i32),
+}
+
+/// One statement with its arguments.
+#[derive(Debug)]
+pub struct Statement {
+    /// The text.
+    pub sql: Sql,
+    /// The arguments.
+    pub args: Args,
+    /// Whether rows are wanted.
+    pub want_rows: bool,
+}
+
+/// Statements under conditions.
+#[derive(Debug)]
+pub struct Batch {
+    /// The steps, in order.
+    pub steps: Vec<Step>,
+}
+
+/// One step of a batch.
+#[derive(Debug)]
+pub struct Step {
+    /// The step is skipped where this is false.
+    pub condition: Option<Condition>,
+    /// The statement.
+    pub stmt: Statement,
+}
+
+/// A condition on earlier steps.
+#[derive(Debug)]
+pub enum Condition {
+    /// The step ran well.
+    Ok(usize),
+    /// The step failed.
+    Error(usize),
+    /// The contrary.
+    Not(Box<Condition>),
+    /// All of them.
+    And(Vec<Condition>),
+    /// Any of them.
+    Or(Vec<Condition>),
+    /// The stream is outside a transaction.
+    IsAutocommit,
+}
+
+// ---- as they stand in JSON ----
+
+#[derive(Deserialize)]
+struct PipelineJson {
+    #[serde(default)]
+    baton: Option<String>,
+    #[serde(default)]
+    requests: Vec<RequestJson>,
+}
+
+#[derive(Deserialize)]
+struct CursorJson {
+    #[serde(default)]
+    baton: Option<String>,
+    batch: BatchJson,
+}
+
+#[derive(Deserialize)]
+struct RequestJson {
+    r#type: String,
+    stmt: Option<StmtJson>,
+    batch: Option<BatchJson>,
+    sql: Option<String>,
+    sql_id: Option<i32>,
+}
+
+#[derive(Deserialize)]
+struct StmtJson {
+    sql: Option<String>,
+    sql_id: Option<i32>,
+    #[serde(default)]
+    args: Option<Vec<ValueJson>>,
+    #[serde(default)]
+    named_args: Option<Vec<NamedJson>>,
+    want_rows: Option<bool>,
+}
+
+#[derive(Deserialize)]
+struct NamedJson {
+    name: String,
+    value: ValueJson,
+}
+
+#[derive(Deserialize)]
+struct BatchJson {
+    steps: Vec<StepJson>,
+}
+
+#[derive(Deserialize)]
+struct StepJson {
+    #[serde(default)]
+    condition: Option<ConditionJson>,
+    stmt: StmtJson,
+}
+
+#[derive(Deserialize)]
+struct ConditionJson {
+    r#type: String,
+    step: Option<u32>,
+    cond: Option<Box<ConditionJson>>,
+    conds: Option<Vec<ConditionJson>>,
+}
+
+#[derive(Deserialize)]
+struct ValueJson {
+    r#type: String,
+    #[serde(default)]
+    value: Scalar,
+    base64: Option<String>,
+}
+
+#[derive(Default)]
+enum Scalar {
+    #[default]
+    Null,
+    Integer(i64),
+    Float(f64),
+    Text(String),
+}
+
+impl<'de> Deserialize<'de> for Scalar {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Scalar, D::Error> {
+        struct ScalarVisitor;
+        impl Visitor<'_> for ScalarVisitor {
+            type Value = Scalar;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a number, a string or null")
+            }
+            fn visit_unit<E>(self) -> Result<Scalar, E> {
+                Ok(Scalar::Null)
+            }
+            fn visit_bool<E: de::Error>(self, value: bool) -> Result<Scalar, E> {
+                Ok(Scalar::Integer(i64::from(value)))
+            }
+            fn visit_i64<E>(self, value: i64) -> Result<Scalar, E> {
+                Ok(Scalar::Integer(value))
+            }
+            fn visit_u64<E: de::Error>(self, value: u64) -> Result<Scalar, E> {
+                i64::try_from(value).map(Scalar::Integer).map_err(|_| E::custom("integer out of range"))
+            }
+            fn visit_f64<E>(self, value: f64) -> Result<Scalar, E> {
+                Ok(Scalar::Float(value))
+            }
+            fn visit_str<E>(self, value: &str) -> Result<Scalar, E> {
+                Ok(Scalar::Text(value.to_owned()))
+            }
+            fn visit_string<E>(self, value: String) -> Result<Scalar, E> {
+                Ok(Scalar::Text(value))
+            }
+        }
+        deserializer.deserialize_any(ScalarVisitor)
+    }
+}
+
+// ---- from JSON ----
+
+fn json<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, ProtocolError> {
+    serde_json::from_slice(body).map_err(|error| ProtocolError(format!("the body is not what Hrana asks for: {error}")))
+}
+
+impl Pipeline {
+    /// Reads the body of `pipeline`.
+    ///
+    /// # Errors
+    /// Anything that the specification doesn't allow.
+    pub fn parse(body: &[u8], version: Version) -> Result<Pipeline, ProtocolError> {
+        let PipelineJson { baton, requests } = json(body)?;
+        let requests = requests.into_iter().map(|request| request.read(version)).collect::<Result<_, _>>()?;
+        Ok(Pipeline { baton, requests })
+    }
+
+    /// Reads the body of `cursor` (version 3): a pipeline of one batch.
+    ///
+    /// # Errors
+    /// Anything that the specification doesn't allow.
+    pub fn parse_cursor(body: &[u8]) -> Result<Pipeline, ProtocolError> {
+        let CursorJson { baton, batch } = json(body)?;
+        Ok(Pipeline { baton, requests: vec![Request::Batch(batch.read(Version::V3)?)] })
+    }
+}
+
+impl RequestJson {
+    fn read(self, version: Version) -> Result<Request, ProtocolError> {
+        let RequestJson { r#type, stmt, batch, sql, sql_id } = self;
+        Ok(match r#type.as_str() {
+            "close" => Request::Close,
+            "execute" => match stmt {
+                Some(stmt) => Request::Execute(stmt.read()?),
+                None => return protocol("execute needs stmt"),
+            },
+            "batch" => match batch {
+                Some(batch) => Request::Batch(batch.read(version)?),
+                None => return protocol("batch needs batch"),
+            },
+            "sequence" => Request::Sequence(sql_source(sql, sql_id)?),
+            "describe" => Request::Describe(sql_source(sql, sql_id)?),
+            "store_sql" => match (sql, sql_id) {
+                (Some(sql), Some(sql_id)) => Request::StoreSql { sql_id, sql },
+                _ => return protocol("store_sql needs sql and sql_id"),
+            },
+            "close_sql" => match sql_id {
+                Some(sql_id) => Request::CloseSql { sql_id },
+                None => return protocol("close_sql needs sql_id"),
+            },
+            "get_autocommit" if version >= Version::V3 => Request::GetAutocommit,
+            "get_autocommit" => return protocol("get_autocommit is only in version 3 and later"),
+            other => return protocol(format!("request type {other:?} is not known")),
+        })
+    }
+}
+
+fn sql_source(sql: Option<String>, sql_id: Option<i32>) -> Result<Sql, ProtocolError> {
+    match (sql, sql_id) {
+        (Some(sql), None) => Ok(Sql::Text(sql)),
+        (None, Some(sql_id)) => Ok(Sql::Stored(sql_id)),
+        _ => protocol("exactly one of sql and sql_id must be given"),
+    }
+}
+
+impl StmtJson {
+    fn read(self) -> Result<Statement, ProtocolError> {
+        let positional = self.args.unwrap_or_default().into_iter().map(ValueJson::read).collect::<Result<_, _>>()?;
+        let named = self.named_args.unwrap_or_default().into_iter();
+        let named = named.map(|arg| Ok((arg.name, arg.value.read()?))).collect::<Result<_, _>>()?;
+        Ok(Statement {
+            sql: sql_source(self.sql, self.sql_id)?,
+            args: Args { positional, named },
+            want_rows: self.want_rows.unwrap_or(true),
+        })
+    }
+}
+
+impl BatchJson {
+    fn read(self, version: Version) -> Result<Batch, ProtocolError> {
+        let read = |(index, step): (usize, StepJson)| {
+            let condition = step.condition.map(|condition| condition.read(version, index)).transpose()?;
+            Ok(Step { condition, stmt: step.stmt.read()? })
+        };
+        Ok(Batch { steps: self.steps.into_iter().enumerate().map(read).collect::<Result<_, _>>()? })
+    }
+}
+
+impl ConditionJson {
+    /// `before`: the index of the step that has the condition; it can only ask about earlier ones.
+    fn read(self, version: Version, before: usize) -> Result<Condition, ProtocolError> {
+        let step = || match self.step.map(|step| step as usize) {
+            Some(step) if step < before => Ok(step),
+            Some(step) => {
+                protocol(format!("the condition of step {before} asks about step {step}, not an earlier one"))
+            }
+            None => protocol("the condition needs step"),
+        };
+        let all = |conds: Option<Vec<ConditionJson>>| match conds {
+            Some(conds) => conds.into_iter().map(|cond| cond.read(version, before)).collect::<Result<Vec<_>, _>>(),
+            None => protocol("the condition needs conds"),
+        };
+        Ok(match self.r#type.as_str() {
+            "ok" => Condition::Ok(step()?),
+            "error" => Condition::Error(step()?),
+            "not" => match self.cond {
+                Some(cond) => Condition::Not(Box::new(cond.read(version, before)?)),
+                None => return protocol("the condition needs cond"),
+            },
+            "and" => Condition::And(all(self.conds)?),
+            "or" => Condition::Or(all(self.conds)?),
+            "is_autocommit" if version >= Version::V3 => Condition::IsAutocommit,
+            other => return protocol(format!("condition type {other:?} is not known in this version")),
+        })
+    }
+}
+
+/// The standard alphabet, with padding or without: drivers send both.
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
+
+impl ValueJson {
+    fn read(self) -> Result<Value, ProtocolError> {
+        Ok(match (self.r#type.as_str(), self.value) {
+            ("null", _) => Value::Null,
+            ("integer", Scalar::Integer(number)) => Value::Integer(number),
+            ("integer", Scalar::Text(text)) => match text.parse() {
+                Ok(number) => Value::Integer(number),
+                Err(_) => return protocol(format!("{text:?} is no 64-bit signed integer")),
+            },
+            ("float", Scalar::Float(number)) => Value::Float(number),
+            ("float", Scalar::Integer(number)) => Value::Float(number as f64),
+            ("text", Scalar::Text(text)) => Value::Text(text),
+            ("blob", _) => match self.base64.map(|text| BASE64.decode(text)) {
+                Some(Ok(bytes)) => Value::Blob(bytes),
+                Some(Err(error)) => return protocol(format!("a blob's base64 can't be read: {error}")),
+                None => return protocol("a blob needs base64"),
+            },
+            ("integer" | "float" | "text", _) => {
+                return protocol(format!("a value of type {} lacks its value", self.r#type));
+            }
+            (other, _) => return protocol(format!("value type {other:?} is not known")),
+        })
+    }
+}

@@ -1,0 +1,60 @@
+//! What one database's clients may use.
+
+use std::time::Duration;
+
+/// The limits of one SQLite resource.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Longest SQL text, in bytes.
+    pub sql_bytes: usize,
+    /// Longest string or blob, in bytes.
+    pub value_bytes: usize,
+    /// Longest run of one statement.
+    pub statement_time: Duration,
+    /// Most rows in one statement's result.
+    pub result_rows: usize,
+    /// Most bytes in one statement's result, as JSON.
+    pub result_bytes: usize,
+    /// Most streams open at once.
+    pub streams: usize,
+    /// Most streams that are inside a transaction at once.
+    pub transactions: usize,
+    /// How long a stream may stay unused before it is closed.
+    pub stream_idle: Duration,
+    /// How long a transaction may stay open.
+    pub transaction_time: Duration,
+    /// How long a write waits for another client's open transaction.
+    pub lock_wait: Duration,
+    /// Most requests waiting for the writer, and as many waiting for readers.
+    pub queue_requests: usize,
+    /// Longest request body, in bytes.
+    pub body_bytes: usize,
+    /// How long a request body may take to arrive.
+    pub body_time: Duration,
+    /// Most bytes of request bodies in work at once.
+    pub queue_bytes: usize,
+    /// Threads that read.
+    pub readers: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            sql_bytes: 1_000_000,
+            value_bytes: 16 << 20,
+            statement_time: Duration::from_secs(10),
+            result_rows: 100_000,
+            result_bytes: 32 << 20,
+            streams: 1024,
+            transactions: 64,
+            stream_idle: Duration::from_secs(10),
+            transaction_time: Duration::from_secs(60),
+            lock_wait: Duration::from_secs(5),
+            queue_requests: 4096,
+            body_bytes: 8 << 20,
+            body_time: Duration::from_secs(30),
+            queue_bytes: 64 << 20,
+            readers: 4,
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! A SQLite database, fenced with guarantee *atomic*, spoken to in Hrana over HTTP.
+//!
+//! The life of a request here: [`front`] reads it and refuses what the published marks refuse; [`program`] is what it asks for; a
+//! [`reader`] runs it as long as it only reads; the [`writer`] judges its claims and runs it in a transaction that many requests
+//! share ([`group`]) or, where it can't share, by itself ([`own`]). [`sandbox`] decides what a statement may touch. [`stream`]
+//! keeps what a client has between requests, [`store`] the gate's own tables.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use crate::fence::FenceName;
+
+pub mod db;
+pub mod fences;
+pub mod front;
+pub mod group;
+pub mod hrana;
+pub mod limits;
+pub mod own;
+pub mod program;
+pub mod queue;
+pub mod raw;
+pub mod reader;
+pub mod refusals;
+pub mod render;
+pub mod sandbox;
+pub mod shared;
+pub mod store;
+pub mod stream;
+pub mod writer;
+
+pub use fences::TableFence;
+pub use front::Sqlite;
+pub use limits::Limits;
+
+/// What to open.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The resource's name, for logs and metrics.
+    pub name: String,
+    /// The database file; made where it is missing.
+    pub file: PathBuf,
+    /// The fence of every table that `tables` doesn't name.
+    pub fence: FenceName,
+    /// Tables with a fence of their own.
+    pub tables: Vec<TableFence>,
+    /// The limits.
+    pub limits: Limits,
+}
+
+/// Why a database can't be opened.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum OpenError {
+    /// Another gate has it.
+    #[error("{file} is in use by another gate ({holder}); stop that one first, or give this one another file (lock: {lock})",
+        file = file.display(), lock = lock.display())]
+    Locked {
+        /// The database file.
+        file: PathBuf,
+        /// What the other gate wrote about itself.
+        holder: String,
+        /// The lock file.
+        lock: PathBuf,
+    },
+    /// It was written by a newer fencegate.
+    #[error("{file} was written by a newer fencegate (it has schema {migration}); use that version or a later one",
+        file = file.display())]
+    Newer {
+        /// The database file.
+        file: PathBuf,
+        /// The migration that this program doesn't know.
+        migration: String,
+    },
+    /// The file can't be used.
+    #[error("{file} can't be opened: {why}", file = file.display())]
+    File {
+        /// The file.
+        file: PathBuf,
+        /// What SQLite or the operating system said.
+        why: String,
+    },
+    /// More fences than one database can have.
+    #[error("one database has at most {} fences, its own included", fences::FENCES_MAX)]
+    TooManyFences,
+}
+
+/// The time for what people read, in milliseconds since 1970 (UTC). Nothing is decided by it.
+pub fn now_ms() -> i64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// A thread of the database ended by a panic: nothing can be promised any more, so the process ends at once and whoever runs it
+/// starts it anew. What was answered is on disk.
+struct AbortOnPanic;
+
+impl Drop for AbortOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            tracing::error!("a database thread panicked; stopping the process");
+            std::process::abort();
+        }
+    }
+}
+
+/// The most stack that SQLite's parser and triggers may need.
+const STACK_BYTES: usize = 8 << 20;
+
+fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> std::io::Result<std::thread::JoinHandle<()>> {
+    std::thread::Builder::new().name(name.to_owned()).stack_size(STACK_BYTES).spawn(move || {
+        let _abort = AbortOnPanic;
+        run();
+    })
+}
+
+/// Used by several threads.
+type SharedRef = Arc<shared::Shared>;

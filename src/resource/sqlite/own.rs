@@ -1,0 +1,312 @@
+//! Runs statements for one stream by itself: reads beside the writer, and transactions on a connection of the stream's own.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::fence::Claim;
+use crate::problem::{Kind as ProblemKind, Problem};
+
+use super::db::{Args, Class, Db, Done, Fail, Kind, Prepared, SqlError};
+use super::fences::{FenceId, FenceSet};
+use super::program::{Exec, Halt};
+use super::raw::{self, SqliteError};
+use super::render::{self, Rows};
+use super::sandbox::{Control, STMT_SAVEPOINT};
+use super::shared::Shared;
+use super::store;
+use super::stream::{Own, Stream};
+
+/// Runs the statements of one request outside of shared transactions.
+///
+/// **Invariant.** A statement that writes runs only where `on_writer` is true, that is on the writer thread, while no other
+/// client's transaction holds the write lock. There the request's claims, and those that the transaction began with, have been
+/// judged against the ledger, and no mark can rise until the thread is done with the request: every mark rises on this thread.
+/// A transaction that has begun to write keeps SQLite's own write lock from that judgement to its commit.
+pub struct OwnExec<'a> {
+    /// The database.
+    pub shared: &'a Arc<Shared>,
+    /// The stream.
+    pub stream: &'a mut Stream,
+    /// A connection that only reads, for a stream outside a transaction; `None` on the writer.
+    pub read: Option<&'a mut Db>,
+    /// The claims that the request presents.
+    pub claims: &'a Arc<[Claim]>,
+    /// Their fences.
+    pub presented: FenceSet,
+    /// Whether this is the writer thread.
+    pub on_writer: bool,
+}
+
+/// `BEGIN TRANSACTION READONLY` is libSQL's, and SQLite doesn't know it. Nothing but exactly these words is taken for it.
+fn is_begin_readonly(sql: &str) -> bool {
+    let mut words = sql.trim_end_matches(|c: char| c == ';' || c.is_ascii_whitespace()).split_ascii_whitespace();
+    let mut next = |word: &str| words.next().is_some_and(|other| other.eq_ignore_ascii_case(word));
+    next("begin") && next("transaction") && next("readonly") && words.next().is_none()
+}
+
+impl OwnExec<'_> {
+    fn db(&mut self) -> Result<&mut Db, Halt> {
+        if self.stream.own.is_none() {
+            match &mut self.read {
+                // The borrow checker can't see that the other arm isn't taken again.
+                Some(_) => return Ok(self.read.as_mut().expect("just seen")),
+                None => self.open()?,
+            }
+        }
+        Ok(self.stream.own.as_mut().expect("opened above").db())
+    }
+
+    fn open(&mut self) -> Result<(), Halt> {
+        if self.stream.own.is_none() {
+            let (db, lease) = self.shared.own_connection().map_err(refuse)?;
+            self.stream.own = Some(Own::new(db, lease));
+        }
+        Ok(())
+    }
+
+    fn in_transaction(&self) -> bool {
+        self.stream.own.as_ref().is_some_and(Own::in_transaction)
+    }
+
+    fn missing(&self, fence: FenceId) -> Halt {
+        refuse(self.shared.missing(fence))
+    }
+
+    fn halt(&self, fail: Fail) -> Halt {
+        match fail {
+            Fail::Sql(error) | Fail::Unfinished(error) => Halt::Sql(error),
+            Fail::Missing(fence) => self.missing(fence),
+            Fail::Storage(error) => refuse(unavailable(&error)),
+            Fail::TimedOut => Halt::Sql(timed_out(self.shared)),
+            Fail::Cancelled => Halt::Again,
+        }
+    }
+
+    /// The fences that a write may touch: those of the claims that the transaction began with, else of the request's.
+    fn permitted(&self) -> FenceSet {
+        match &self.stream.own {
+            Some(own) if own.in_transaction() => own.presented,
+            _ => self.presented,
+        }
+    }
+
+    fn run(&mut self, mut prepared: Prepared, args: &Args, rows: &mut Rows) -> Result<Done, Fail> {
+        let permitted = self.permitted();
+        let deadline = Instant::now() + self.shared.limits.statement_time;
+        let last_rowid = self.stream.last_rowid;
+        let db = match self.db() {
+            Ok(db) => db,
+            Err(_) => return Err(Fail::Sql(SqlError::new("SQLITE_BUSY", "no connection is free"))),
+        };
+        raw::set_last_insert_rowid(&db.conn, last_rowid);
+        let result = db.run(&mut prepared, args, permitted, deadline, rows);
+        db.keep(prepared);
+        if let Ok(Done { last_rowid: Some(rowid), .. }) = result {
+            self.stream.last_rowid = rowid;
+        }
+        result
+    }
+
+    fn begin(&mut self, sql: &str, read_only: bool) -> Result<Done, Halt> {
+        self.open()?;
+        let own = self.stream.own.as_mut().expect("opened above");
+        own.claims = if read_only { Arc::new([]) } else { Arc::clone(self.claims) };
+        own.presented = if read_only { FenceSet::default() } else { self.presented };
+        own.began = Instant::now();
+        own.read_only = read_only;
+        self.control(sql)
+    }
+
+    /// Runs a statement that steers transactions, on the stream's own connection.
+    fn control(&mut self, sql: &str) -> Result<Done, Halt> {
+        let prepared = self.db()?.prepare(sql, true).map_err(|fail| self.halt(fail))?;
+        let Some((prepared, _)) = prepared else { return Ok(Done::default()) };
+        let result = self.run(prepared, &Args::default(), &mut Rows::new(false, 0));
+        self.sync_lock()?;
+        result.map_err(|fail| self.halt(fail))
+    }
+
+    fn write(
+        &mut self,
+        sql: &str,
+        prepared: Prepared,
+        class: Class,
+        args: &Args,
+        rows: &mut Rows,
+    ) -> Result<Done, Halt> {
+        if self.in_transaction() && self.stream.own.as_ref().is_some_and(|own| own.read_only) {
+            let why = "SQLite error: attempt to write a readonly database (the transaction began as READONLY)";
+            return Err(Halt::Sql(SqlError::new("SQLITE_READONLY", why)));
+        }
+        if let Some(fence) = class.writes.first_missing_in(self.permitted()) {
+            return Err(self.missing(fence));
+        }
+        if !self.on_writer {
+            self.db()?.keep(prepared);
+            return Err(Halt::Move);
+        }
+        let explicit = self.in_transaction();
+        let db = self.db()?;
+        let (begin, end, undo) = if explicit {
+            let savepoint = |verb: &str| format!("{verb} {STMT_SAVEPOINT}");
+            (savepoint("SAVEPOINT"), savepoint("RELEASE"), savepoint("ROLLBACK TO"))
+        } else {
+            ("BEGIN IMMEDIATE".to_owned(), "COMMIT".to_owned(), "ROLLBACK".to_owned())
+        };
+        db.own(&begin).map_err(storage)?;
+        let claims = Arc::clone(self.claims);
+        let stale = if explicit { Ok(()) } else { self.verify(&claims) };
+        let result = match stale {
+            Ok(()) => self.run(prepared, args, rows),
+            Err(halt) => {
+                self.db()?.own(&undo).map_err(storage)?;
+                return Err(halt);
+            }
+        };
+        let db = self.db()?;
+        // SQLite ends the transaction by itself after some errors: then there is nothing left to undo.
+        let open = !db.conn.is_autocommit();
+        let ended = match &result {
+            Ok(_) => db.own(&end),
+            Err(_) if open => db.own(&undo).and_then(|()| if explicit { db.own(&end) } else { Ok(()) }),
+            Err(_) => Ok(()),
+        };
+        if let (Ok(_), Err(error)) = (&result, &ended)
+            && !explicit
+        {
+            let undone = db.own(&undo);
+            tracing::debug!(sql, ?undone, "a commit failed");
+            if error.primary() == rusqlite::ffi::SQLITE_CONSTRAINT {
+                let why = format!("SQLite error: {}", error.message);
+                return Err(Halt::Sql(SqlError::new("SQLITE_CONSTRAINT", why)));
+            }
+        }
+        self.sync_lock()?;
+        match (result, ended) {
+            (Ok(done), Ok(())) => Ok(done),
+            (Ok(_), Err(error)) => Err(storage(error)),
+            (Err(fail), _) => Err(self.halt(fail)),
+        }
+    }
+
+    /// Looks at the marks in the very transaction that writes.
+    fn verify(&mut self, claims: &[Claim]) -> Result<(), Halt> {
+        match store::refusal(self.db()?, claims) {
+            Ok(None) => Ok(()),
+            Ok(Some(refusal)) => Err(refuse(refusal.into())),
+            Err(error) => Err(storage(error)),
+        }
+    }
+
+    /// Takes the write lock where the transaction has begun to write, and lets it go where it has ended.
+    fn sync_lock(&mut self) -> Result<(), Halt> {
+        let Some(own) = &mut self.stream.own else { return Ok(()) };
+        if !own.in_transaction() {
+            own.lock = None;
+        } else if own.lock.is_none() && raw::is_writing(&own.db().conn) {
+            own.lock = Some(self.shared.take_lock());
+            let claims = Arc::clone(&own.claims);
+            self.verify(&claims)?;
+        }
+        Ok(())
+    }
+}
+
+impl Exec for OwnExec<'_> {
+    fn execute(&mut self, sql: &str, args: &Args, whole: bool, rows: &mut Rows) -> Result<(Option<Done>, usize), Halt> {
+        let prepared = match self.db()?.prepare(sql, whole) {
+            Err(Fail::Sql(_)) if whole && is_begin_readonly(sql) => {
+                let begun = if self.in_transaction() { self.control("BEGIN") } else { self.begin("BEGIN", true) };
+                return begun.map(|done| (Some(done), sql.len()));
+            }
+            Err(fail) => return Err(self.halt(fail)),
+            Ok(None) => return Ok((None, sql.len())),
+            Ok(Some(prepared)) => prepared,
+        };
+        let (prepared, used) = prepared;
+        let (class, sql) = (prepared.class, &sql[..used]);
+        let starts = matches!(class.kind, Kind::Begin { .. } | Kind::Control(Control::Savepoint));
+        let done = match class.kind {
+            Kind::Read => self.run(prepared, args, rows).map_err(|fail| self.halt(fail))?,
+            Kind::Write => self.write(sql, prepared, class, args, rows)?,
+            Kind::Begin { immediate: true } if self.claims.is_empty() => return Err(self.missing(FenceSet::OWN)),
+            Kind::Begin { immediate: true } if !self.on_writer => return Err(Halt::Move),
+            _ if starts && !self.in_transaction() => {
+                self.db()?.keep(prepared);
+                self.begin(sql, false)?
+            }
+            Kind::Begin { .. } | Kind::Control(_) => {
+                self.db()?.keep(prepared);
+                self.control(sql)?
+            }
+            // Without a token nothing can be written, so that there are no foreign keys to enforce or not.
+            Kind::ForeignKeys if self.claims.is_empty() => Done::default(),
+            Kind::ForeignKeys => {
+                self.db()?.keep(prepared);
+                self.open()?;
+                self.stream.own.as_mut().expect("opened above").sticky = true;
+                self.control(sql)?
+            }
+        };
+        Ok((Some(done), used))
+    }
+
+    fn describe(&mut self, sql: &str, out: &mut Vec<u8>) -> Result<(), Halt> {
+        let db = self.db()?;
+        describe(db, sql, out).map_err(|fail| self.halt(fail))
+    }
+
+    fn is_autocommit(&self) -> bool {
+        !self.in_transaction()
+    }
+}
+
+/// Describes a statement, as a `DescribeResult`.
+///
+/// # Errors
+/// A statement that can't be prepared, and a text with none or several.
+pub fn describe(db: &mut Db, sql: &str, out: &mut Vec<u8>) -> Result<(), Fail> {
+    let Some((prepared, _)) = db.prepare(sql, true)? else {
+        return Err(Fail::Sql(SqlError::new("SQL_NO_STATEMENT", "SQL string does not contain any statement")));
+    };
+    let stmt = prepared.stmt();
+    out.extend_from_slice(b"{\"params\":[");
+    for index in 1..=stmt.parameter_count() {
+        out.extend_from_slice(if index > 1 { b",{\"name\":" } else { b"{\"name\":" });
+        render::optional(out, stmt.parameter_name(index));
+        out.push(b'}');
+    }
+    out.extend_from_slice(b"],\"cols\":");
+    render::columns(out, stmt);
+    out.extend_from_slice(
+        format!(",\"is_explain\":{},\"is_readonly\":{}}}", stmt.is_explain(), prepared.class.kind == Kind::Read)
+            .as_bytes(),
+    );
+    db.keep(prepared);
+    Ok(())
+}
+
+fn refuse(problem: Problem) -> Halt {
+    Halt::Refuse(Box::new(problem))
+}
+
+fn storage(error: SqliteError) -> Halt {
+    refuse(unavailable(&error))
+}
+
+/// What a client is told where the file or its disk is at fault.
+pub fn unavailable(error: &SqliteError) -> Problem {
+    use rusqlite::ffi;
+    match error.primary() {
+        ffi::SQLITE_BUSY | ffi::SQLITE_LOCKED => {
+            Problem::new(ProblemKind::Busy, "another process holds the database's write lock; nothing was applied")
+        }
+        _ => Problem::new(ProblemKind::Unavailable, format!("{}; nothing was applied", error.message)),
+    }
+}
+
+/// What a client is told whose statement ran too long.
+pub fn timed_out(shared: &Shared) -> SqlError {
+    let most = humantime::format_duration(shared.limits.statement_time);
+    SqlError::new("SQLITE_INTERRUPT", format!("the statement ran for longer than {most}, and was stopped"))
+}

@@ -1,0 +1,103 @@
+//! A bounded queue between the gate's front and its database threads.
+
+use std::collections::VecDeque;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// A queue of bounded length with a lane that goes first.
+///
+/// The urgent lane is for requests of a new leader: when it is served before what its predecessor still has waiting, all of
+/// that is refused at once instead of being carried out first.
+#[derive(Debug)]
+pub struct Queue<T> {
+    state: Mutex<State<T>>,
+    changed: Condvar,
+    len_max: usize,
+}
+
+#[derive(Debug)]
+struct State<T> {
+    urgent: VecDeque<T>,
+    normal: VecDeque<T>,
+    poked: bool,
+    closed: bool,
+}
+
+impl<T> Queue<T> {
+    /// A queue for this many items.
+    pub fn new(len_max: usize) -> Queue<T> {
+        let state = State { urgent: VecDeque::new(), normal: VecDeque::new(), poked: false, closed: false };
+        Queue { state: Mutex::new(state), changed: Condvar::new(), len_max }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State<T>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds an item.
+    ///
+    /// # Errors
+    /// The item, where the queue is full or closed.
+    pub fn push(&self, item: T, urgent: bool) -> Result<(), T> {
+        let mut state = self.lock();
+        if state.closed || state.urgent.len() + state.normal.len() >= self.len_max {
+            return Err(item);
+        }
+        if urgent {
+            state.urgent.push_back(item)
+        } else {
+            state.normal.push_back(item)
+        }
+        drop(state);
+        self.changed.notify_one();
+        Ok(())
+    }
+
+    /// Adds an item that was in the queue before, whatever its length.
+    pub fn push_again(&self, item: T) {
+        self.lock().normal.push_back(item);
+        self.changed.notify_one();
+    }
+
+    /// Wakes whoever waits in [`Queue::take`], so that it looks at the world anew.
+    pub fn poke(&self) {
+        self.lock().poked = true;
+        self.changed.notify_one();
+    }
+
+    /// Nothing more is taken in; what is in it can still be taken out.
+    pub fn close(&self) {
+        self.lock().closed = true;
+        self.changed.notify_all();
+    }
+
+    /// The number of items waiting.
+    pub fn len(&self) -> usize {
+        let state = self.lock();
+        state.urgent.len() + state.normal.len()
+    }
+
+    /// Waits for items until `until` and takes up to `most`, the urgent ones first. Empty after a [`Queue::poke`] or when the
+    /// time is up; `None` when the queue is closed and empty.
+    pub fn take(&self, most: usize, until: Instant) -> Option<Vec<T>> {
+        let mut state = self.lock();
+        loop {
+            let waiting = state.urgent.len() + state.normal.len();
+            if waiting > 0 {
+                let urgent = state.urgent.len().min(most);
+                let mut items: Vec<T> = state.urgent.drain(..urgent).collect();
+                let normal = state.normal.len().min(most - urgent);
+                items.extend(state.normal.drain(..normal));
+                return Some(items);
+            }
+            if state.closed {
+                return None;
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if std::mem::take(&mut state.poked) || left == Duration::ZERO {
+                return Some(Vec::new());
+            }
+            state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}

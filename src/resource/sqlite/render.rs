@@ -1,0 +1,184 @@
+//! Rows and results as Hrana JSON, written straight from SQLite's memory to the answer's bytes.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use rusqlite::types::ValueRef;
+
+use super::db::{Done, SqlError};
+use super::raw::Stmt;
+
+/// The rows of one statement, each rendered as a JSON array.
+#[derive(Debug)]
+pub struct Rows {
+    wanted: bool,
+    budget: usize,
+    bytes: Vec<u8>,
+    /// Where each row ends in `bytes`.
+    ends: Vec<usize>,
+    cols: Vec<u8>,
+}
+
+impl Rows {
+    /// An empty collection of at most `budget` bytes; rows are counted and thrown away unless `wanted`.
+    pub fn new(wanted: bool, budget: usize) -> Rows {
+        Rows { wanted, budget, bytes: Vec::new(), ends: Vec::new(), cols: b"[]".to_vec() }
+    }
+
+    /// Whether rows are kept.
+    pub fn wanted(&self) -> bool {
+        self.wanted
+    }
+
+    /// Whether there are more bytes than there may be.
+    pub fn is_over_budget(&self) -> bool {
+        self.bytes.len() > self.budget
+    }
+
+    /// Appends the present row of a statement.
+    ///
+    /// # Errors
+    /// A text that isn't UTF-8, which JSON can't carry: it is refused rather than changed on the way.
+    pub fn push(&mut self, stmt: &Stmt) -> Result<(), SqlError> {
+        let out = &mut self.bytes;
+        out.push(b'[');
+        for column in 0..stmt.column_count() {
+            if column > 0 {
+                out.push(b',');
+            }
+            value(out, stmt.value(column))?;
+        }
+        out.push(b']');
+        self.ends.push(out.len());
+        Ok(())
+    }
+
+    /// Takes the names and declared types of the statement's columns. After the run, since a changed schema can change them
+    /// until the first step.
+    pub fn describe(&mut self, stmt: &Stmt) {
+        self.cols.clear();
+        columns(&mut self.cols, stmt);
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &[u8]> {
+        let starts = std::iter::once(0).chain(self.ends.iter().copied());
+        starts.zip(&self.ends).map(|(start, end)| &self.bytes[start..*end])
+    }
+
+    /// A `StmtResult`.
+    pub fn stmt_result(&self, out: &mut Vec<u8>, done: &Done) {
+        out.extend_from_slice(b"{\"cols\":");
+        out.extend_from_slice(&self.cols);
+        out.extend_from_slice(b",\"rows\":[");
+        for (index, row) in self.iter().enumerate() {
+            if index > 0 {
+                out.push(b',');
+            }
+            out.extend_from_slice(row);
+        }
+        out.extend_from_slice(b"],");
+        counts(out, done);
+        out.extend_from_slice(
+            format!(
+                ",\"rows_read\":{},\"rows_written\":{},\"query_duration_ms\":{:.3}}}",
+                done.rows_read,
+                done.affected,
+                done.duration.as_secs_f64() * 1e3
+            )
+            .as_bytes(),
+        );
+    }
+
+    /// The cursor entries of one step: `step_begin`, a `row` each, `step_end`, a line each.
+    pub fn cursor_entries(&self, out: &mut Vec<u8>, step: usize, done: &Done) {
+        out.extend_from_slice(format!("{{\"type\":\"step_begin\",\"step\":{step},\"cols\":").as_bytes());
+        out.extend_from_slice(&self.cols);
+        out.extend_from_slice(b"}\n");
+        for row in self.iter() {
+            out.extend_from_slice(b"{\"type\":\"row\",\"row\":");
+            out.extend_from_slice(row);
+            out.extend_from_slice(b"}\n");
+        }
+        out.extend_from_slice(b"{\"type\":\"step_end\",");
+        counts(out, done);
+        out.extend_from_slice(b"}\n");
+    }
+}
+
+/// The names and declared types of a statement's columns, as an array of `Col`.
+pub fn columns(out: &mut Vec<u8>, stmt: &Stmt) {
+    out.push(b'[');
+    for column in 0..stmt.column_count() {
+        out.extend_from_slice(if column > 0 { b",{\"name\":" } else { b"{\"name\":" });
+        optional(out, stmt.column_name(column).as_deref());
+        out.extend_from_slice(b",\"decltype\":");
+        optional(out, stmt.column_decltype(column).as_deref());
+        out.push(b'}');
+    }
+    out.push(b']');
+}
+
+fn counts(out: &mut Vec<u8>, done: &Done) {
+    out.extend_from_slice(format!("\"affected_row_count\":{},\"last_insert_rowid\":", done.affected).as_bytes());
+    match done.last_rowid {
+        Some(rowid) => out.extend_from_slice(format!("\"{rowid}\"").as_bytes()),
+        None => out.extend_from_slice(b"null"),
+    }
+}
+
+fn value(out: &mut Vec<u8>, value: ValueRef<'_>) -> Result<(), SqlError> {
+    match value {
+        ValueRef::Null => out.extend_from_slice(b"{\"type\":\"null\"}"),
+        ValueRef::Integer(number) => {
+            out.extend_from_slice(format!("{{\"type\":\"integer\",\"value\":\"{number}\"}}").as_bytes());
+        }
+        ValueRef::Real(number) => {
+            out.extend_from_slice(b"{\"type\":\"float\",\"value\":");
+            // JSON has no word for infinity; a number too large for a double is read back as infinity by JavaScript and
+            // Python. NaN never comes: SQLite makes it NULL.
+            match number {
+                f64::INFINITY => out.extend_from_slice(b"1e999"),
+                f64::NEG_INFINITY => out.extend_from_slice(b"-1e999"),
+                finite => serde_json::to_writer(&mut *out, &finite).expect("writing to memory can't fail"),
+            }
+            out.push(b'}');
+        }
+        ValueRef::Text(bytes) => {
+            let text = std::str::from_utf8(bytes).map_err(|_| {
+                SqlError::new("SQL_TEXT_NOT_UTF8", "a text in the result is not UTF-8; CAST it to BLOB to read it")
+            })?;
+            out.extend_from_slice(b"{\"type\":\"text\",\"value\":");
+            string(out, text);
+            out.push(b'}');
+        }
+        ValueRef::Blob(bytes) => {
+            out.extend_from_slice(b"{\"type\":\"blob\",\"base64\":\"");
+            let start = out.len();
+            out.resize(start + base64::encoded_len(bytes.len(), true).unwrap_or(0), 0);
+            STANDARD.encode_slice(bytes, &mut out[start..]).expect("the room was measured for it");
+            out.extend_from_slice(b"\"}");
+        }
+    }
+    Ok(())
+}
+
+/// A JSON string.
+pub fn string(out: &mut Vec<u8>, text: &str) {
+    serde_json::to_writer(out, text).expect("writing to memory can't fail");
+}
+
+/// A JSON string or null.
+pub fn optional(out: &mut Vec<u8>, text: Option<&str>) {
+    match text {
+        Some(text) => string(out, text),
+        None => out.extend_from_slice(b"null"),
+    }
+}
+
+/// An `Error`.
+pub fn error(out: &mut Vec<u8>, error: &SqlError) {
+    out.extend_from_slice(b"{\"message\":");
+    string(out, &error.message);
+    out.extend_from_slice(b",\"code\":");
+    string(out, error.code);
+    out.push(b'}');
+}

@@ -1,0 +1,308 @@
+//! What a client's SQL may touch, decided by SQLite's own parser through its authorizer, never by reading the text.
+//!
+//! SQLite calls the authorizer for everything that a statement will do, when it is prepared and again when a schema change
+//! makes it prepare itself anew in the middle of a run. [`Sandbox`] both records what it sees ([`Sandbox::take`]) and refuses
+//! what no client may do. While a statement runs, [`Sandbox::permit`] has set the fences whose tokens the request presents, so
+//! that a trigger added by somebody else since the statement was cached can't carry a write into another fence's table.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rusqlite::Connection;
+use rusqlite::hooks::{AuthAction, AuthContext, Authorization, TransactionOperation};
+
+use super::fences::{FenceSet, TableFences};
+
+/// Names that start with this belong to the gate: its tables, and its savepoints.
+pub const RESERVED: &str = "fencegate";
+
+/// The gate's savepoint around one client's request inside a shared transaction.
+pub const JOB_SAVEPOINT: &str = "fencegate_job";
+/// The gate's savepoint that stands for a client's BEGIN inside a shared transaction.
+pub const TX_SAVEPOINT: &str = "fencegate_tx";
+/// The gate's savepoint around one statement.
+pub const STMT_SAVEPOINT: &str = "fencegate_stmt";
+
+/// A statement that steers transactions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Control {
+    /// BEGIN, of whatever kind.
+    Begin,
+    /// COMMIT or END.
+    Commit,
+    /// ROLLBACK without TO.
+    Rollback,
+    /// SAVEPOINT.
+    Savepoint,
+    /// RELEASE, or ROLLBACK TO.
+    InsideSavepoint,
+}
+
+/// What the authorizer saw of one statement.
+#[derive(Debug, Clone, Default)]
+pub struct Seen {
+    /// The fences of the tables that it writes.
+    pub writes: FenceSet,
+    /// Whether it steers transactions.
+    pub control: Option<Control>,
+    /// Set where it is `PRAGMA foreign_keys = …`.
+    pub sets_foreign_keys: bool,
+    /// Whether it gives a table a new name, which SQLite doesn't tell in advance.
+    pub alters: bool,
+    /// Why it was refused.
+    pub denied: Option<String>,
+    /// The fence for which a token was missing while it ran.
+    pub missing: FenceSet,
+}
+
+#[derive(Debug)]
+struct State {
+    /// The gate's own statements pass.
+    open: bool,
+    /// Where set, writes outside these fences are refused.
+    permitted: Option<FenceSet>,
+    seen: Seen,
+}
+
+/// The authorizer of one connection.
+#[derive(Debug, Clone)]
+pub struct Sandbox {
+    state: Arc<Mutex<State>>,
+}
+
+impl Sandbox {
+    /// Puts an authorizer on the connection. It lets everything pass until [`Sandbox::close`].
+    pub fn install(conn: &mut Connection, fences: Arc<TableFences>) -> rusqlite::Result<Sandbox> {
+        let state = Arc::new(Mutex::new(State { open: true, permitted: None, seen: Seen::default() }));
+        let sandbox = Sandbox { state: Arc::clone(&state) };
+        conn.authorizer(Some(move |context: AuthContext<'_>| {
+            let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
+            if state.open {
+                return Authorization::Allow;
+            }
+            match judge(&mut state, &fences, &context) {
+                Ok(()) => Authorization::Allow,
+                Err(why) => {
+                    state.seen.denied.get_or_insert(why);
+                    Authorization::Deny
+                }
+            }
+        }))?;
+        Ok(sandbox)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Runs the gate's own SQL with the sandbox open.
+    pub fn open<T>(&self, run: impl FnOnce() -> T) -> T {
+        self.lock().open = true;
+        let result = run();
+        self.lock().open = false;
+        result
+    }
+
+    /// Closes the sandbox: from here on every statement is a client's.
+    pub fn close(&self) {
+        self.lock().open = false;
+    }
+
+    /// From here on a statement that writes outside these fences is refused; `None`: record only.
+    pub fn permit(&self, fences: Option<FenceSet>) {
+        self.lock().permitted = fences;
+    }
+
+    /// What was seen since the last call.
+    pub fn take(&self) -> Seen {
+        std::mem::take(&mut self.lock().seen)
+    }
+}
+
+fn is_reserved(name: &str) -> bool {
+    name.get(..RESERVED.len()).is_some_and(|start| start.eq_ignore_ascii_case(RESERVED))
+}
+
+/// Tables of SQLite's own catalogue. Direct writes to them are impossible (`SQLITE_DBCONFIG_DEFENSIVE`); the writes seen here
+/// are part of CREATE, DROP and ALTER, whose own actions name the table that counts.
+fn is_catalogue(name: &str) -> bool {
+    ["sqlite_master", "sqlite_schema", "sqlite_temp_master", "sqlite_temp_schema"]
+        .iter()
+        .any(|table| name.eq_ignore_ascii_case(table))
+}
+
+fn judge(state: &mut State, fences: &TableFences, context: &AuthContext<'_>) -> Result<(), String> {
+    use AuthAction as A;
+    match context.action {
+        A::Select | A::Recursive => Ok(()),
+        A::Read { table_name, .. } if is_reserved(table_name) => own_table(table_name),
+        A::Read { .. } => Ok(()),
+        A::Function { function_name } => function(function_name),
+        A::Insert { table_name } | A::Delete { table_name } | A::Update { table_name, .. }
+            if is_catalogue(table_name) =>
+        {
+            Ok(())
+        }
+        A::Insert { table_name } | A::Delete { table_name } | A::Update { table_name, .. } => {
+            if context.database_name == Some("temp") {
+                return temporary();
+            }
+            writes(state, fences, table_name)
+        }
+        A::CreateTable { table_name }
+        | A::DropTable { table_name }
+        | A::CreateVtable { table_name, .. }
+        | A::DropVtable { table_name, .. } => writes(state, fences, table_name),
+        A::CreateView { view_name } | A::DropView { view_name } => writes(state, fences, view_name),
+        A::CreateIndex { index_name: name, table_name }
+        | A::DropIndex { index_name: name, table_name }
+        | A::CreateTrigger { trigger_name: name, table_name }
+        | A::DropTrigger { trigger_name: name, table_name } => {
+            if is_reserved(name) {
+                return own_table(name);
+            }
+            writes(state, fences, table_name)
+        }
+        A::AlterTable { table_name, .. } => {
+            state.seen.alters = true;
+            writes(state, fences, table_name)
+        }
+        A::Analyze { table_name } => writes(state, fences, table_name),
+        A::Reindex { .. } => writes(state, fences, ""),
+        A::Transaction { operation } => {
+            state.seen.control = Some(match operation {
+                TransactionOperation::Begin => Control::Begin,
+                TransactionOperation::Rollback => Control::Rollback,
+                _ => Control::Commit,
+            });
+            Ok(())
+        }
+        A::Savepoint { operation, savepoint_name } => {
+            if is_reserved(savepoint_name) {
+                return Err(format!("savepoint names that start with {RESERVED} are the gate's own"));
+            }
+            state.seen.control = Some(match operation {
+                TransactionOperation::Begin => Control::Savepoint,
+                _ => Control::InsideSavepoint,
+            });
+            Ok(())
+        }
+        A::Pragma { pragma_name, pragma_value } => pragma(state, pragma_name, pragma_value),
+        A::Attach { .. } | A::Detach { .. } => {
+            Err("ATTACH, DETACH and VACUUM are not available through the gate: they leave the database it fences"
+                .into())
+        }
+        A::CreateTempIndex { .. }
+        | A::CreateTempTable { .. }
+        | A::CreateTempTrigger { .. }
+        | A::CreateTempView { .. }
+        | A::DropTempIndex { .. }
+        | A::DropTempTable { .. }
+        | A::DropTempTrigger { .. }
+        | A::DropTempView { .. } => temporary(),
+        _ => Err("this kind of statement is not available through the gate".into()),
+    }
+}
+
+fn own_table(name: &str) -> Result<(), String> {
+    Err(format!("{name} is the gate's own"))
+}
+
+fn temporary() -> Result<(), String> {
+    Err("temporary tables are not available through the gate: connections are shared between clients".into())
+}
+
+fn function(name: &str) -> Result<(), String> {
+    if name.eq_ignore_ascii_case("load_extension") || name.eq_ignore_ascii_case("fts3_tokenizer") {
+        return Err(format!("function {name} is not available through the gate"));
+    }
+    Ok(())
+}
+
+fn writes(state: &mut State, fences: &TableFences, table: &str) -> Result<(), String> {
+    if is_reserved(table) {
+        return own_table(table);
+    }
+    let fence = fences.of_table(table);
+    state.seen.writes.insert(fence);
+    match state.permitted {
+        Some(permitted) if !permitted.contains(fence) => {
+            state.seen.missing.insert(fence);
+            Err(format!("table {table} needs a token for fence {}", fences.name(fence)))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Pragmas that only read, whatever their argument.
+const PRAGMAS_READ: [&str; 18] = [
+    "table_info",
+    "table_xinfo",
+    "table_list",
+    "index_list",
+    "index_info",
+    "index_xinfo",
+    "foreign_key_list",
+    "foreign_key_check",
+    "database_list",
+    "collation_list",
+    "function_list",
+    "module_list",
+    "pragma_list",
+    "compile_options",
+    "integrity_check",
+    "quick_check",
+    "data_version",
+    "freelist_count",
+];
+
+/// Pragmas that only read as long as they get no argument.
+const PRAGMAS_READ_BARE: [&str; 20] = [
+    "auto_vacuum",
+    "busy_timeout",
+    "cache_size",
+    "cell_size_check",
+    "encoding",
+    "ignore_check_constraints",
+    "journal_mode",
+    "journal_size_limit",
+    "legacy_alter_table",
+    "locking_mode",
+    "max_page_count",
+    "page_count",
+    "page_size",
+    "query_only",
+    "recursive_triggers",
+    "schema_version",
+    "secure_delete",
+    "synchronous",
+    "temp_store",
+    "wal_autocheckpoint",
+];
+
+fn pragma(state: &mut State, name: &str, value: Option<&str>) -> Result<(), String> {
+    let is = |other: &&str| name.eq_ignore_ascii_case(other);
+    if PRAGMAS_READ.iter().any(|other| is(&other)) || (value.is_none() && PRAGMAS_READ_BARE.iter().any(|o| is(&o))) {
+        return Ok(());
+    }
+    match name.to_ascii_lowercase().as_str() {
+        "foreign_keys" => {
+            state.seen.sets_foreign_keys = value.is_some();
+            Ok(())
+        }
+        // Ends with the transaction that it is given in, so it can't leak to another client.
+        "defer_foreign_keys" => Ok(()),
+        // Two words in the file's header that are the application's to use.
+        "user_version" | "application_id" => {
+            if value.is_some() {
+                state.seen.writes.insert(FenceSet::OWN);
+                if state.permitted.is_some_and(|permitted| !permitted.contains(FenceSet::OWN)) {
+                    state.seen.missing.insert(FenceSet::OWN);
+                    return Err(format!("PRAGMA {name} needs a token for the resource's own fence"));
+                }
+            }
+            Ok(())
+        }
+        _ if value.is_some() => Err(format!("PRAGMA {name} can't be set through the gate")),
+        _ => Err(format!("PRAGMA {name} is not available through the gate")),
+    }
+}

@@ -1,0 +1,412 @@
+//! What the front, the readers and the writer of one database have in common.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Instant;
+
+use tokio::sync::oneshot;
+
+use crate::fence::{Claim, Ledger, Mark, Refusal, Token, Verdict};
+use crate::problem::{Kind, Problem};
+
+use super::db::{Access, Db, Guard};
+use super::fences::{DatedMark, FenceId, FenceSet, TableFences};
+use super::limits::Limits;
+use super::program::{Hint, Program, Run, StoredSql};
+use super::queue::Queue;
+use super::refusals::Refusals;
+use super::stream::{Stream, Streams};
+use super::writer::Writer;
+
+/// One HTTP request on its way through the database threads.
+#[derive(Debug)]
+pub struct Work {
+    /// The claims that it presents; empty for a request without a token.
+    pub claims: Arc<[Claim]>,
+    /// The fences of these claims.
+    pub presented: FenceSet,
+    /// Its stream.
+    pub stream: Stream,
+    /// What to run.
+    pub program: Program,
+    /// A guess at what that is.
+    pub hint: Hint,
+    /// How far it has come.
+    pub run: Run,
+    /// Where to come back to, when the writer has to run it again: the run and the stored SQL texts.
+    pub checkpoint: Option<Box<(Run, StoredSql)>>,
+    /// It has shown that it can't share a transaction.
+    pub alone: bool,
+    /// What was decided on its claims.
+    pub verdict: Verdict,
+    /// The first claim's mark before the request.
+    pub previous: Option<Token>,
+    /// Where the answer goes.
+    pub reply: oneshot::Sender<Result<Reply, Problem>>,
+    /// When it was queued.
+    pub queued: Instant,
+    /// What it counts for while it is on its way.
+    pub load: Load,
+}
+
+/// The answer to one request.
+#[derive(Debug)]
+pub struct Reply {
+    /// The body.
+    pub body: Vec<u8>,
+    /// What was decided on its claims.
+    pub verdict: Verdict,
+    /// The first claim's mark before the request.
+    pub previous: Option<Token>,
+}
+
+/// What the writer is given.
+pub enum Item {
+    /// A request.
+    Work(Box<Work>),
+    /// Something of the gate's own, run between two transactions.
+    Task(Box<dyn FnOnce(&mut Writer) + Send>),
+}
+
+/// The published state of one fence.
+#[derive(Debug, Default)]
+pub struct FenceState {
+    mark: RwLock<Option<DatedMark>>,
+    /// Requests with a claim on the fence that are with the writer.
+    pub in_flight: AtomicU64,
+    /// Requests refused since the gate started.
+    pub refused: AtomicU64,
+}
+
+impl FenceState {
+    /// The mark as last made durable.
+    pub fn mark(&self) -> Option<DatedMark> {
+        self.mark.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Judges a claim against the mark as last made durable, without copying it.
+    pub fn judge(&self, claim: &Claim) -> Result<Verdict, Mark> {
+        let mark = self.mark.read().unwrap_or_else(PoisonError::into_inner);
+        let mark = mark.as_ref().map(|dated| &dated.mark);
+        match Mark::judge(mark, claim.token, claim.holder.as_ref()) {
+            Verdict::Admitted if claim.holder.is_some() && mark.is_some_and(|mark| mark.holder.is_none()) => {
+                // The first holder named is bound to the token, which is a change to make durable.
+                Ok(Verdict::Advanced)
+            }
+            verdict if verdict.admits() => Ok(verdict),
+            _ => Err(mark.cloned().expect("only a mark can refuse")),
+        }
+    }
+
+    /// Publishes a mark that is durable.
+    pub fn publish(&self, mark: Option<DatedMark>) {
+        *self.mark.write().unwrap_or_else(PoisonError::into_inner) = mark;
+    }
+}
+
+/// Everything that the threads of one database share.
+pub struct Shared {
+    /// The resource's name, for logs and metrics.
+    pub name: String,
+    /// The database file.
+    pub file: PathBuf,
+    /// Its fences.
+    pub fences: Arc<TableFences>,
+    /// Its limits.
+    pub limits: Arc<Limits>,
+    /// The published state of each fence.
+    pub states: Vec<FenceState>,
+    /// Its streams.
+    pub streams: Streams,
+    /// Requests for the writer.
+    pub writer: Queue<Item>,
+    /// Requests for the readers.
+    pub readers: Queue<Box<Work>>,
+    /// Whether a client's transaction holds the write lock.
+    pub locked: AtomicBool,
+    /// Connections ready for transactions.
+    spare: Mutex<Vec<Db>>,
+    transactions: AtomicUsize,
+    bytes: AtomicUsize,
+    /// Who was refused how often.
+    pub refusals: Refusals,
+    /// What the writer runs just now, so that a newer leader can stop it.
+    pub running: Mutex<Option<Running>>,
+    /// Milliseconds since 1970 when the writer last failed to commit; 0 after a success.
+    pub failing_since_ms: AtomicI64,
+}
+
+/// What the writer runs just now.
+#[derive(Debug)]
+pub struct Running {
+    claims: Arc<[Claim]>,
+    guard: Arc<Guard>,
+}
+
+impl std::fmt::Debug for Item {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Item::Work(_) => "Work",
+            Item::Task(_) => "Task",
+        })
+    }
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").field("name", &self.name).field("file", &self.file).finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    /// The state that the threads of one database start with.
+    pub fn new(name: String, file: PathBuf, fences: TableFences, limits: Limits) -> Shared {
+        Shared {
+            name,
+            file,
+            states: fences.names().iter().map(|_| FenceState::default()).collect(),
+            fences: Arc::new(fences),
+            streams: Streams::new(limits.streams),
+            writer: Queue::new(limits.queue_requests),
+            readers: Queue::new(limits.queue_requests),
+            limits: Arc::new(limits),
+            locked: AtomicBool::new(false),
+            spare: Mutex::new(Vec::new()),
+            transactions: AtomicUsize::new(0),
+            bytes: AtomicUsize::new(0),
+            refusals: Refusals::default(),
+            running: Mutex::new(None),
+            failing_since_ms: AtomicI64::new(0),
+        }
+    }
+
+    /// Judges claims against the published marks: before the body is read, before anything is queued.
+    ///
+    /// `Ok(true)`: a mark rises, or is bound to a holder, which is the writer's to do.
+    ///
+    /// # Errors
+    /// A refusal. It stands: published marks are durable, and they only rise.
+    pub fn judge_at_door(&self, claims: &[Claim]) -> Result<bool, Refusal> {
+        let mut changes = false;
+        for claim in claims {
+            let id = self.fences.id(&claim.fence).expect("a claim's fence was checked where it was read");
+            match self.states[id].judge(claim) {
+                Ok(verdict) => changes |= verdict == Verdict::Advanced,
+                Err(highest) => {
+                    let verdict = Mark::judge(Some(&highest), claim.token, claim.holder.as_ref());
+                    let refusal = Refusal {
+                        verdict,
+                        fence: claim.fence.clone(),
+                        presented: claim.token,
+                        holder: claim.holder.clone(),
+                        highest,
+                    };
+                    self.count(&refusal);
+                    return Err(refusal);
+                }
+            }
+        }
+        Ok(changes)
+    }
+
+    /// Counts a refusal.
+    pub fn count(&self, refusal: &Refusal) {
+        if let Some(id) = self.fences.id(&refusal.fence) {
+            self.states[id].refused.fetch_add(1, Ordering::Relaxed);
+        }
+        self.refusals.count(refusal);
+    }
+
+    /// Takes up room for a request's body.
+    ///
+    /// # Errors
+    /// [`Kind::Overloaded`] where too many bytes are in work.
+    pub fn load(self: &Arc<Shared>, bytes: usize, presented: FenceSet) -> Result<Load, Problem> {
+        let before = self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        let load = Load { shared: Arc::clone(self), bytes, presented };
+        load.each(|state| state.in_flight.fetch_add(1, Ordering::Relaxed));
+        if before + bytes > self.limits.queue_bytes {
+            return Err(Problem::new(Kind::Overloaded, "too many bytes of requests are in work; try again"));
+        }
+        Ok(load)
+    }
+
+    /// A connection for a transaction.
+    ///
+    /// # Errors
+    /// [`Kind::Overloaded`] where too many transactions are open, [`Kind::Unavailable`] where the file can't be opened.
+    pub fn own_connection(self: &Arc<Shared>) -> Result<(Db, Lease), Problem> {
+        let before = self.transactions.fetch_add(1, Ordering::Relaxed);
+        let lease = Lease { shared: Arc::clone(self) };
+        if before >= self.limits.transactions {
+            let why = format!("{} transactions are open, as many as there may be", self.limits.transactions);
+            return Err(Problem::new(Kind::Overloaded, why));
+        }
+        let spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let db = match spare {
+            Some(db) => db,
+            None => Db::open(&self.file, Access::Write, &self.fences, &self.limits)
+                .map_err(|error| Problem::new(Kind::Unavailable, error.to_string()))?,
+        };
+        db.guard().revive();
+        Ok((db, lease))
+    }
+
+    /// The number of transactions open.
+    pub fn transactions(&self) -> usize {
+        self.transactions.load(Ordering::Relaxed)
+    }
+
+    /// Takes the write lock for a client's transaction. Only the writer thread calls this, and only where it is free.
+    pub fn take_lock(self: &Arc<Shared>) -> WriteLock {
+        let before = self.locked.swap(true, Ordering::SeqCst);
+        debug_assert!(!before, "the writer thread looks before it takes the lock");
+        WriteLock { shared: Arc::clone(self) }
+    }
+
+    /// Notes what the writer runs from here on.
+    pub fn set_running(&self, running: Option<(Arc<[Claim]>, Arc<Guard>)>) {
+        let mut slot = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        // Under the same lock that a canceller holds, so that no later request is hit by what was meant for this one.
+        if let Some(old) = slot.take() {
+            old.guard.revive();
+        }
+        *slot = running.map(|(claims, guard)| Running { claims, guard });
+    }
+
+    /// Stops what the writer runs just now, where it is a predecessor of these claims.
+    pub fn stop_predecessor(&self, claims: &[Claim]) {
+        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(running) = &*running
+            && claims.iter().any(|new| running.claims.iter().any(|old| old.fence == new.fence && old.token < new.token))
+        {
+            running.guard.cancel();
+        }
+    }
+
+    /// Ends idle transactions that began with a claim that `ledger` no longer admits. Returns how many.
+    pub fn end_deposed(&self, ledger: &Ledger) -> usize {
+        self.streams.end_where(|claims| ledger.judge(claims).err().map(deposed))
+    }
+
+    /// Ends a request: its stream goes back into the table, its answer to the client.
+    pub fn finish(&self, mut work: Box<Work>, outcome: Result<(), Problem>) {
+        let result = outcome.map(|()| {
+            let closed = work.run.is_closed();
+            let mut stream = std::mem::take(&mut work.stream);
+            if stream.own.as_ref().is_some_and(|own| closed || (!own.in_transaction() && !own.sticky)) {
+                stream.own = None;
+            }
+            let stale = stream.own.as_ref().and_then(|own| self.published_refusal(&own.claims));
+            if let Some(refusal) = stale {
+                stream.own = None;
+                stream.ended = Some(Box::new(deposed(refusal)));
+            }
+            let baton = if closed {
+                self.streams.forget(&stream);
+                None
+            } else {
+                self.streams.put(stream)
+            };
+            let body = work.run.body(work.program.format, baton.as_deref());
+            Reply { body, verdict: work.verdict, previous: work.previous }
+        });
+        if result.is_err() {
+            // An HTTP error ends the stream, as the specification says; its transaction is rolled back with it.
+            self.streams.forget(&work.stream);
+            work.stream.own = None;
+        }
+        let Work { reply, load, .. } = *work;
+        drop(load);
+        // Where the client has gone, nobody needs the answer.
+        let _ = reply.send(result);
+    }
+
+    fn published_refusal(&self, claims: &[Claim]) -> Option<Refusal> {
+        claims.iter().find_map(|claim| {
+            let highest = self.states[self.fences.id(&claim.fence)?].judge(claim).err()?;
+            let verdict = Mark::judge(Some(&highest), claim.token, claim.holder.as_ref());
+            let Claim { fence, token, holder } = claim.clone();
+            Some(Refusal { verdict, fence, presented: token, holder, highest })
+        })
+    }
+
+    /// A write to this fence came without a token for it.
+    pub fn missing(&self, fence: FenceId) -> Problem {
+        let name = self.fences.name(fence);
+        let mark = self.states[fence].mark();
+        let why = format!("this writes to fence {name}, and the request presents no token for it; nothing was applied");
+        Problem::new(Kind::TokenRequired, why).about(name, mark.as_ref().map(|dated| &dated.mark))
+    }
+}
+
+/// What the owner of a transaction is told that was rolled back because a newer leader came.
+pub fn deposed(refusal: Refusal) -> Problem {
+    let mut problem = Problem::from(refusal);
+    problem.detail.push_str("; the open transaction was rolled back");
+    problem
+}
+
+/// A client's transaction holds the database's one write lock.
+#[derive(Debug)]
+pub struct WriteLock {
+    shared: Arc<Shared>,
+}
+
+impl Drop for WriteLock {
+    fn drop(&mut self) {
+        self.shared.locked.store(false, Ordering::SeqCst);
+        self.shared.writer.poke();
+    }
+}
+
+/// A place among the transactions that may be open.
+#[derive(Debug)]
+pub struct Lease {
+    shared: Arc<Shared>,
+}
+
+impl Lease {
+    /// Most connections kept for later.
+    const SPARE_MAX: usize = 8;
+
+    /// Keeps a connection for the next transaction.
+    pub fn give_back(&self, db: Db) {
+        let mut spare = self.shared.spare.lock().unwrap_or_else(PoisonError::into_inner);
+        if spare.len() < Lease::SPARE_MAX {
+            spare.push(db);
+        }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.shared.transactions.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// What a request counts for while it is on its way: its bytes, and its place in its fences' `in_flight`.
+#[derive(Debug)]
+pub struct Load {
+    shared: Arc<Shared>,
+    bytes: usize,
+    presented: FenceSet,
+}
+
+impl Load {
+    fn each(&self, act: impl Fn(&FenceState) -> u64) {
+        for (id, state) in self.shared.states.iter().enumerate() {
+            if self.presented.contains(id) {
+                act(state);
+            }
+        }
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.shared.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.each(|state| state.in_flight.fetch_sub(1, Ordering::Relaxed));
+    }
+}

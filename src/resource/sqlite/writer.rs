@@ -1,0 +1,539 @@
+//! The one thread that writes.
+//!
+//! It takes all the requests that are waiting, runs each in a shared transaction, commits once, and only then answers them.
+//!
+//! **Invariants.**
+//! 1. *One total order.* Every mark rises on this thread, and every write is run on it. A claim is judged here, against the
+//!    ledger, in the order in which the writes commit.
+//! 2. *Check, mark and write in one transaction.* A shared transaction begins (`BEGIN IMMEDIATE`, which takes SQLite's write lock),
+//!    makes sure that no other connection changed the database since (else the marks are read again), then judges and writes.
+//! 3. *The ledger is what is committed.* Where a transaction is rolled back, its admissions are taken back, too. Marks are
+//!    published, and answers sent, after the commit.
+//! 4. *A deposed leader's transaction doesn't make its successor wait.* Before a mark rises, idle transactions below it are rolled
+//!    back; what runs below it just now was told to stop when its successor's request was queued.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use metrics::{counter, histogram};
+
+use crate::fence::{Admission, FenceName, Ledger, Mark, Refusal};
+use crate::problem::{Kind, Problem};
+
+use super::db::{Access, Db};
+use super::fences::DatedMark;
+use super::group::GroupExec;
+use super::own::{OwnExec, unavailable};
+use super::program::Halt;
+use super::raw::{self, SqliteError};
+use super::refusals::Refusals;
+use super::sandbox::JOB_SAVEPOINT;
+use super::shared::{Item, Shared, Work};
+use super::{now_ms, store};
+
+/// Most requests in one shared transaction.
+const BATCH_MAX: usize = 1024;
+/// How often the writer looks after what nobody asks for: expired streams, counted refusals.
+const TICK: Duration = Duration::from_millis(500);
+/// How often counted refusals are written down.
+const REFUSALS_EVERY: Duration = Duration::from_secs(1);
+
+/// The writer's state.
+#[derive(Debug)]
+pub struct Writer {
+    shared: Arc<Shared>,
+    db: Db,
+    ledger: Ledger,
+    data_version: i64,
+    /// The open shared transaction.
+    group: Option<Group>,
+    /// Requests that wait until a client's transaction ends.
+    parked: VecDeque<Box<Work>>,
+    refusals_at: Instant,
+    ticked_at: Instant,
+}
+
+/// A shared transaction.
+#[derive(Debug, Default)]
+struct Group {
+    /// The requests run in it, each with how it will be answered.
+    done: Vec<(Box<Work>, Result<(), Problem>)>,
+    /// What it admitted, in order.
+    admissions: Vec<Admission>,
+    at_ms: i64,
+}
+
+impl Writer {
+    /// Opens the writer's connection and reads the marks.
+    ///
+    /// # Errors
+    /// SQLite's own.
+    pub fn open(shared: &Arc<Shared>) -> Result<Writer, SqliteError> {
+        let db = Db::open(&shared.file, Access::Write, &shared.fences, &shared.limits)?;
+        let now = Instant::now();
+        let mut writer = Writer {
+            shared: Arc::clone(shared),
+            db,
+            ledger: Ledger::default(),
+            data_version: 0,
+            group: None,
+            parked: VecDeque::new(),
+            refusals_at: now,
+            ticked_at: now,
+        };
+        writer.reload()?;
+        Ok(writer)
+    }
+
+    /// Runs until the queue is closed and empty.
+    pub fn run(mut self) {
+        let shared = Arc::clone(&self.shared);
+        loop {
+            let until = self.parked.front().map_or(self.ticked_at + TICK, |work| {
+                (work.queued + shared.limits.lock_wait).min(self.ticked_at + TICK)
+            });
+            let Some(items) = shared.writer.take(BATCH_MAX, until) else { break };
+            self.unpark();
+            for item in items {
+                match item {
+                    Item::Work(work) => self.process(work),
+                    Item::Task(task) => {
+                        self.commit();
+                        task(&mut self);
+                    }
+                }
+            }
+            self.commit();
+            self.tick();
+        }
+        for work in std::mem::take(&mut self.parked) {
+            shared.finish(work, Err(Problem::new(Kind::Unavailable, "the gate is stopping; nothing was applied")));
+        }
+        self.flush_refusals();
+    }
+
+    /// Reads the marks from the database into the ledger, and publishes them.
+    fn reload(&mut self) -> Result<(), SqliteError> {
+        self.data_version = store::data_version(&self.db)?;
+        let mut marks = store::marks(&self.db)?;
+        for (id, name) in self.shared.fences.names().iter().enumerate() {
+            let dated = marks.remove(name);
+            self.ledger.put(name.clone(), dated.as_ref().map(|dated| dated.mark.clone()));
+            self.shared.states[id].publish(dated);
+        }
+        Ok(())
+    }
+
+    /// Begins the shared transaction.
+    fn begin(&mut self) -> Result<(), SqliteError> {
+        if self.group.is_some() {
+            return Ok(());
+        }
+        self.db.own("BEGIN IMMEDIATE")?;
+        self.group = Some(Group { at_ms: now_ms(), ..Group::default() });
+        // The mark in the file is the truth. Another connection has changed the file where a client's own transaction committed,
+        // or where somebody wrote to it past the gate.
+        let version = store::data_version(&self.db);
+        let loaded = version.and_then(|version| if version == self.data_version { Ok(()) } else { self.reload() });
+        loaded.inspect_err(|_| self.rollback())
+    }
+
+    fn rollback(&mut self) {
+        if !self.db.conn.is_autocommit() {
+            let _ = self.db.own("ROLLBACK");
+        }
+        if let Some(group) = self.group.take() {
+            group.admissions.iter().rev().for_each(|admission| self.ledger.undo(admission));
+            debug_assert!(group.done.is_empty(), "the requests were taken out first");
+        }
+    }
+
+    /// Judges one request and runs it, in the shared transaction or alone.
+    fn process(&mut self, mut work: Box<Work>) {
+        let shared = Arc::clone(&self.shared);
+        let admission = match self.ledger.judge(&work.claims) {
+            Ok(admission) => admission,
+            Err(refusal) => return self.refuse(work, refusal),
+        };
+        let holds_lock = work.stream.own.as_ref().is_some_and(|own| own.lock.is_some());
+        if !holds_lock && shared.locked.load(Ordering::SeqCst) {
+            if admission.changes.iter().any(|change| change.advances()) {
+                let mut after = self.ledger.clone();
+                admission.changes.iter().for_each(|change| after.put(change.fence.clone(), Some(change.after.clone())));
+                shared.end_deposed(&after);
+            }
+            if shared.locked.load(Ordering::SeqCst) {
+                return self.parked.push_back(work);
+            }
+        }
+        if holds_lock {
+            // Its transaction has SQLite's write lock: a mark that has to rise for another fence would wait for itself.
+            return self.process_holder(work, &admission);
+        }
+        if let Err(error) = self.begin() {
+            return shared.finish(work, Err(unavailable(&error)));
+        }
+        if let Err(refusal) = self.admit(&mut work) {
+            match refusal {
+                Ok(refusal) => return self.refuse(work, refusal),
+                Err(error) => return self.fail(error, Some(work)),
+            }
+        }
+        if let Some(ended) = work.stream.ended.take() {
+            return self.done(work, Err(*ended));
+        }
+        if let Err(refusal) = self.judge_bound(&work) {
+            work.stream.own = None;
+            return self.done(work, Err(super::shared::deposed(refusal)));
+        }
+        let alone = work.alone || work.stream.own.is_some() || work.hint.stays_open;
+        if alone { self.run_alone(work) } else { self.run_shared(work) }
+    }
+
+    /// A request of the stream whose transaction holds the write lock.
+    fn process_holder(&mut self, mut work: Box<Work>, admission: &Admission) {
+        if !admission.changes.is_empty() {
+            // It presents a higher token, or names a holder, in the middle of a transaction that began otherwise. The transaction
+            // is bound to what it began with: it ends here, and the claim takes effect.
+            work.stream.own = None;
+            work.stream.ended = Some(Box::new(Problem::new(
+                Kind::TokenConflict,
+                "the transaction began with other claims than this request presents, and was rolled back",
+            )));
+            let ended = work.stream.ended.take();
+            if let Err(error) = self.begin() {
+                return self.shared.finish(work, Err(unavailable(&error)));
+            }
+            return match self.admit(&mut work) {
+                Ok(()) => self.done(work, ended.map_or(Ok(()), |ended| Err(*ended))),
+                Err(Ok(refusal)) => self.refuse(work, refusal),
+                Err(Err(error)) => self.fail(error, Some(work)),
+            };
+        }
+        if let Err(refusal) = self.judge_bound(&work) {
+            work.stream.own = None;
+            return self.shared.finish(work, Err(super::shared::deposed(refusal)));
+        }
+        self.run_alone(work);
+    }
+
+    /// Whether the claims that the stream's transaction began with still stand.
+    fn judge_bound(&self, work: &Work) -> Result<(), Refusal> {
+        match &work.stream.own {
+            Some(own) if own.in_transaction() => self.ledger.judge(&own.claims).map(|_| ()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Admits a request's claims in the shared transaction: raises the marks in the ledger and in the database.
+    fn admit(&mut self, work: &mut Work) -> Result<(), Result<Refusal, SqliteError>> {
+        let admission = self.ledger.admit(&work.claims).map_err(Ok)?;
+        work.verdict = admission.verdict;
+        work.previous = match (admission.changes.first(), work.claims.first()) {
+            (Some(change), Some(claim)) if change.fence == claim.fence => change.before.as_ref().map(|mark| mark.token),
+            (_, claim) => claim.map(|claim| claim.token),
+        };
+        if admission.changes.is_empty() {
+            return Ok(());
+        }
+        self.shared.end_deposed(&self.ledger);
+        let Some(group) = &mut self.group else { return Ok(()) };
+        let at_ms = group.at_ms;
+        let written = admission.changes.iter().try_for_each(|change| store::write_change(&self.db, change, at_ms));
+        group.admissions.push(admission);
+        written.map_err(Err)
+    }
+
+    fn refuse(&mut self, work: Box<Work>, refusal: Refusal) {
+        self.shared.count(&refusal);
+        // The mark that refuses may be one that this transaction has only just raised: it is told when that is durable.
+        self.done(work, Err(refusal.into()));
+    }
+
+    /// Notes how a request will be answered: after the commit, or now where nothing is open.
+    fn done(&mut self, work: Box<Work>, outcome: Result<(), Problem>) {
+        match &mut self.group {
+            Some(group) => group.done.push((work, outcome)),
+            None => self.shared.finish(work, outcome),
+        }
+    }
+
+    fn run_shared(&mut self, mut work: Box<Work>) {
+        let shared = Arc::clone(&self.shared);
+        if work.program.requests.is_empty() {
+            return self.done(work, Ok(()));
+        }
+        let savepoint = work.hint.several;
+        if savepoint && let Err(error) = self.db.own(&format!("SAVEPOINT {JOB_SAVEPOINT}")) {
+            return self.fail(error, Some(work));
+        }
+        raw::set_last_insert_rowid(&self.db.conn, work.stream.last_rowid);
+        let mut stored = std::mem::take(&mut work.stream.stored);
+        work.checkpoint = Some(Box::new((work.run.clone(), stored.clone())));
+        shared.set_running(Some((Arc::clone(&work.claims), Arc::clone(self.db.guard()))));
+        let mut exec = GroupExec {
+            shared: &shared,
+            db: &mut self.db,
+            presented: work.presented,
+            in_tx: false,
+            dirty: false,
+            storage: None,
+        };
+        let mut result = work.run.advance(&work.program, &mut stored, &mut exec);
+        if result.is_ok() && exec.in_tx {
+            result = Err(Halt::Alone);
+        }
+        let (dirty, storage) = (exec.dirty, exec.storage.take());
+        shared.set_running(None);
+        work.stream.stored = stored;
+        work.stream.last_rowid = self.db.conn.last_insert_rowid();
+        if let Some(error) = storage {
+            return self.fail(error, Some(work));
+        }
+        let undo = result.is_err();
+        // Gone where SQLite rolled everything back by itself.
+        let open = !self.db.conn.is_autocommit();
+        if open && savepoint {
+            let undone = if undo { self.db.own(&format!("ROLLBACK TO {JOB_SAVEPOINT}")) } else { Ok(()) };
+            if let Err(error) = undone.and_then(|()| self.db.own(&format!("RELEASE {JOB_SAVEPOINT}"))) {
+                return self.fail(error, Some(work));
+            }
+        } else if undo && (dirty || !open) {
+            // Nothing to go back to for this request alone: the whole transaction is run again without it.
+            self.again_without_it();
+        }
+        match result {
+            Ok(()) => self.done(work, Ok(())),
+            Err(Halt::Refuse(problem)) if self.group.is_some() => self.done(work, Err(*problem)),
+            Err(halt) => {
+                restore(&mut work);
+                if matches!(halt, Halt::Again) {
+                    return shared.writer.push_again(Item::Work(work));
+                }
+                work.alone = true;
+                if self.group.is_none() {
+                    return self.process(work);
+                }
+                self.run_alone(work);
+            }
+        }
+    }
+
+    /// Rolls the shared transaction back and runs its requests once more. The one that spoiled it isn't among them.
+    fn again_without_it(&mut self) {
+        counter!("fencegate_sqlite_transactions_repeated_total", "resource" => self.shared.name.clone()).increment(1);
+        let done = self.group.as_mut().map(|group| std::mem::take(&mut group.done)).unwrap_or_default();
+        self.rollback();
+        for (mut work, _) in done {
+            restore(&mut work);
+            self.process(work);
+        }
+        self.commit();
+    }
+
+    /// Runs a request by itself, after the shared transaction, with whatever its claims changed, is committed.
+    fn run_alone(&mut self, mut work: Box<Work>) {
+        if !self.commit() {
+            let why = "its claims could not be made durable; nothing was applied";
+            return self.shared.finish(work, Err(Problem::new(Kind::Unavailable, why)));
+        }
+        let shared = Arc::clone(&self.shared);
+        let mut stored = std::mem::take(&mut work.stream.stored);
+        work.checkpoint = Some(Box::new((work.run.clone(), stored.clone())));
+        if work.stream.own.is_none() {
+            match shared.own_connection() {
+                Ok((db, lease)) => work.stream.own = Some(super::stream::Own::new(db, lease)),
+                Err(problem) => return shared.finish(work, Err(problem)),
+            }
+        }
+        let guard = work.stream.own.as_mut().map(|own| Arc::clone(own.db().guard()));
+        shared.set_running(guard.map(|guard| (Arc::clone(&work.claims), guard)));
+        let (claims, presented) = (Arc::clone(&work.claims), work.presented);
+        let mut exec = OwnExec {
+            shared: &shared,
+            stream: &mut work.stream,
+            read: None,
+            claims: &claims,
+            presented,
+            on_writer: true,
+        };
+        let result = work.run.advance(&work.program, &mut stored, &mut exec);
+        shared.set_running(None);
+        work.stream.stored = stored;
+        match result {
+            Ok(()) => shared.finish(work, Ok(())),
+            Err(Halt::Refuse(problem)) => shared.finish(work, Err(*problem)),
+            Err(Halt::Again) => {
+                // Its transaction is gone. Its successor is in the queue before it, so it will be refused when it comes again.
+                work.stream.own = None;
+                work.stream.ended = Some(Box::new(Problem::new(
+                    Kind::StreamExpired,
+                    "the transaction was rolled back because a newer leader came",
+                )));
+                restore(&mut work);
+                shared.writer.push_again(Item::Work(work));
+            }
+            Err(halt @ (Halt::Sql(_) | Halt::Move | Halt::Alone)) => {
+                tracing::error!(?halt, "a request run by itself can't end like this");
+                shared.finish(work, Err(Problem::new(Kind::Internal, "the request could not be run")));
+            }
+        }
+    }
+
+    /// Makes the shared transaction durable and answers its requests. `false` where that failed; they are answered all the same.
+    fn commit(&mut self) -> bool {
+        let Some(group) = &mut self.group else { return true };
+        let done = std::mem::take(&mut group.done);
+        let started = Instant::now();
+        if let Err(error) = self.db.own("COMMIT") {
+            self.rollback();
+            self.storage_failed(&error);
+            let problem = commit_problem(&error);
+            done.into_iter().for_each(|(work, _)| self.shared.finish(work, Err(problem.clone())));
+            return false;
+        }
+        let name = || self.shared.name.clone();
+        histogram!("fencegate_sqlite_commit_seconds", "resource" => name()).record(started.elapsed());
+        histogram!("fencegate_sqlite_commit_requests", "resource" => name()).record(done.len() as f64);
+        if self.shared.failing_since_ms.swap(0, Ordering::Relaxed) != 0 {
+            tracing::info!(resource = self.shared.name, "the database can be written again");
+        }
+        let Some(group) = self.group.take() else { return true };
+        self.publish(&group);
+        for (work, outcome) in done {
+            self.shared.finish(work, outcome);
+        }
+        true
+    }
+
+    fn publish(&self, group: &Group) {
+        if group.admissions.iter().all(|admission| admission.changes.is_empty()) {
+            return;
+        }
+        for change in group.admissions.iter().flat_map(|admission| &admission.changes) {
+            let Some(id) = self.shared.fences.id(&change.fence) else { continue };
+            let state = &self.shared.states[id];
+            state.publish(Some(store::dated(change, state.mark(), group.at_ms)));
+            if change.advances() {
+                counter!("fencegate_advances_total", "resource" => self.shared.name.clone()).increment(1);
+                let holder = change.after.holder.as_ref().map_or("-", |holder| holder.as_str());
+                tracing::info!(fence = %change.fence, token = %change.after.token, holder, "the mark advanced");
+            }
+        }
+        // Once more, now that the marks are published: what came to the table in between was judged by the old ones.
+        self.shared.end_deposed(&self.ledger);
+    }
+
+    /// The whole shared transaction failed: nothing of it was applied.
+    fn fail(&mut self, error: SqliteError, work: Option<Box<Work>>) {
+        let done = self.group.as_mut().map(|group| std::mem::take(&mut group.done)).unwrap_or_default();
+        self.rollback();
+        self.storage_failed(&error);
+        let problem = unavailable(&error);
+        for work in done.into_iter().map(|(work, _)| work).chain(work) {
+            self.shared.finish(work, Err(problem.clone()));
+        }
+    }
+
+    fn storage_failed(&self, error: &SqliteError) {
+        counter!("fencegate_sqlite_commit_failures_total", "resource" => self.shared.name.clone()).increment(1);
+        if self.shared.failing_since_ms.swap(now_ms(), Ordering::Relaxed) == 0 {
+            tracing::error!(resource = self.shared.name, %error, "the database can't be written");
+        }
+    }
+
+    /// Runs what waited for a client's transaction, as far as that has ended; answers what waited too long.
+    fn unpark(&mut self) {
+        if !self.shared.locked.load(Ordering::SeqCst) {
+            for work in std::mem::take(&mut self.parked) {
+                self.process(work);
+            }
+        }
+        let wait = self.shared.limits.lock_wait;
+        while self.parked.front().is_some_and(|work| work.queued.elapsed() >= wait) {
+            let Some(work) = self.parked.pop_front() else { break };
+            let why = "another client's open transaction held the write lock for too long; nothing was applied";
+            self.shared.finish(work, Err(Problem::new(Kind::Busy, why)));
+        }
+    }
+
+    fn tick(&mut self) {
+        let now = Instant::now();
+        if now - self.ticked_at < TICK {
+            return;
+        }
+        self.ticked_at = now;
+        let limits = &self.shared.limits;
+        let ago = |time: Duration| now.checked_sub(time).unwrap_or(now);
+        self.shared.streams.sweep(ago(limits.stream_idle), ago(limits.transaction_time));
+        if now - self.refusals_at >= REFUSALS_EVERY {
+            self.refusals_at = now;
+            self.flush_refusals();
+        }
+    }
+
+    /// Writes counted refusals to the database.
+    pub fn flush_refusals(&mut self) {
+        let refusals: &Refusals = &self.shared.refusals;
+        let taken = refusals.take();
+        // While a client is inside a transaction, a write of ours would make its snapshot too old to write from.
+        if taken.is_empty() || self.shared.transactions() > 0 {
+            return refusals.put_back(taken);
+        }
+        let written = self.db.own("BEGIN IMMEDIATE").and_then(|()| store::write_refusals(&self.db, &taken));
+        if let Err(error) = written.and_then(|()| self.db.own("COMMIT")) {
+            if !self.db.conn.is_autocommit() {
+                let _ = self.db.own("ROLLBACK");
+            }
+            self.shared.refusals.put_back(taken);
+            self.storage_failed(&error);
+        }
+    }
+
+    /// Sets a fence's mark to what an operator says, and puts that into the history. Open transactions on the fence end.
+    ///
+    /// # Errors
+    /// A database that can't be written.
+    pub fn reset(&mut self, fence: &FenceName, to: Option<Mark>, reason: &str) -> Result<Option<Mark>, Problem> {
+        self.shared.streams.end_where(|claims| {
+            let why = "an operator reset the fence; the open transaction was rolled back";
+            claims.iter().any(|claim| claim.fence == *fence).then(|| Problem::new(Kind::StreamExpired, why))
+        });
+        self.begin().map_err(|error| unavailable(&error))?;
+        let (before, at_ms) = (self.ledger.get(fence).cloned(), now_ms());
+        let written = store::set_mark(&self.db, fence, to.as_ref(), before.as_ref(), "reset", Some(reason), at_ms)
+            .and_then(|()| self.db.own("COMMIT"));
+        if let Err(error) = written {
+            self.rollback();
+            return Err(unavailable(&error));
+        }
+        self.group = None;
+        self.ledger.put(fence.clone(), to.clone());
+        if let Some(id) = self.shared.fences.id(fence) {
+            self.shared.states[id].publish(to.map(|mark| DatedMark { mark, advanced_at_ms: at_ms }));
+        }
+        tracing::warn!(%fence, reason, "an operator reset the mark");
+        Ok(before)
+    }
+}
+
+/// Puts a request back to where the writer took it up.
+fn restore(work: &mut Work) {
+    if let Some(checkpoint) = work.checkpoint.take() {
+        (work.run, work.stream.stored) = *checkpoint;
+    }
+}
+
+/// What a failed COMMIT means for the requests in it.
+fn commit_problem(error: &SqliteError) -> Problem {
+    if error.primary() == rusqlite::ffi::SQLITE_IOERR {
+        // Frames may have reached the disk although the sync failed; after a crash they could count.
+        return Problem::new(
+            Kind::OutcomeUnknown,
+            format!("{}: the commit may or may not survive a crash", error.message),
+        );
+    }
+    unavailable(error)
+}
