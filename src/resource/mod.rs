@@ -2,8 +2,10 @@
 //!
 //! A new kind of resource is one folder here, one arm in [`open`], and one line in the conformance tests.
 
+use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
 use hyper::body::Incoming;
@@ -131,6 +133,50 @@ pub struct Knock {
     pub last_at_ms: i64,
 }
 
+/// Something that operators watch for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Happened {
+    /// `advanced`, `bound`, `reset`, `stale` or `conflict`.
+    pub event: &'static str,
+    /// The fence.
+    pub fence: FenceName,
+    /// The mark after it; for a refusal, the token presented.
+    pub token: Option<Token>,
+    /// The mark before it; nothing for a refusal.
+    pub previous: Option<Token>,
+    /// The holder.
+    pub holder: Option<Holder>,
+    /// How often since this was last told; 1 for all but refusals.
+    pub count: u64,
+    /// When, the last time, in milliseconds since 1970 (UTC).
+    pub at_ms: i64,
+}
+
+/// Most events kept until somebody asks for them; older ones are forgotten.
+const HAPPENED_MAX: usize = 4096;
+
+/// Events that wait to be told to whoever watches.
+#[derive(Debug, Default)]
+pub struct Told {
+    waiting: Mutex<VecDeque<Happened>>,
+}
+
+impl Told {
+    /// Adds an event.
+    pub fn add(&self, happened: Happened) {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        if waiting.len() == HAPPENED_MAX {
+            waiting.pop_front();
+        }
+        waiting.push_back(happened);
+    }
+
+    /// Takes all events.
+    pub fn take(&self) -> Vec<Happened> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).drain(..).collect()
+    }
+}
+
 /// The seam.
 pub trait Resource: Send + Sync {
     /// Its name in the configuration.
@@ -175,6 +221,9 @@ pub trait Resource: Send + Sync {
 
     /// Numbers for the metrics: gauge name and value.
     fn gauges(&self) -> Vec<(&'static str, f64)>;
+
+    /// What happened since the last call, for whoever watches.
+    fn happened(&self) -> Vec<Happened>;
 
     /// Finishes what is in work and stops. Later calls are answered 503.
     fn stop(&self);

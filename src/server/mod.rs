@@ -1,3 +1,294 @@
-//! Listeners, routes, requests in and responses out.
+//! Listeners, routes, requests in and responses out. A running gate is [`Server::start`], then [`Server::run`].
+//!
+//! - [`data`]: the data listener's routes: resources, `/-/fences`, `/-/elections`
+//! - [`admin`]: the admin listener's routes: state, history, metrics, events
+//! - [`headers`]: what a request presents
+//! - [`respond`]: the one place where an outcome becomes a response
+//! - [`http`]: accepting connections and speaking HTTP on them
 
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::sync::{broadcast, watch};
+
+use crate::resource::{Happened, Resource};
+
+pub mod admin;
+pub mod data;
+pub mod events;
+pub mod headers;
+pub mod http;
+pub mod metrics;
 pub mod respond;
+
+/// What a gate is made of.
+#[allow(missing_debug_implementations, reason = "resources are trait objects")]
+pub struct Setup {
+    /// Address of the data listener; port 0 picks a free one.
+    pub listen: SocketAddr,
+    /// Address of the admin listener; port 0 picks a free one.
+    pub admin: SocketAddr,
+    /// The resources, each with its mount point: `/`, or `/shop` without a slash at its end.
+    pub resources: Vec<Mount>,
+    /// Most connections open at once, on each listener.
+    pub connections: usize,
+    /// How long a request's headers may take to arrive.
+    pub header_time: Duration,
+    /// How long requests in work may take to finish when the gate stops.
+    pub drain: Duration,
+    /// Threads that serve connections.
+    pub threads: usize,
+}
+
+/// A resource at its mount point.
+#[derive(Clone)]
+#[allow(missing_debug_implementations, reason = "resources are trait objects")]
+pub struct Mount {
+    /// `/`, or `/shop` without a slash at its end.
+    pub path: String,
+    /// The resource.
+    pub resource: Arc<dyn Resource>,
+}
+
+/// Why a gate can't start.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// An address can't be listened on.
+    #[error("can't listen on {addr} ({which}): {source}{hint}")]
+    Listen {
+        /// The address.
+        addr: SocketAddr,
+        /// `data listener` or `admin listener`.
+        which: &'static str,
+        /// What the operating system said.
+        source: std::io::Error,
+        /// What to do.
+        hint: &'static str,
+    },
+    /// A resource can't be opened.
+    #[error("resource {name}: {why}")]
+    Resource {
+        /// Its name.
+        name: String,
+        /// Why.
+        why: String,
+    },
+    /// The data directory can't be used.
+    #[error("data directory {dir}: {why}")]
+    DataDir {
+        /// The directory.
+        dir: String,
+        /// Why.
+        why: String,
+    },
+    /// The operating system refused something else.
+    #[error("{what}: {source}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// What it said.
+        source: std::io::Error,
+    },
+}
+
+/// What all the threads of a gate share.
+#[allow(missing_debug_implementations, reason = "resources are trait objects")]
+pub struct Gate {
+    /// The resources, the longest mount point first.
+    pub mounts: Vec<Mount>,
+    /// Whether requests are welcome: false once the gate is stopping.
+    pub ready: AtomicBool,
+    /// When it started.
+    pub started: Instant,
+    /// The bound address of the data listener.
+    pub data_addr: SocketAddr,
+    /// The bound address of the admin listener.
+    pub admin_addr: SocketAddr,
+    /// The metrics.
+    pub metrics: PrometheusHandle,
+    /// What happens, for whoever watches.
+    pub events: broadcast::Sender<Arc<Happened>>,
+    counters: Vec<metrics::RequestCounters>,
+}
+
+impl Gate {
+    /// The resource that has a fence of this name.
+    pub fn resource_of(&self, fence: &str) -> Option<&Arc<dyn Resource>> {
+        self.mounts.iter().map(|mount| &mount.resource).find(|resource| resource.fence(fence).is_some())
+    }
+}
+
+/// A gate whose listeners are bound.
+#[allow(missing_debug_implementations, reason = "resources are trait objects")]
+pub struct Server {
+    gate: Arc<Gate>,
+    data: TcpListener,
+    admin: TcpListener,
+    http: http::Settings,
+    drain: Duration,
+    threads: usize,
+}
+
+fn bind(addr: SocketAddr, which: &'static str) -> Result<(TcpListener, SocketAddr), ServeError> {
+    let failed = |source: std::io::Error| {
+        let hint = match source.kind() {
+            std::io::ErrorKind::AddrInUse => {
+                "; another program has this port: stop it, or choose another (0 picks a free one)"
+            }
+            std::io::ErrorKind::PermissionDenied => "; ports below 1024 need a privilege",
+            _ => "",
+        };
+        ServeError::Listen { addr, which, source, hint }
+    };
+    let listener = TcpListener::bind(addr).map_err(failed)?;
+    listener.set_nonblocking(true).map_err(failed)?;
+    let bound = listener.local_addr().map_err(failed)?;
+    Ok((listener, bound))
+}
+
+impl Server {
+    /// Binds the listeners.
+    ///
+    /// # Errors
+    /// [`ServeError::Listen`].
+    pub fn start(setup: Setup) -> Result<Server, ServeError> {
+        let Setup { listen, admin, mut resources, connections, header_time, drain, threads } = setup;
+        let (data, data_addr) = bind(listen, "data listener")?;
+        let (admin, admin_addr) = bind(admin, "admin listener")?;
+        resources.sort_by_key(|mount| std::cmp::Reverse(mount.path.len()));
+        let metrics = metrics::install();
+        let gate = Gate {
+            counters: resources.iter().map(|mount| metrics::RequestCounters::new(mount.resource.name())).collect(),
+            mounts: resources,
+            ready: AtomicBool::new(true),
+            started: Instant::now(),
+            data_addr,
+            admin_addr,
+            metrics,
+            events: broadcast::channel(1024).0,
+        };
+        let http = http::Settings { connections, header_time };
+        Ok(Server { gate: Arc::new(gate), data, admin, http, drain, threads: threads.max(1) })
+    }
+
+    /// The bound address of the data listener.
+    pub fn data_addr(&self) -> SocketAddr {
+        self.gate.data_addr
+    }
+
+    /// The bound address of the admin listener.
+    pub fn admin_addr(&self) -> SocketAddr {
+        self.gate.admin_addr
+    }
+
+    /// Serves until SIGTERM or SIGINT, then drains: not ready any more, no new connections, requests in work finish, resources
+    /// are closed. A second signal ends the draining.
+    ///
+    /// # Errors
+    /// [`ServeError::System`].
+    pub fn run(self) -> Result<(), ServeError> {
+        let system = |what| move |source| ServeError::System { what, source };
+        let (stop, stopping) = watch::channel(false);
+        let mut workers = Vec::with_capacity(self.threads);
+        for number in 0..self.threads {
+            let listener = self.data.try_clone().map_err(system("sharing the data listener"))?;
+            let (gate, stopping, drain, settings) = (Arc::clone(&self.gate), stopping.clone(), self.drain, self.http);
+            let serve = move || worker(&gate, listener, settings, stopping, drain);
+            let thread = std::thread::Builder::new().name(format!("fg-serve-{number}")).spawn(serve);
+            workers.push(thread.map_err(system("starting a thread"))?);
+        }
+        drop(self.data);
+        let runtime = runtime().map_err(system("starting the runtime"))?;
+        runtime.block_on(self.gate.attend(self.admin, self.http, stop, stopping, workers, self.drain))?;
+        for mount in &self.gate.mounts {
+            mount.resource.stop();
+        }
+        tracing::info!("stopped");
+        Ok(())
+    }
+}
+
+/// One current-thread runtime a thread: cheaper than one runtime over all of them, since a request never changes threads here.
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()
+}
+
+fn worker(
+    gate: &Arc<Gate>,
+    listener: TcpListener,
+    settings: http::Settings,
+    stopping: watch::Receiver<bool>,
+    drain: Duration,
+) -> std::io::Result<()> {
+    let runtime = runtime()?;
+    let gate = Arc::clone(gate);
+    runtime.block_on(async move {
+        let serve = move |request| {
+            let gate = Arc::clone(&gate);
+            async move { data::handle(&gate, request).await }
+        };
+        http::accept(listener, settings, stopping, drain, serve).await
+    })
+}
+
+impl Gate {
+    /// The main thread's part: the admin listener, the events, the signals.
+    async fn attend(
+        self: &Arc<Gate>,
+        admin: TcpListener,
+        settings: http::Settings,
+        stop: watch::Sender<bool>,
+        stopping: watch::Receiver<bool>,
+        workers: Vec<JoinHandle<std::io::Result<()>>>,
+        drain: Duration,
+    ) -> Result<(), ServeError> {
+        let system = |what| move |source| ServeError::System { what, source };
+        let mut signals = Signals::new().map_err(system("listening for signals"))?;
+        let gate = Arc::clone(self);
+        let serve = move |request| {
+            let gate = Arc::clone(&gate);
+            async move { admin::handle(&gate, request).await }
+        };
+        // The admin listener stays until the end: that is where one sees the gate drain.
+        let (end, ending) = watch::channel(false);
+        let admin = tokio::spawn(http::accept(admin, settings, ending, Duration::from_millis(100), serve));
+        let teller = tokio::spawn(events::tell(Arc::clone(self)));
+        signals.next().await;
+        tracing::info!(drain = %humantime::format_duration(drain), "stopping: no new connections, requests in work finish");
+        self.ready.store(false, Ordering::SeqCst);
+        stop.send_replace(true);
+        drop(stopping);
+        let drained = tokio::task::spawn_blocking(move || workers.into_iter().for_each(|worker| drop(worker.join())));
+        tokio::select! {
+            _ = drained => {}
+            () = signals.next() => tracing::warn!("second signal: not waiting for requests in work"),
+        }
+        teller.abort();
+        end.send_replace(true);
+        let _ = admin.await;
+        Ok(())
+    }
+}
+
+struct Signals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Signals> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Signals { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}

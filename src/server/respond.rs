@@ -60,9 +60,16 @@ pub fn problem(problem: &Problem, style: Style) -> Answer {
             headers.insert(FENCING_HIGHEST, HeaderValue::from(highest.get()));
         }
     }
-    let retry_after_s = problem.retry_after.map(|wait| wait.as_secs_f64().ceil().max(1.0) as u64);
+    let retry_after_s =
+        problem.retry_after.map(|wait| wait.as_millis().div_ceil(1000).clamp(1, u128::from(u32::MAX)) as u64);
     if let Some(seconds) = retry_after_s.or(row.retry_after_s.map(u64::from)) {
         headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
     }
     answer
+}
+
+/// A time for people and programs: RFC 3339, UTC, with milliseconds.
+pub fn timestamp(ms: i64) -> String {
+    let since = std::time::Duration::from_millis(u64::try_from(ms).unwrap_or(0));
+    humantime::format_rfc3339_millis(std::time::SystemTime::UNIX_EPOCH + since).to_string()
 }

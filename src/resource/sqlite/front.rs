@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 
 use crate::fence::{Claim, FenceName, Mark, Presented, Token, Verdict};
 use crate::problem::{Kind, Problem};
-use crate::resource::{Boxed, Call, Claimed, Event, FenceInfo, Guarantee, Judged, Knock, Resource, Served};
+use crate::resource::{Boxed, Call, Claimed, Event, FenceInfo, Guarantee, Happened, Judged, Knock, Resource, Served};
 
 use super::db::Db;
 use super::fences::{FenceSet, TableFences};
@@ -116,21 +116,53 @@ impl Sqlite {
         };
         let (version, format) = match endpoint {
             Endpoint::Hello if matches!(call.method, Method::GET | Method::HEAD) => {
-                let reply = self.submit(claims.clone(), presented, None, Program::empty(), 0).await?;
+                let reply = self.judge(claims.clone(), presented).await?;
                 return Ok(served(Bytes::new(), "text/plain", reply.verdict, claims));
             }
             Endpoint::Run(version, format) if call.method == Method::POST => (version, format),
             _ => return Err(Problem::new(Kind::MethodNotAllowed, format!("{} is not for {}", call.path, call.method))),
         };
         let body = self.body(call.body).await?;
+        let reply = self.run(claims.clone(), presented, version, format, &body).await?;
+        Ok(served(Bytes::from(reply.body), "application/json", reply.verdict, claims))
+    }
+
+    /// Runs the body of a `pipeline` or `cursor` request that presents these tokens: all of the gate but HTTP.
+    ///
+    /// # Errors
+    /// A refusal, a body that isn't what Hrana asks for, a limit, or a database that can't be written.
+    pub async fn hrana(
+        &self,
+        presented: Option<&Presented>,
+        version: Version,
+        format: Format,
+        body: &[u8],
+    ) -> Result<Reply, Problem> {
+        let (claims, fences) = self.claims(presented)?;
+        self.run(claims, fences, version, format, body).await
+    }
+
+    async fn run(
+        &self,
+        claims: Arc<[Claim]>,
+        presented: FenceSet,
+        version: Version,
+        format: Format,
+        body: &[u8],
+    ) -> Result<Reply, Problem> {
         let parsed = match format {
-            Format::Pipeline => Pipeline::parse(&body, version),
-            Format::Cursor => Pipeline::parse_cursor(&body),
+            Format::Pipeline => Pipeline::parse(body, version),
+            Format::Cursor => Pipeline::parse_cursor(body),
         };
         let Pipeline { baton, requests } = parsed.map_err(|error| Problem::new(Kind::BadRequest, error.to_string()))?;
-        let program = Program { requests, format };
-        let reply = self.submit(claims.clone(), presented, baton, program, body.len()).await?;
-        Ok(served(Bytes::from(reply.body), "application/json", reply.verdict, claims))
+        let run = Run::new(self.shared.limits.result_bytes);
+        self.submit(claims, presented, baton, Program { requests, format }, run, body.len()).await
+    }
+
+    /// Judges claims, and raises their marks where they rise, without running anything.
+    async fn judge(&self, claims: Arc<[Claim]>, presented: FenceSet) -> Result<Reply, Problem> {
+        let program = Program { requests: Vec::new(), format: Format::Pipeline };
+        self.submit(claims, presented, None, program, Run::once(), 0).await
     }
 
     async fn body(&self, body: hyper::body::Incoming) -> Result<Bytes, Problem> {
@@ -153,6 +185,7 @@ impl Sqlite {
         presented: FenceSet,
         baton: Option<String>,
         program: Program,
+        run: Run,
         bytes: usize,
     ) -> Result<Reply, Problem> {
         let shared = &self.shared;
@@ -170,7 +203,6 @@ impl Sqlite {
         };
         let (reply, answer) = oneshot::channel();
         let hint = program.hint();
-        let run = Run::new(shared.limits.result_bytes);
         let work = Box::new(Work {
             claims,
             presented,
@@ -240,13 +272,6 @@ fn served(body: Bytes, media_type: &'static str, verdict: Verdict, claims: Arc<[
     Served { response, judged: (!claims.is_empty()).then_some(Judged { verdict, claims }) }
 }
 
-impl Program {
-    /// Nothing to run: only claims to judge.
-    fn empty() -> Program {
-        Program { requests: Vec::new(), format: Format::Pipeline }
-    }
-}
-
 impl Resource for Sqlite {
     fn name(&self) -> &str {
         &self.shared.name
@@ -293,7 +318,7 @@ impl Resource for Sqlite {
             set.insert(id);
             let token = claim.token;
             let claims: Arc<[Claim]> = Arc::new([claim]);
-            let reply = self.submit(claims, set, None, Program::empty(), 0).await?;
+            let reply = self.judge(claims, set).await?;
             let previous = match reply.verdict {
                 Verdict::Admitted => Some(token),
                 _ => reply.previous,
@@ -323,7 +348,7 @@ impl Resource for Sqlite {
     fn knocks(&self, fence: &FenceName) -> Boxed<'_, Result<Vec<Knock>, Problem>> {
         let name = fence.clone();
         Box::pin(async move {
-            let mut found = self.shared.refusals.pending(&name);
+            let mut found = self.shared.refusals.unwritten(&name);
             for (presenter, knocks) in self.read_own(move |db| store::refusals(db, &name, 1000)).await? {
                 match found.iter_mut().find(|(other, _)| *other == presenter) {
                     Some((_, sum)) => {
@@ -376,6 +401,10 @@ impl Resource for Sqlite {
             ("fencegate_sqlite_streams", shared.streams.len() as f64),
             ("fencegate_sqlite_transactions", shared.transactions() as f64),
         ]
+    }
+
+    fn happened(&self) -> Vec<Happened> {
+        self.shared.told.take()
     }
 
     fn stop(&self) {

@@ -111,6 +111,11 @@ impl Run {
         Run { budget, next: 0, out: Vec::new(), batch: None, sequence_at: 0, closed: false }
     }
 
+    /// A run on a stream that is gone when it ends: for what the gate asks for by itself.
+    pub fn once() -> Run {
+        Run { closed: true, ..Run::new(0) }
+    }
+
     fn rows(&self, wanted: bool) -> Rows {
         let batch = self.batch.as_ref().map_or(0, |batch| batch.results.len());
         Rows::new(wanted, self.budget.saturating_sub(self.out.len() + batch))

@@ -2,7 +2,7 @@
 //! flood of stale writes costs the database nothing.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::fence::{FenceName, Holder, Refusal, Token, Verdict};
 
@@ -38,48 +38,64 @@ pub struct Knocks {
 /// Refusals that are not in the database yet.
 #[derive(Debug, Default)]
 pub struct Refusals {
-    pending: Mutex<HashMap<Presenter, Knocks>>,
+    counts: Mutex<Counts>,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    /// Not told to anybody yet.
+    fresh: HashMap<Presenter, Knocks>,
+    /// Told, but not written yet.
+    pending: HashMap<Presenter, Knocks>,
+}
+
+fn add(counts: &mut HashMap<Presenter, Knocks>, presenter: Presenter, knocks: Knocks) {
+    if counts.len() >= PRESENTERS_MAX && !counts.contains_key(&presenter) {
+        return;
+    }
+    let sum = counts.entry(presenter).or_insert(Knocks { count: 0, ..knocks });
+    sum.count += knocks.count;
+    sum.first_at_ms = sum.first_at_ms.min(knocks.first_at_ms);
+    sum.last_at_ms = sum.last_at_ms.max(knocks.last_at_ms);
 }
 
 impl Refusals {
+    fn lock(&self) -> MutexGuard<'_, Counts> {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Counts one.
     pub fn count(&self, refusal: &Refusal) {
         let Refusal { verdict, fence, presented, holder, .. } = refusal.clone();
         let at = now_ms();
-        self.add(
-            Presenter { fence, verdict, token: presented, holder },
-            Knocks { count: 1, first_at_ms: at, last_at_ms: at },
-        );
+        let presenter = Presenter { fence, verdict, token: presented, holder };
+        add(&mut self.lock().fresh, presenter, Knocks { count: 1, first_at_ms: at, last_at_ms: at });
     }
 
-    fn add(&self, presenter: Presenter, knocks: Knocks) {
-        let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
-        if pending.len() >= PRESENTERS_MAX && !pending.contains_key(&presenter) {
-            return;
-        }
-        let sum = pending.entry(presenter).or_insert(Knocks { count: 0, ..knocks });
-        sum.count += knocks.count;
-        sum.first_at_ms = sum.first_at_ms.min(knocks.first_at_ms);
-        sum.last_at_ms = sum.last_at_ms.max(knocks.last_at_ms);
+    /// What was counted since the last call, for telling it. It stays to be written.
+    pub fn fresh(&self) -> Vec<(Presenter, Knocks)> {
+        let mut counts = self.lock();
+        let fresh: Vec<_> = counts.fresh.drain().collect();
+        fresh.iter().for_each(|(presenter, knocks)| add(&mut counts.pending, presenter.clone(), *knocks));
+        fresh
     }
 
     /// What was counted for one fence and is not in the database yet.
-    pub fn pending(&self, fence: &str) -> Vec<(Presenter, Knocks)> {
-        let pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
-        pending
-            .iter()
-            .filter(|(presenter, _)| presenter.fence.as_str() == fence)
-            .map(|(p, k)| (p.clone(), *k))
-            .collect()
+    pub fn unwritten(&self, fence: &str) -> Vec<(Presenter, Knocks)> {
+        let counts = self.lock();
+        let mut all = counts.pending.clone();
+        counts.fresh.iter().for_each(|(presenter, knocks)| add(&mut all, presenter.clone(), *knocks));
+        all.into_iter().filter(|(presenter, _)| presenter.fence.as_str() == fence).collect()
     }
 
-    /// Takes all that was counted.
+    /// Takes what is to be written.
     pub fn take(&self) -> HashMap<Presenter, Knocks> {
-        std::mem::take(&mut *self.pending.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut self.lock().pending)
     }
 
     /// Puts back what could not be written.
     pub fn put_back(&self, taken: HashMap<Presenter, Knocks>) {
-        taken.into_iter().for_each(|(presenter, knocks)| self.add(presenter, knocks));
+        let mut counts = self.lock();
+        taken.into_iter().for_each(|(presenter, knocks)| add(&mut counts.pending, presenter, knocks));
     }
 }

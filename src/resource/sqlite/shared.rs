@@ -10,6 +10,8 @@ use tokio::sync::oneshot;
 use crate::fence::{Claim, Ledger, Mark, Refusal, Token, Verdict};
 use crate::problem::{Kind, Problem};
 
+use crate::resource::Told;
+
 use super::db::{Access, Db, Guard};
 use super::fences::{DatedMark, FenceId, FenceSet, TableFences};
 use super::limits::Limits;
@@ -131,6 +133,8 @@ pub struct Shared {
     bytes: AtomicUsize,
     /// Who was refused how often.
     pub refusals: Refusals,
+    /// Events for whoever watches.
+    pub told: Told,
     /// What the writer runs just now, so that a newer leader can stop it.
     pub running: Mutex<Option<Running>>,
     /// Milliseconds since 1970 when the writer last failed to commit; 0 after a success.
@@ -176,6 +180,7 @@ impl Shared {
             transactions: AtomicUsize::new(0),
             bytes: AtomicUsize::new(0),
             refusals: Refusals::default(),
+            told: Told::default(),
             running: Mutex::new(None),
             failing_since_ms: AtomicI64::new(0),
         }

@@ -21,6 +21,7 @@ use metrics::{counter, histogram};
 
 use crate::fence::{Admission, FenceName, Ledger, Mark, Refusal};
 use crate::problem::{Kind, Problem};
+use crate::resource::Happened;
 
 use super::db::{Access, Db};
 use super::fences::DatedMark;
@@ -111,6 +112,7 @@ impl Writer {
         for work in std::mem::take(&mut self.parked) {
             shared.finish(work, Err(Problem::new(Kind::Unavailable, "the gate is stopping; nothing was applied")));
         }
+        shared.refusals.fresh();
         self.flush_refusals();
     }
 
@@ -419,11 +421,24 @@ impl Writer {
             if change.advances() {
                 counter!("fencegate_advances_total", "resource" => self.shared.name.clone()).increment(1);
                 let holder = change.after.holder.as_ref().map_or("-", |holder| holder.as_str());
+                self.tell("advanced", &change.fence, Some(&change.after), change.before.as_ref(), group.at_ms);
                 tracing::info!(fence = %change.fence, token = %change.after.token, holder, "the mark advanced");
             }
         }
         // Once more, now that the marks are published: what came to the table in between was judged by the old ones.
         self.shared.end_deposed(&self.ledger);
+    }
+
+    fn tell(&self, event: &'static str, fence: &FenceName, after: Option<&Mark>, before: Option<&Mark>, at_ms: i64) {
+        self.shared.told.add(Happened {
+            event,
+            fence: fence.clone(),
+            token: after.map(|mark| mark.token),
+            previous: before.map(|mark| mark.token),
+            holder: after.and_then(|mark| mark.holder.clone()),
+            count: 1,
+            at_ms,
+        });
     }
 
     /// The whole shared transaction failed: nothing of it was applied.
@@ -467,6 +482,17 @@ impl Writer {
         self.ticked_at = now;
         let limits = &self.shared.limits;
         let ago = |time: Duration| now.checked_sub(time).unwrap_or(now);
+        for (presenter, knocks) in self.shared.refusals.fresh() {
+            self.shared.told.add(Happened {
+                event: presenter.verdict.as_str(),
+                fence: presenter.fence,
+                token: Some(presenter.token),
+                previous: None,
+                holder: presenter.holder,
+                count: knocks.count,
+                at_ms: knocks.last_at_ms,
+            });
+        }
         self.shared.streams.sweep(ago(limits.stream_idle), ago(limits.transaction_time));
         if now - self.refusals_at >= REFUSALS_EVERY {
             self.refusals_at = now;
@@ -514,6 +540,7 @@ impl Writer {
         if let Some(id) = self.shared.fences.id(fence) {
             self.shared.states[id].publish(to.map(|mark| DatedMark { mark, advanced_at_ms: at_ms }));
         }
+        self.tell("reset", fence, self.ledger.get(fence), before.as_ref(), at_ms);
         tracing::warn!(%fence, reason, "an operator reset the mark");
         Ok(before)
     }

@@ -1,0 +1,303 @@
+//! The admin listener: what operators see and do.
+
+use http_body_util::{Either, Full};
+use hyper::body::Incoming;
+use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use hyper::{Method, Request, Response, StatusCode};
+use metrics::{counter, gauge};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::fence::{FenceName, Token};
+use crate::problem::{Kind, Problem};
+use crate::resource::{FenceInfo, Resource};
+
+use super::Gate;
+use super::data::{no_fence, not_allowed, readyz, segments, small_body};
+use super::events::EventBody;
+use super::respond::{self, Answer, Style, timestamp};
+
+/// Fences of one resource that have metrics of their own: the number of series stays bounded.
+const METRIC_FENCES_MAX: usize = 100;
+/// Most rows of one page.
+const PAGE_MAX: usize = 1000;
+
+/// An answer in memory, or a stream of events.
+pub type AdminAnswer = Response<Either<Full<bytes::Bytes>, EventBody>>;
+
+/// Answers one request.
+pub async fn handle(gate: &Gate, request: Request<Incoming>) -> AdminAnswer {
+    if request.uri().path() == "/v1/events" && request.method() == Method::GET {
+        let mut answer = Response::new(Either::Right(EventBody::new(gate)));
+        answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+        answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        return answer;
+    }
+    let answer = route(gate, request).await.unwrap_or_else(|problem| respond::problem(&problem, Style::Problem));
+    answer.map(Either::Left)
+}
+
+async fn route(gate: &Gate, request: Request<Incoming>) -> Result<Answer, Problem> {
+    let segments = segments(request.uri().path())?;
+    let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
+    let query = Query::parse(request.uri().query())?;
+    let method = request.method().clone();
+    let is_get = matches!(method, Method::GET | Method::HEAD);
+    match segments.as_slice() {
+        [""] if is_get => Ok(text("text/plain; charset=utf-8", WELCOME.to_owned())),
+        ["healthz"] if is_get => Ok(respond::json(StatusCode::OK, &json!({ "status": "ok" }))),
+        ["readyz"] if is_get => Ok(readyz(gate)),
+        ["metrics"] if is_get => Ok(metrics(gate)),
+        ["v1", "status"] if is_get => Ok(status(gate)),
+        ["v1", "fences"] if is_get => Ok(fences(gate, &query)),
+        ["v1", "fences", name] if is_get => fence(gate, name).await,
+        ["v1", "fences", name, "history"] if is_get => history(gate, name, &query).await,
+        ["v1", "fences", name, action @ ("reset" | "release")] if method == Method::POST => {
+            check_origin(&request)?;
+            let (name, reset) = ((*name).to_owned(), *action == "reset");
+            let body = small_body(request.into_body()).await?;
+            if reset { self::reset(gate, &name, &body).await } else { release(gate, &name, &body) }
+        }
+        ["v1", "fences", _, "reset" | "release"] => Ok(not_allowed("POST")),
+        ["" | "healthz" | "readyz" | "metrics"]
+        | ["v1", "status" | "fences" | "events"]
+        | ["v1", "fences", _]
+        | ["v1", "fences", _, "history"] => Ok(not_allowed("GET, HEAD")),
+        _ => Err(Problem::new(Kind::NotFound, format!("{} is not here; / lists what is", request.uri().path()))),
+    }
+}
+
+const WELCOME: &str = "fencegate, admin listener\n\n\
+    GET  /v1/status                    what this gate serves\n\
+    GET  /v1/fences                    all fences with their marks (prefix=, after=, limit=)\n\
+    GET  /v1/fences/FENCE              one fence, and who was refused on it\n\
+    GET  /v1/fences/FENCE/history      its history (before=, limit=)\n\
+    POST /v1/fences/FENCE/reset        {\"highest\": \"5\" or null, \"reason\": \"...\"}\n\
+    POST /v1/fences/FENCE/release      {\"reason\": \"...\"}\n\
+    GET  /v1/events                    what happens, as server-sent events\n\
+    GET  /metrics                      Prometheus\n\
+    GET  /healthz, /readyz\n";
+
+/// A page of another site that a browser shows can post here, too; a browser says where such a request comes from. No
+/// credentials are kept in browsers, but a reset needs none on loopback.
+fn check_origin(request: &Request<Incoming>) -> Result<(), Problem> {
+    let header = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok());
+    let Some(origin) = header("origin") else { return Ok(()) };
+    let own = header("host").is_some_and(|host| origin.split_once("://").is_some_and(|(_, from)| from == host));
+    if own { Ok(()) } else { Err(Problem::new(Kind::Forbidden, format!("this comes from a page of {origin}"))) }
+}
+
+/// The parameters of a query, those known here.
+#[derive(Default)]
+struct Query {
+    prefix: String,
+    after: String,
+    before: Option<i64>,
+    limit: usize,
+}
+
+impl Query {
+    fn parse(query: Option<&str>) -> Result<Query, Problem> {
+        let mut parsed = Query { limit: 100, ..Query::default() };
+        for pair in query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
+            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+            let value = value.replace('+', " ");
+            let bad = |what: &str| Problem::new(Kind::BadRequest, format!("{key}: {what}"));
+            let value = percent_encoding::percent_decode_str(&value).decode_utf8().map_err(|_| bad("not UTF-8"))?;
+            match key {
+                "prefix" => parsed.prefix = value.into_owned(),
+                "after" => parsed.after = value.into_owned(),
+                "before" => parsed.before = Some(value.parse().map_err(|_| bad("not a number"))?),
+                "limit" => {
+                    let limit: usize = value.parse().map_err(|_| bad("not a number"))?;
+                    parsed.limit = limit.clamp(1, PAGE_MAX);
+                }
+                _ => {}
+            }
+        }
+        Ok(parsed)
+    }
+}
+
+fn text(media_type: &'static str, body: String) -> Answer {
+    let mut answer = Response::new(Full::new(body.into()));
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
+    answer
+}
+
+fn metrics(gate: &Gate) -> Answer {
+    gauge!("fencegate_uptime_seconds").set(gate.started.elapsed().as_secs_f64());
+    for mount in &gate.mounts {
+        let resource = mount.resource.name().to_owned();
+        for (name, value) in mount.resource.gauges() {
+            gauge!(name, "resource" => resource.clone()).set(value);
+        }
+        for info in mount.resource.fences("", "", METRIC_FENCES_MAX) {
+            let labels = [("resource", resource.clone()), ("fence", info.fence.to_string())];
+            gauge!("fencegate_fence_highest", &labels).set(info.highest.map_or(0.0, |token| token.get() as f64));
+            gauge!("fencegate_fence_in_flight", &labels).set(info.in_flight as f64);
+            counter!("fencegate_fence_refused_total", &labels).absolute(info.refused);
+        }
+    }
+    text("text/plain; version=0.0.4; charset=utf-8", gate.metrics.render())
+}
+
+fn status(gate: &Gate) -> Answer {
+    let resources: Vec<Value> = gate
+        .mounts
+        .iter()
+        .map(|mount| {
+            let resource = &mount.resource;
+            json!({
+                "name": resource.name(),
+                "kind": resource.kind(),
+                "path": mount.path,
+                "guarantee": resource.guarantee().as_str(),
+                "fences": resource.fences("", "", PAGE_MAX).len(),
+                "file": resource.location(),
+                "trouble": resource.trouble(),
+            })
+        })
+        .collect();
+    respond::json(
+        StatusCode::OK,
+        &json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "uptime_ms": u64::try_from(gate.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            "ready": gate.ready.load(std::sync::atomic::Ordering::SeqCst),
+            "data": gate.data_addr,
+            "admin": gate.admin_addr,
+            "resources": resources,
+        }),
+    )
+}
+
+fn info_json(resource: &dyn Resource, info: &FenceInfo) -> Value {
+    json!({
+        "fence": info.fence,
+        "resource": resource.name(),
+        "guarantee": resource.guarantee().as_str(),
+        "highest": info.highest,
+        "holder": info.holder,
+        "advanced_at": info.advanced_at_ms.map(timestamp),
+        "in_flight": info.in_flight,
+        "quarantined_until": null,
+        "refused": info.refused,
+    })
+}
+
+fn fences(gate: &Gate, query: &Query) -> Answer {
+    let mut all: Vec<(FenceName, Value)> = Vec::new();
+    for mount in &gate.mounts {
+        // One more than asked for tells whether there is another page.
+        for info in mount.resource.fences(&query.prefix, &query.after, query.limit + 1) {
+            all.push((info.fence.clone(), info_json(&*mount.resource, &info)));
+        }
+    }
+    all.sort_by(|(one, _), (other, _)| one.cmp(other));
+    let next = (all.len() > query.limit).then(|| all[query.limit - 1].0.clone());
+    let page: Vec<Value> = all.into_iter().take(query.limit).map(|(_, info)| info).collect();
+    respond::json(StatusCode::OK, &json!({ "fences": page, "next": next }))
+}
+
+async fn fence(gate: &Gate, name: &str) -> Result<Answer, Problem> {
+    let resource = gate.resource_of(name).ok_or_else(|| no_fence(name))?;
+    let info = resource.fence(name).ok_or_else(|| no_fence(name))?;
+    let knocks = resource.knocks(&info.fence).await?;
+    let refusals: Vec<Value> = knocks
+        .into_iter()
+        .map(|knock| {
+            json!({
+                "verdict": knock.verdict.as_str(),
+                "token": knock.token,
+                "holder": knock.holder,
+                "count": knock.count,
+                "first_at": timestamp(knock.first_at_ms),
+                "last_at": timestamp(knock.last_at_ms),
+            })
+        })
+        .collect();
+    let mut body = info_json(&**resource, &info);
+    body["refusals"] = refusals.into();
+    Ok(respond::json(StatusCode::OK, &body))
+}
+
+async fn history(gate: &Gate, name: &str, query: &Query) -> Result<Answer, Problem> {
+    let resource = gate.resource_of(name).ok_or_else(|| no_fence(name))?;
+    let fence: FenceName = name.parse().map_err(|_| no_fence(name))?;
+    let before = query.before.unwrap_or(i64::MAX);
+    let mut events = resource.history(&fence, before, query.limit + 1).await?;
+    let more = events.len() > query.limit;
+    events.truncate(query.limit);
+    let next = events.last().filter(|_| more).map(|event| event.id.to_string());
+    let events: Vec<Value> = events
+        .into_iter()
+        .map(|event| {
+            json!({
+                "id": event.id.to_string(),
+                "at": timestamp(event.at_ms),
+                "event": event.event,
+                "token": event.token,
+                "previous": event.previous,
+                "holder": event.holder,
+                "reason": event.reason,
+            })
+        })
+        .collect();
+    Ok(respond::json(StatusCode::OK, &json!({ "fence": fence, "events": events, "next": next })))
+}
+
+#[derive(Deserialize)]
+struct ResetBody {
+    #[serde(default, deserialize_with = "present")]
+    highest: Option<Option<Token>>,
+    reason: String,
+}
+
+/// Tells a member that is null from one that isn't there.
+fn present<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Option<Token>>, D::Error> {
+    Option::deserialize(deserializer).map(Some)
+}
+
+#[derive(Deserialize)]
+struct ReleaseBody {
+    reason: String,
+}
+
+/// Longest reason, in bytes.
+const REASON_BYTES_MAX: usize = 1000;
+
+fn reason(text: &str) -> Result<String, Problem> {
+    let text = text.trim();
+    if text.is_empty() || text.len() > REASON_BYTES_MAX || text.chars().any(char::is_control) {
+        let why =
+            format!("a reason is needed, of at most {REASON_BYTES_MAX} bytes on one line; it is kept in the history");
+        return Err(Problem::new(Kind::BadRequest, why));
+    }
+    Ok(text.to_owned())
+}
+
+fn body<'a, T: Deserialize<'a>>(bytes: &'a [u8], wanted: &str) -> Result<T, Problem> {
+    serde_json::from_slice(bytes)
+        .map_err(|error| Problem::new(Kind::BadRequest, format!("the body must be {wanted}: {error}")))
+}
+
+async fn reset(gate: &Gate, name: &str, bytes: &[u8]) -> Result<Answer, Problem> {
+    let resource = gate.resource_of(name).ok_or_else(|| no_fence(name))?;
+    let fence: FenceName = name.parse().map_err(|_| no_fence(name))?;
+    let wanted = r#"{"highest": "5" or null, "reason": "..."}"#;
+    let ResetBody { highest, reason: text } = body(bytes, wanted)?;
+    let Some(to) = highest else {
+        return Err(Problem::new(Kind::BadRequest, format!("the body must be {wanted}: highest is missing")));
+    };
+    let previous = resource.reset(&fence, to, reason(&text)?).await?;
+    Ok(respond::json(StatusCode::OK, &json!({ "fence": fence, "highest": to, "previous": previous })))
+}
+
+fn release(gate: &Gate, name: &str, bytes: &[u8]) -> Result<Answer, Problem> {
+    gate.resource_of(name).ok_or_else(|| no_fence(name))?;
+    let ReleaseBody { reason: text } = body(bytes, r#"{"reason": "..."}"#)?;
+    reason(&text)?;
+    // A SQLite resource is never quarantined: a write there is in the transaction of its check, or nowhere.
+    Ok(respond::json(StatusCode::OK, &json!({ "fence": name, "released": false })))
+}

@@ -1,0 +1,194 @@
+//! The data listener: resources at their mount points, and the reserved paths under `/-/`.
+
+use std::sync::atomic::Ordering;
+
+use http_body_util::{BodyExt, Limited};
+use hyper::body::Incoming;
+use hyper::header::{ALLOW, HeaderValue};
+use hyper::{Method, Request, StatusCode};
+use percent_encoding::percent_decode_str;
+use serde_json::json;
+
+use crate::fence::{Claim, FenceName};
+use crate::problem::{Kind, Problem};
+use crate::resource::{Call, Judged};
+
+use super::respond::{self, Answer, FENCING_HIGHEST, FENCING_VERDICT, Style};
+use super::{Gate, headers};
+
+/// Largest body on the reserved paths, in bytes.
+const BODY_BYTES_MAX: usize = 64 * 1024;
+
+/// Answers one request.
+pub async fn handle(gate: &Gate, request: Request<Incoming>) -> Answer {
+    let path = request.uri().path();
+    if path == "/-" || path.starts_with("/-/") {
+        return reserved(gate, request).await.unwrap_or_else(|problem| respond::problem(&problem, Style::Problem));
+    }
+    let Some((index, below)) = mounted(gate, path) else {
+        let why = format!("no resource is mounted at {path}");
+        return respond::problem(&Problem::new(Kind::NotFound, why), Style::Problem);
+    };
+    let below = below.to_owned();
+    to_resource(gate, index, below, request).await
+}
+
+/// The mount point that a path is below, and the path below it.
+fn mounted<'a>(gate: &Gate, path: &'a str) -> Option<(usize, &'a str)> {
+    gate.mounts.iter().enumerate().find_map(|(index, mount)| {
+        let below = if mount.path == "/" { path } else { path.strip_prefix(mount.path.as_str())? };
+        let below = if below.is_empty() { "/" } else { below };
+        below.starts_with('/').then_some((index, below))
+    })
+}
+
+async fn to_resource(gate: &Gate, index: usize, path: String, request: Request<Incoming>) -> Answer {
+    let (resource, counters) = (&gate.mounts[index].resource, &gate.counters[index]);
+    let (parts, body) = request.into_parts();
+    let own = resource.bare_fence(&path);
+    let result = match headers::presented(&parts.headers, own.as_ref()) {
+        Ok(presented) => {
+            let call = Call { method: parts.method, path, headers: parts.headers, presented, body };
+            resource.call(call).await
+        }
+        Err(error) => Err(Problem::from(error)),
+    };
+    match result {
+        Ok(served) => {
+            counters.served(served.judged.as_ref().map(|judged| judged.verdict));
+            let mut answer = served.response;
+            if let Some(judged) = &served.judged {
+                put_verdict(&mut answer, judged);
+            }
+            answer
+        }
+        Err(problem) => {
+            counters.refused(&problem);
+            tracing::debug!(resource = resource.name(), %problem, "refused");
+            respond::problem(&problem, Style::Sql)
+        }
+    }
+}
+
+/// Says what was decided: `Fencing-Verdict`, and `Fencing-Highest` as a bare number for one fence, in the form
+/// `orders=7, jobs=12` for several.
+fn put_verdict(answer: &mut Answer, judged: &Judged) {
+    let headers = answer.headers_mut();
+    headers.insert(FENCING_VERDICT, HeaderValue::from_static(judged.verdict.as_str()));
+    let highest = match &*judged.claims {
+        [claim] => HeaderValue::from(claim.token.get()),
+        claims => {
+            let each: Vec<String> = claims.iter().map(|claim| format!("{}={}", claim.fence, claim.token)).collect();
+            HeaderValue::try_from(each.join(", ")).expect("fence names and numbers are visible ASCII")
+        }
+    };
+    headers.insert(FENCING_HIGHEST, highest);
+}
+
+/// The reserved paths.
+async fn reserved(gate: &Gate, request: Request<Incoming>) -> Result<Answer, Problem> {
+    let segments = segments(request.uri().path().trim_start_matches("/-"))?;
+    let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
+    let method = request.method().clone();
+    let is_get = matches!(method, Method::GET | Method::HEAD);
+    match segments.as_slice() {
+        ["healthz"] if is_get => Ok(respond::json(StatusCode::OK, &json!({ "status": "ok" }))),
+        ["readyz"] if is_get => Ok(readyz(gate)),
+        ["fences", name] if is_get => fence(gate, name),
+        ["fences", name, "claim"] if method == Method::POST => claim(gate, name, &request).await,
+        ["fences", _, "claim"] => Ok(not_allowed("POST")),
+        ["healthz" | "readyz"] | ["fences", _] => Ok(not_allowed("GET, HEAD")),
+        _ => Err(Problem::new(Kind::NotFound, format!("{} is not one of the gate's own paths", request.uri().path()))),
+    }
+}
+
+/// Splits a path at its slashes and decodes each part.
+///
+/// # Errors
+/// A part that isn't UTF-8 once it is decoded.
+pub fn segments(path: &str) -> Result<Vec<String>, Problem> {
+    let decode = |part: &str| percent_decode_str(part).decode_utf8().map(|part| part.into_owned());
+    let parts = path.trim_start_matches('/').split('/').map(decode).collect::<Result<_, _>>();
+    parts.map_err(|_| Problem::new(Kind::BadRequest, "the path's percent-encoding is not UTF-8"))
+}
+
+/// Whether the gate takes requests.
+pub fn readyz(gate: &Gate) -> Answer {
+    if gate.ready.load(Ordering::SeqCst) {
+        respond::json(StatusCode::OK, &json!({ "ready": true }))
+    } else {
+        respond::json(StatusCode::SERVICE_UNAVAILABLE, &json!({ "ready": false, "why": "stopping" }))
+    }
+}
+
+/// 405 with the methods that are allowed.
+pub fn not_allowed(allowed: &'static str) -> Answer {
+    let problem = Problem::new(Kind::MethodNotAllowed, format!("this path takes {allowed}"));
+    let mut answer = respond::problem(&problem, Style::Problem);
+    answer.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
+    answer
+}
+
+/// What one says where no resource can have a fence of this name.
+pub fn no_fence(name: &str) -> Problem {
+    Problem::new(Kind::NotFound, format!("no resource here has a fence named {name:?}"))
+}
+
+fn fence(gate: &Gate, name: &str) -> Result<Answer, Problem> {
+    let info = gate.mounts.iter().find_map(|mount| mount.resource.fence(name)).ok_or_else(|| no_fence(name))?;
+    Ok(respond::json(
+        StatusCode::OK,
+        &json!({
+            "fence": info.fence,
+            "highest": info.highest,
+            "holder": info.holder,
+            "advanced_at": info.advanced_at_ms.map(respond::timestamp),
+            "in_flight": info.in_flight,
+            "quarantined_until": null,
+        }),
+    ))
+}
+
+async fn claim(gate: &Gate, name: &str, request: &Request<Incoming>) -> Result<Answer, Problem> {
+    let resource = gate.resource_of(name).ok_or_else(|| no_fence(name))?;
+    let fence: FenceName = name.parse().map_err(|_| no_fence(name))?;
+    let Some(presented) = headers::presented(request.headers(), Some(&fence))? else {
+        let mark = resource.fence(name).and_then(|info| info.highest);
+        let why = "a claim needs the header Fencing-Token";
+        return Err(Problem { highest: mark, fence: Some(fence), ..Problem::new(Kind::TokenRequired, why) });
+    };
+    let mut claims = presented.tokens.claims(&fence, presented.holder.as_ref());
+    if let Some(other) = claims.iter().find(|claim| claim.fence != fence) {
+        let why = format!("the path names fence {fence}, the token is for {}", other.fence);
+        return Err(Problem::new(Kind::WrongFence, why));
+    }
+    let claim = claims.pop().expect("a presented token makes at least one claim");
+    let Claim { token, .. } = claim;
+    let claimed = resource.claim(claim.clone()).await?;
+    let mut answer = respond::json(
+        StatusCode::OK,
+        &json!({
+            "fence": fence,
+            "token": token,
+            "highest": token,
+            "previous": claimed.previous,
+            "verdict": claimed.verdict.as_str(),
+        }),
+    );
+    put_verdict(&mut answer, &Judged { verdict: claimed.verdict, claims: std::sync::Arc::new([claim]) });
+    Ok(answer)
+}
+
+/// Reads a small body.
+///
+/// # Errors
+/// One that is too large or breaks off.
+pub async fn small_body(body: Incoming) -> Result<bytes::Bytes, Problem> {
+    match Limited::new(body, BODY_BYTES_MAX).collect().await {
+        Ok(body) => Ok(body.to_bytes()),
+        Err(error) if error.is::<http_body_util::LengthLimitError>() => {
+            Err(Problem::new(Kind::BodyTooLarge, format!("a body here has at most {BODY_BYTES_MAX} bytes")))
+        }
+        Err(error) => Err(Problem::new(Kind::BadRequest, format!("the body broke off: {error}"))),
+    }
+}

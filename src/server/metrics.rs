@@ -1,0 +1,101 @@
+//! The metrics: names, units, and their one registry. docs/metrics.md lists them.
+
+use std::sync::OnceLock;
+
+use metrics::{Counter, Unit, counter, describe_counter, describe_gauge, describe_histogram};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+
+use crate::problem::{Kind, Problem};
+
+static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
+
+/// Installs the registry of this process, once, and describes every metric.
+pub fn install() -> PrometheusHandle {
+    HANDLE.get_or_init(build).clone()
+}
+
+fn build() -> PrometheusHandle {
+    let seconds =
+        [0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
+    let requests = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0];
+    let recorder = PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Full("fencegate_sqlite_commit_seconds".into()), &seconds)
+        .and_then(|builder| {
+            builder.set_buckets_for_metric(Matcher::Full("fencegate_sqlite_commit_requests".into()), &requests)
+        })
+        .expect("the buckets are not empty")
+        .build_recorder();
+    let handle = recorder.handle();
+    if metrics::set_global_recorder(recorder).is_err() {
+        tracing::warn!("this process had a metrics recorder already; /metrics stays empty");
+    }
+    describe();
+    handle
+}
+
+fn describe() {
+    describe_counter!("fencegate_requests_total", Unit::Count, "Requests to resources, by verdict");
+    describe_counter!("fencegate_problems_total", Unit::Count, "Requests that were refused or failed, by code");
+    describe_counter!("fencegate_advances_total", Unit::Count, "Times that a mark rose");
+    describe_histogram!("fencegate_sqlite_commit_seconds", Unit::Seconds, "How long a commit took");
+    describe_histogram!("fencegate_sqlite_commit_requests", Unit::Count, "Requests that shared one commit");
+    describe_counter!("fencegate_sqlite_commit_failures_total", Unit::Count, "Commits that failed");
+    let repeated = "Shared transactions that were rolled back and run again without one of their requests";
+    describe_counter!("fencegate_sqlite_transactions_repeated_total", Unit::Count, repeated);
+    describe_gauge!("fencegate_sqlite_queue_writes", Unit::Count, "Requests that wait for the writer");
+    describe_gauge!("fencegate_sqlite_queue_reads", Unit::Count, "Requests that wait for a reader");
+    describe_gauge!("fencegate_sqlite_streams", Unit::Count, "Streams that are open");
+    describe_gauge!("fencegate_sqlite_transactions", Unit::Count, "Clients' transactions that are open");
+    describe_gauge!("fencegate_fence_highest", Unit::Count, "The mark of a fence (first 100 fences of a resource)");
+    describe_gauge!("fencegate_fence_in_flight", Unit::Count, "Requests in work on a fence (first 100 fences)");
+    describe_counter!("fencegate_fence_refused_total", Unit::Count, "Requests refused on a fence (first 100 fences)");
+    describe_gauge!("fencegate_uptime_seconds", Unit::Seconds, "Time since the gate started");
+}
+
+/// The request counters of one resource, looked up once.
+#[derive(Debug)]
+pub struct RequestCounters {
+    resource: String,
+    none: Counter,
+    admitted: Counter,
+    advanced: Counter,
+    refused: Vec<(&'static str, Counter)>,
+}
+
+/// Every verdict that a problem can carry.
+const REFUSED: [&str; 5] = ["stale", "conflict", "missing", "malformed", "unknown"];
+
+impl RequestCounters {
+    /// The counters of a resource.
+    pub fn new(resource: &str) -> RequestCounters {
+        let with = |verdict: &'static str| counter!("fencegate_requests_total", "resource" => resource.to_owned(), "verdict" => verdict);
+        RequestCounters {
+            none: with("none"),
+            admitted: with("admitted"),
+            advanced: with("advanced"),
+            refused: REFUSED.map(|verdict| (verdict, with(verdict))).into(),
+            resource: resource.to_owned(),
+        }
+    }
+
+    /// Counts a request that was let through.
+    pub fn served(&self, verdict: Option<crate::fence::Verdict>) {
+        match verdict {
+            None => self.none.increment(1),
+            Some(crate::fence::Verdict::Advanced) => self.advanced.increment(1),
+            Some(_) => self.admitted.increment(1),
+        }
+    }
+
+    /// Counts a request that was refused or failed.
+    pub fn refused(&self, problem: &Problem) {
+        let row = problem.kind.row();
+        match row.verdict.and_then(|verdict| self.refused.iter().find(|(known, _)| *known == verdict)) {
+            Some((_, counter)) => counter.increment(1),
+            None => self.none.increment(1),
+        }
+        if problem.kind != Kind::StaleToken {
+            counter!("fencegate_problems_total", "resource" => self.resource.clone(), "code" => row.code).increment(1);
+        }
+    }
+}
