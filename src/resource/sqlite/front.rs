@@ -59,12 +59,12 @@ impl Sqlite {
     /// # Errors
     /// [`OpenError`].
     pub fn open(options: Options) -> Result<Sqlite, OpenError> {
-        let Options { name, file, fence, tables, limits } = options;
+        let Options { name, file, fence, tables, limits, enforce } = options;
         let fences = TableFences::new(fence, &tables).ok_or(OpenError::TooManyFences)?;
         let lock = FileLock::take(&file)?;
         store::migrate(&file, limits.lock_wait)?;
         let readers = limits.readers;
-        let shared = Arc::new(Shared::new(name, file, fences, limits));
+        let shared = Arc::new(Shared::new(name, file, fences, limits, enforce));
         let cannot = |why: String| OpenError::File { file: shared.file.clone(), why };
         let writer = Writer::open(&shared).map_err(|error| cannot(error.message))?;
         let admin = reader::open(&shared).map_err(|error| cannot(error.message))?;

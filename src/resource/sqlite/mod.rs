@@ -47,6 +47,9 @@ pub struct Options {
     pub tables: Vec<TableFence>,
     /// The limits.
     pub limits: Limits,
+    /// Whether stale writes are refused. False is for rehearsals, for measuring what the check costs, and for tests that must see
+    /// the damage that the check prevents: refusals are counted, and the writes go through.
+    pub enforce: bool,
 }
 
 /// Why a database can't be opened.

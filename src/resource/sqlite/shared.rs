@@ -113,6 +113,8 @@ pub struct Shared {
     pub name: String,
     /// The database file.
     pub file: PathBuf,
+    /// Whether stale writes are refused.
+    pub enforce: bool,
     /// Its fences.
     pub fences: Arc<TableFences>,
     /// Its limits.
@@ -165,10 +167,11 @@ impl std::fmt::Debug for Shared {
 
 impl Shared {
     /// The state that the threads of one database start with.
-    pub fn new(name: String, file: PathBuf, fences: TableFences, limits: Limits) -> Shared {
+    pub fn new(name: String, file: PathBuf, fences: TableFences, limits: Limits, enforce: bool) -> Shared {
         Shared {
             name,
             file,
+            enforce,
             states: fences.names().iter().map(|_| FenceState::default()).collect(),
             fences: Arc::new(fences),
             streams: Streams::new(limits.streams),
@@ -207,8 +210,10 @@ impl Shared {
                         holder: claim.holder.clone(),
                         highest,
                     };
-                    self.count(&refusal);
-                    return Err(refusal);
+                    if self.enforce {
+                        self.count(&refusal);
+                        return Err(refusal);
+                    }
                 }
             }
         }
@@ -292,6 +297,9 @@ impl Shared {
 
     /// Ends idle transactions that began with a claim that `ledger` no longer admits. Returns how many.
     pub fn end_deposed(&self, ledger: &Ledger) -> usize {
+        if !self.enforce {
+            return 0;
+        }
         self.streams.end_where(|claims| ledger.judge(claims).err().map(deposed))
     }
 
@@ -329,6 +337,9 @@ impl Shared {
     }
 
     fn published_refusal(&self, claims: &[Claim]) -> Option<Refusal> {
+        if !self.enforce {
+            return None;
+        }
         claims.iter().find_map(|claim| {
             let highest = self.states[self.fences.id(&claim.fence)?].judge(claim).err()?;
             let verdict = Mark::judge(Some(&highest), claim.token, claim.holder.as_ref());
