@@ -10,7 +10,8 @@ fn main() {
         file: file.into(),
         fence: "app".parse().unwrap(),
         tables: vec![TableFence { pattern: "jobs".into(), fence: "scheduler".parse().unwrap() }],
-        limits: Limits::default(), enforce: true,
+        limits: Limits::default(),
+        enforce: true,
     };
     let r = match Sqlite::open(opts) {
         Ok(r) => r,

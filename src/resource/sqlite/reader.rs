@@ -54,6 +54,6 @@ fn serve(shared: &Arc<Shared>, db: &mut Db, mut work: Box<Work>) {
 /// Hands a request to the writer.
 pub fn to_writer(shared: &Arc<Shared>, work: Box<Work>, urgent: bool) {
     if let Err(Item::Work(work)) = shared.writer.push(Item::Work(work), urgent) {
-        shared.finish(work, Err(Problem::new(Kind::Overloaded, "too many writes are waiting; try again")));
+        shared.finish(work, Err(shared.writer.why_not("writes")));
     }
 }

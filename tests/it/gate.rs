@@ -1,0 +1,215 @@
+//! A real gate process, and a small HTTP client that shows every byte.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+/// A running gate. Killed when dropped.
+pub struct Gate {
+    child: Child,
+    pub data: SocketAddr,
+    pub admin: SocketAddr,
+}
+
+/// The program under test.
+pub const PROGRAM: &str = env!("CARGO_BIN_EXE_fencegate");
+
+impl Gate {
+    /// `fencegate serve` with these arguments, on free ports, with its data in `dir`.
+    pub fn start(dir: &Path, args: &[&str]) -> Gate {
+        Gate::try_start(dir, args).unwrap_or_else(|error| panic!("the gate did not start: {error}"))
+    }
+
+    /// The same; what it printed to standard error where it did not start.
+    pub fn try_start(dir: &Path, args: &[&str]) -> Result<Gate, String> {
+        let mut child = Command::new(PROGRAM)
+            .arg("serve")
+            .args(args)
+            .args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--data-dir"])
+            .arg(dir.join("data"))
+            .env("FENCEGATE_LOG", "warn")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the program can be started");
+        let mut line = String::new();
+        let stdout = child.stdout.take().expect("stdout is piped");
+        BufReader::new(stdout).read_line(&mut line).expect("stdout can be read");
+        let address = |key: &str| {
+            let rest = line.split_once(key)?.1;
+            rest.split_whitespace().next()?.parse().ok()
+        };
+        let (Some(data), Some(admin)) = (address("data="), address("admin=")) else {
+            let mut errors = String::new();
+            child.stderr.take().expect("stderr is piped").read_to_string(&mut errors).expect("stderr can be read");
+            child.wait().expect("it can be waited for");
+            return Err(errors);
+        };
+        let mut stderr = child.stderr.take().expect("stderr is piped");
+        // What it logs is shown where a test fails, and never fills the pipe.
+        std::thread::spawn(move || {
+            let mut log = String::new();
+            let _ = stderr.read_to_string(&mut log);
+            eprint!("{log}");
+        });
+        Ok(Gate { child, data, admin })
+    }
+
+    /// The process number.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: rustix::process::Signal) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, signal).expect("the process can be signalled");
+    }
+
+    /// `kill -9`.
+    pub fn kill(mut self) {
+        self.child.kill().expect("it can be killed");
+        self.child.wait().expect("it can be waited for");
+    }
+
+    /// SIGTERM; the exit status.
+    pub fn terminate(mut self) -> Option<i32> {
+        self.signal(rustix::process::Signal::TERM);
+        self.child.wait().expect("it can be waited for").code()
+    }
+
+    /// A connection to the data listener.
+    pub fn client(&self) -> Client {
+        Client::connect(self.data).expect("the gate accepts connections")
+    }
+
+    /// A connection to the admin listener.
+    pub fn admin(&self) -> Client {
+        Client::connect(self.admin).expect("the gate accepts connections")
+    }
+}
+
+impl Drop for Gate {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// One answer.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    pub status: u16,
+    pub head: String,
+    pub body: Vec<u8>,
+}
+
+impl Answer {
+    /// The value of a header.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.head.lines().skip(1).find_map(|line| {
+            let (key, value) = line.split_once(':')?;
+            key.eq_ignore_ascii_case(name).then(|| value.trim())
+        })
+    }
+
+    /// The body as JSON.
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("no JSON ({error}): {self:?}"))
+    }
+
+    /// The `code` of a problem.
+    pub fn code(&self) -> String {
+        self.json()["code"].as_str().unwrap_or_default().to_owned()
+    }
+}
+
+/// One keep-alive connection.
+pub struct Client {
+    stream: BufReader<TcpStream>,
+}
+
+impl Client {
+    /// Connects.
+    pub fn connect(addr: SocketAddr) -> std::io::Result<Client> {
+        let stream = TcpStream::connect(addr)?;
+        stream.set_nodelay(true)?;
+        // A test that waits longer than this for one answer has found a hang.
+        stream.set_read_timeout(Some(Duration::from_secs(60)))?;
+        Ok(Client { stream: BufReader::new(stream) })
+    }
+
+    /// Sends bytes as they are.
+    pub fn send(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        self.stream.get_mut().write_all(bytes)
+    }
+
+    /// Sends one request and reads its answer.
+    pub fn request(
+        &mut self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> std::io::Result<Answer> {
+        let mut head = format!("{method} {path} HTTP/1.1\r\nhost: gate\r\ncontent-length: {}\r\n", body.len());
+        for (name, value) in headers {
+            head.push_str(&format!("{name}: {value}\r\n"));
+        }
+        head.push_str("\r\n");
+        let mut message = head.into_bytes();
+        message.extend_from_slice(body);
+        self.send(&message)?;
+        self.read_answer()
+    }
+
+    /// Reads one answer with a content length.
+    pub fn read_answer(&mut self) -> std::io::Result<Answer> {
+        let mut head = String::new();
+        loop {
+            let start = head.len();
+            if self.stream.read_line(&mut head)? == 0 {
+                return Err(std::io::ErrorKind::UnexpectedEof.into());
+            }
+            if head[start..].trim().is_empty() {
+                break;
+            }
+        }
+        let status = head.split_whitespace().nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
+        let mut answer = Answer { status, head, body: Vec::new() };
+        let len = answer.header("content-length").and_then(|len| len.parse().ok()).unwrap_or(0);
+        answer.body = vec![0; len];
+        self.stream.read_exact(&mut answer.body)?;
+        Ok(answer)
+    }
+
+    /// A GET.
+    pub fn get(&mut self, path: &str) -> Answer {
+        self.request("GET", path, &[], b"").expect("the gate answers")
+    }
+
+    /// A Hrana pipeline of these requests; `token` as in `Fencing-Token`, or none.
+    pub fn pipeline(&mut self, token: Option<&str>, baton: Option<&str>, requests: &Value) -> std::io::Result<Answer> {
+        let body = json!({ "baton": baton, "requests": requests }).to_string();
+        let headers: Vec<(&str, &str)> = token.iter().map(|token| ("fencing-token", *token)).collect();
+        self.request("POST", "/v3/pipeline", &headers, body.as_bytes())
+    }
+
+    /// Statements, each by itself, on a stream that is closed afterwards.
+    pub fn sql(&mut self, token: Option<&str>, statements: &[&str]) -> Answer {
+        self.try_sql(token, statements).expect("the gate answers")
+    }
+
+    /// The same, where the gate may be gone.
+    pub fn try_sql(&mut self, token: Option<&str>, statements: &[&str]) -> std::io::Result<Answer> {
+        let mut requests: Vec<Value> =
+            statements.iter().map(|sql| json!({ "type": "execute", "stmt": { "sql": sql } })).collect();
+        requests.push(json!({ "type": "close" }));
+        self.pipeline(token, None, &requests.into())
+    }
+}

@@ -1,0 +1,157 @@
+//! What every resource must do, whatever it is. A new resource is one line in `every_resource!`.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use fencegate::fence::{Claim, Verdict};
+use fencegate::problem::Kind;
+use fencegate::resource::Resource;
+use fencegate::resource::sqlite::{Limits, Options, Sqlite};
+
+/// Opens the SQLite resource in a folder.
+fn sqlite(dir: &Path) -> Arc<dyn Resource> {
+    let options = Options {
+        name: "shop".into(),
+        file: dir.join("shop.db"),
+        fence: "shop".parse().expect("a name"),
+        tables: Vec::new(),
+        limits: Limits::default(),
+        enforce: true,
+    };
+    Arc::new(Sqlite::open(options).expect("it opens"))
+}
+
+fn claim(token: u64, holder: Option<&str>) -> Claim {
+    Claim {
+        fence: "shop".parse().expect("a name"),
+        token: token.to_string().parse().expect("a token"),
+        holder: holder.map(|holder| holder.parse().expect("a holder")),
+    }
+}
+
+type Open = fn(&Path) -> Arc<dyn Resource>;
+
+async fn the_rule(open: Open) {
+    let dir = tempfile::tempdir().expect("a directory");
+    let resource = open(dir.path());
+    assert_eq!(resource.fence("shop").expect("its fence").highest, None);
+    let first = resource.claim(claim(5, None)).await.expect("the first claim is admitted");
+    assert_eq!((first.verdict, first.previous), (Verdict::Advanced, None));
+    let again = resource.claim(claim(5, None)).await.expect("a leader's second claim is admitted");
+    assert_eq!((again.verdict, again.previous.map(|t| t.get())), (Verdict::Admitted, Some(5)));
+    resource.claim(claim(5, Some("a"))).await.expect("the first holder named is bound");
+    assert_eq!(resource.claim(claim(5, Some("b"))).await.expect_err("another is not").kind, Kind::TokenConflict);
+    resource.claim(claim(5, None)).await.expect("one that names none is admitted");
+    let stale = resource.claim(claim(4, Some("a"))).await.expect_err("a lower token is refused");
+    assert_eq!((stale.kind, stale.highest.map(|t| t.get())), (Kind::StaleToken, Some(5)));
+    let next = resource.claim(claim(9, Some("b"))).await.expect("a higher token is admitted");
+    assert_eq!(next.previous.map(|t| t.get()), Some(5));
+    assert_eq!(resource.claim(claim(5, Some("a"))).await.expect_err("the old one isn't").kind, Kind::StaleToken);
+    let info = resource.fence("shop").expect("its fence");
+    assert_eq!((info.highest.map(|t| t.get()), info.holder.as_deref()), (Some(9), Some("b")));
+}
+
+async fn marks_survive(open: Open) {
+    let dir = tempfile::tempdir().expect("a directory");
+    let resource = open(dir.path());
+    resource.claim(claim(7, Some("a"))).await.expect("admitted");
+    resource.stop();
+    drop(resource);
+    let resource = open(dir.path());
+    let info = resource.fence("shop").expect("its fence");
+    assert_eq!((info.highest.map(|t| t.get()), info.holder.as_deref()), (Some(7), Some("a")));
+    assert_eq!(resource.claim(claim(6, None)).await.expect_err("refused").kind, Kind::StaleToken);
+    assert_eq!(resource.claim(claim(7, Some("b"))).await.expect_err("refused").kind, Kind::TokenConflict);
+}
+
+async fn one_total_order(open: Open) {
+    let dir = tempfile::tempdir().expect("a directory");
+    let resource = open(dir.path());
+    let claims = (1..=200_u64).map(|n| {
+        let resource = Arc::clone(&resource);
+        // 1..=200 in an order that is far from sorted.
+        let token = n * 77 % 201;
+        tokio::spawn(async move { (token, resource.claim(claim(token, None)).await) })
+    });
+    let mut admitted = Vec::new();
+    for task in claims.collect::<Vec<_>>() {
+        let (token, result) = task.await.expect("no panic");
+        match result {
+            Ok(_) => admitted.push(token),
+            Err(problem) => assert_eq!(problem.kind, Kind::StaleToken),
+        }
+    }
+    assert!(admitted.contains(&200), "the highest is always admitted");
+    let fence = "shop".parse().expect("a name");
+    let history = resource.history(&fence, i64::MAX, 1000).await.expect("it can be read");
+    let mut rises: Vec<u64> = history.iter().rev().filter_map(|event| event.token).map(|token| token.get()).collect();
+    assert!(rises.is_sorted(), "marks only rise: {rises:?}");
+    admitted.sort_unstable();
+    rises.dedup();
+    assert_eq!(admitted, rises, "who was admitted is who stands in the history");
+}
+
+async fn operators(open: Open) {
+    let dir = tempfile::tempdir().expect("a directory");
+    let resource = open(dir.path());
+    let fence = "shop".parse().expect("a name");
+    resource.claim(claim(50, Some("a"))).await.expect("admitted");
+    for _ in 0..3 {
+        resource.claim(claim(49, Some("old"))).await.expect_err("refused");
+    }
+    let knocks = resource.knocks(&fence).await.expect("they can be read");
+    assert_eq!(knocks.len(), 1);
+    assert_eq!((knocks[0].count, knocks[0].token.get(), knocks[0].holder.as_deref()), (3, 49, Some("old")));
+    let to = "40".parse().expect("a token");
+    let before = resource.reset(&fence, Some(to), "restored".into()).await.expect("it is reset");
+    assert_eq!(before.map(|token| token.get()), Some(50));
+    resource.claim(claim(45, Some("b"))).await.expect("admitted after the reset");
+    let history = resource.history(&fence, i64::MAX, 10).await.expect("it can be read");
+    let events: Vec<_> = history.iter().map(|event| (event.event.as_str(), event.token.map(|t| t.get()))).collect();
+    assert_eq!(events, [("advanced", Some(45)), ("reset", Some(40)), ("advanced", Some(50))]);
+    assert_eq!(history[1].reason.as_deref(), Some("restored"));
+    assert_eq!(resource.reset(&fence, None, "anew".into()).await.expect("reset").map(|t| t.get()), Some(45));
+    assert_eq!(resource.fence("shop").expect("its fence").highest, None);
+}
+
+async fn names(open: Open) {
+    let dir = tempfile::tempdir().expect("a directory");
+    let resource = open(dir.path());
+    assert!(resource.fence("other").is_none());
+    let other = Claim { fence: "other".parse().expect("a name"), ..claim(1, None) };
+    assert_eq!(resource.claim(other).await.expect_err("no such fence").kind, Kind::NotFound);
+    assert_eq!(resource.fences("", "", 10).len(), 1);
+    assert_eq!(resource.fences("x", "", 10).len(), 0);
+    assert_eq!(resource.fences("", "shop", 10).len(), 0);
+    resource.stop();
+    assert_eq!(resource.claim(claim(1, None)).await.expect_err("stopped").kind, Kind::Overloaded);
+}
+
+macro_rules! every_resource {
+    ($($name:ident),*) => {$(
+        mod $name {
+            #[tokio::test(flavor = "multi_thread")]
+            async fn follows_the_rule() {
+                super::the_rule(super::$name).await;
+            }
+            #[tokio::test(flavor = "multi_thread")]
+            async fn keeps_its_marks() {
+                super::marks_survive(super::$name).await;
+            }
+            #[tokio::test(flavor = "multi_thread")]
+            async fn has_one_total_order() {
+                super::one_total_order(super::$name).await;
+            }
+            #[tokio::test(flavor = "multi_thread")]
+            async fn serves_its_operators() {
+                super::operators(super::$name).await;
+            }
+            #[tokio::test(flavor = "multi_thread")]
+            async fn knows_its_fences() {
+                super::names(super::$name).await;
+            }
+        }
+    )*};
+}
+
+every_resource!(sqlite);
