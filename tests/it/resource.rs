@@ -124,7 +124,7 @@ async fn names(open: Open) {
     assert_eq!(resource.fences("x", "", 10).len(), 0);
     assert_eq!(resource.fences("", "shop", 10).len(), 0);
     resource.stop();
-    assert_eq!(resource.claim(claim(1, None)).await.expect_err("stopped").kind, Kind::Overloaded);
+    assert_eq!(resource.claim(claim(1, None)).await.expect_err("stopped").kind, Kind::Unavailable);
 }
 
 macro_rules! every_resource {

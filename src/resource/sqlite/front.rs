@@ -380,10 +380,8 @@ impl Resource for Sqlite {
                 // Where the operator's client has gone, the reset still stands, and the history tells of it.
                 let _ = reply.send(writer.reset(&fence, to, &reason));
             }));
-            let stopping =
-                || Problem::new(Kind::Unavailable, "the gate is stopping or overloaded; nothing was changed");
-            self.shared.writer.push(task, true).map_err(|_| stopping())?;
-            Ok(answer.await.map_err(|_| stopping())??.map(|mark| mark.token))
+            self.shared.writer.push(task, true).map_err(|_| self.shared.writer.why_not("writes"))?;
+            Ok(answer.await.map_err(|_| self.shared.writer.why_not("writes"))??.map(|mark| mark.token))
         })
     }
 

@@ -4,6 +4,8 @@ use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::problem::{Kind, Problem};
+
 /// A queue of bounded length with a lane that goes first.
 ///
 /// The urgent lane is for requests of a new leader: when it is served before what its predecessor still has waiting, all of
@@ -51,6 +53,15 @@ impl<T> Queue<T> {
         drop(state);
         self.changed.notify_one();
         Ok(())
+    }
+
+    /// What one is told whose item was not taken in.
+    pub fn why_not(&self, what: &str) -> Problem {
+        if self.lock().closed {
+            Problem::new(Kind::Unavailable, "the gate is stopping; nothing was applied")
+        } else {
+            Problem::new(Kind::Overloaded, format!("too many {what} are waiting; try again"))
+        }
     }
 
     /// Adds an item that was in the queue before, whatever its length.
