@@ -187,9 +187,10 @@ fn run(dir: &Path, kills: u32, args: &[&str]) -> Vec<Written> {
     let term = world.terms.fetch_add(1, Ordering::SeqCst) + 1;
     assert_eq!(gate.client().sql(Some(&term.to_string()), &[create]).status, 200);
     let mut dice = Dice(0x9e37_79b9_7f4a_7c15 ^ u64::from(gate.pid()));
+    let world = &world;
     std::thread::scope(|scope| {
         let seeds: Vec<u64> = (0..6).map(|_| dice.roll(u64::MAX) | 1).collect();
-        let writers: Vec<_> = seeds.into_iter().map(|seed| scope.spawn(|| writer(&world, seed))).collect();
+        let writers: Vec<_> = seeds.into_iter().map(|seed| scope.spawn(move || writer(world, seed))).collect();
         for _ in 0..kills {
             world.set(Some(gate.data));
             let goal = world.acknowledged.load(Ordering::SeqCst) + 20 + dice.roll(200);
@@ -215,12 +216,13 @@ fn run(dir: &Path, kills: u32, args: &[&str]) -> Vec<Written> {
 fn judge(dir: &Path, written: &[Written]) -> Vec<String> {
     let db = Connection::open(dir.join("app.db")).expect("the database opens");
     let mut stmt = db.prepare("SELECT write_id, term FROM log ORDER BY id").expect("the table is there");
-    let rows = stmt.query_map([], |row| Ok((row.get::<_, u64>(0)?, row.get::<_, u64>(1)?))).expect("it can be read");
+    let rows = stmt.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).expect("it can be read");
     let mut wrong = Vec::new();
     let mut found: HashMap<u64, u64> = HashMap::new();
     let mut highest = 0;
     for row in rows {
-        let (id, term) = row.expect("a row");
+        let (id, term): (i64, i64) = row.expect("a row");
+        let (id, term) = (id.unsigned_abs(), term.unsigned_abs());
         *found.entry(id).or_default() += 1;
         if term < highest {
             wrong.push(format!("write {id} of term {term} was committed after term {highest}"));
@@ -252,6 +254,12 @@ fn no_stale_write_and_no_lost_write_through_kill_9() {
     let written = run(dir.path(), kills, &[]);
     let wrong = judge(dir.path(), &written);
     assert!(wrong.is_empty(), "{} wrong, the first: {:?}", wrong.len(), wrong.first());
+    eprintln!(
+        "{kills} kills, {} writes done, {} refused, {} of unknown outcome",
+        count(&written, Told::Done),
+        count(&written, Told::Refused),
+        count(&written, Told::Nothing)
+    );
     // The test means nothing unless all of it happened.
     assert!(count(&written, Told::Done) > 100, "hardly anything was written");
     assert!(count(&written, Told::Refused) > 10, "hardly anybody was deposed");

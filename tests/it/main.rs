@@ -1,4 +1,6 @@
 //! The integration tests: one binary, one module for each subject.
 
+mod gate;
+mod kill;
 mod resource;
 mod rule;
