@@ -1,0 +1,84 @@
+//! The command line: one file a command. `main.rs` parses and calls.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::parser::ValueSource;
+use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
+
+pub mod check_config;
+pub mod failure;
+pub mod pages;
+pub mod serve;
+
+use failure::Failure;
+
+/// A storage proxy that enforces fencing tokens: a deposed leader's write is refused.
+///
+/// Start one with `fencegate serve`. Then whoever writes presents a token, the number of its leader term; a token below the
+/// highest that was admitted is refused: You've been replaced.
+#[derive(Debug, Parser)]
+#[command(name = "fencegate", version, max_term_width = 100, after_help = "Exit status:
+  0 done   1 failed   64 wrong usage   69 gate out of reach   77 refused by the gate   78 wrong configuration")]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Serve(serve::ServeArgs),
+    CheckConfig(check_config::CheckConfigArgs),
+    Completions(pages::CompletionsArgs),
+    Man(pages::ManArgs),
+}
+
+/// Exit status of wrong usage, as in BSD's sysexits.
+const EXIT_USAGE: u8 = 64;
+
+/// Parses the process's arguments and runs the command.
+pub fn main() -> ExitCode {
+    let matches = match Cli::command().try_get_matches() {
+        Ok(matches) => matches,
+        Err(error) => {
+            let _ = error.print();
+            return if error.use_stderr() { ExitCode::from(EXIT_USAGE) } else { ExitCode::SUCCESS };
+        }
+    };
+    let mut out = std::io::stdout().lock();
+    let result = run(&matches, &mut out).and_then(|()| Ok(out.flush()?));
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            if !matches!(failure, Failure::BrokenPipe) {
+                let _ = writeln!(std::io::stderr(), "fencegate: {failure}");
+            }
+            ExitCode::from(failure.exit_code())
+        }
+    }
+}
+
+fn run(matches: &ArgMatches, out: &mut dyn Write) -> Result<(), Failure> {
+    let cli = Cli::from_arg_matches(matches).map_err(|error| Failure::Usage(error.to_string()))?;
+    match cli.command {
+        Command::Serve(args) => {
+            let inner = matches.subcommand_matches("serve");
+            let is_flag = |name| inner.and_then(|inner| inner.value_source(name)) == Some(ValueSource::CommandLine);
+            let from = serve::FromFlags { config: is_flag("config"), database: is_flag("sqlite") || is_flag("fence") };
+            serve::run(&args, from, out)
+        }
+        Command::CheckConfig(args) => check_config::run(&args, out),
+        Command::Completions(args) => pages::completions(&args, Cli::command(), out),
+        Command::Man(args) => pages::man(&args, Cli::command(), out),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

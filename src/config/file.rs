@@ -1,0 +1,242 @@
+//! The configuration file (TOML). Every mistake is told with its file, line and column, and what to do.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use serde_spanned::Spanned;
+
+use crate::fence::FenceName;
+use crate::resource::sqlite::{RESERVED, TableFence};
+
+use super::{ADMIN_DEFAULT, Config, DATA_DIR_DEFAULT, LISTEN_DEFAULT, Limits, NAME_CHARS_MAX, ResourceConfig, address, is_name_char};
+
+/// What is wrong in a configuration, and where.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{place}{message}")]
+pub struct ConfigError {
+    /// Where.
+    pub place: Place,
+    /// What, and what to do.
+    pub message: String,
+}
+
+/// Where a mistake is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// In a file, at a line and column, both from 1.
+    File(PathBuf, usize, usize),
+    /// In a file as a whole.
+    Whole(PathBuf),
+    /// In a flag or environment variable.
+    Flag,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Place::File(file, line, column) => write!(f, "{}:{line}:{column}: ", file.display()),
+            Place::Whole(file) => write!(f, "{}: ", file.display()),
+            Place::Flag => Ok(()),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileToml {
+    listen: Option<Spanned<String>>,
+    admin: Option<Spanned<String>>,
+    data_dir: Option<PathBuf>,
+    #[serde(default)]
+    limits: BTreeMap<String, Spanned<toml::Value>>,
+    #[serde(default)]
+    resource: Vec<Spanned<ResourceToml>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ResourceToml {
+    name: Spanned<String>,
+    kind: Spanned<String>,
+    path: Option<Spanned<String>>,
+    file: Option<Spanned<PathBuf>>,
+    fence: Option<Spanned<String>>,
+    #[serde(default)]
+    tables: BTreeMap<String, Spanned<String>>,
+    enforce: Option<bool>,
+    trust: Option<Spanned<String>>,
+    // Of the HTTP resource, which this version doesn't have: known, so that the mistake told is the right one.
+    upstream: Option<Spanned<toml::Value>>,
+    drain: Option<Spanned<toml::Value>>,
+    settle: Option<Spanned<toml::Value>>,
+    on_unknown: Option<Spanned<toml::Value>>,
+    coordinator: Option<Spanned<toml::Value>>,
+    election: Option<Spanned<toml::Value>>,
+}
+
+struct Source<'a> {
+    path: &'a Path,
+    text: &'a str,
+}
+
+impl Source<'_> {
+    fn at(&self, span: Range<usize>, message: impl Into<String>) -> ConfigError {
+        let before = self.text.get(..span.start.min(self.text.len())).unwrap_or(self.text);
+        let line = before.matches('\n').count() + 1;
+        let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+        ConfigError { place: Place::File(self.path.to_owned(), line, column), message: message.into() }
+    }
+
+    fn parse<T, E: fmt::Display>(
+        &self,
+        text: &Spanned<String>,
+        parse: impl FnOnce(&str) -> Result<T, E>,
+    ) -> Result<T, ConfigError> {
+        parse(text.get_ref()).map_err(|error| self.at(text.span(), error.to_string()))
+    }
+}
+
+/// Reads a configuration file.
+///
+/// # Errors
+/// [`ConfigError`].
+pub fn read(path: &Path) -> Result<Config, ConfigError> {
+    let whole = |message: String| ConfigError { place: Place::Whole(path.to_owned()), message };
+    let text = std::fs::read_to_string(path).map_err(|error| whole(format!("can't be read: {error}")))?;
+    parse(path, &text)
+}
+
+/// Understands the text of a configuration file.
+///
+/// # Errors
+/// [`ConfigError`].
+pub fn parse(path: &Path, text: &str) -> Result<Config, ConfigError> {
+    let source = Source { path, text };
+    let file: FileToml = toml::from_str(text)
+        .map_err(|error| source.at(error.span().unwrap_or(0..0), error.message().trim().replace('\n', "; ")))?;
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut limits = Limits::default();
+    for (name, value) in &file.limits {
+        limits
+            .set(name, value.get_ref())
+            .map_err(|why| source.at(value.span(), format!("limit {name}: {why}")))?;
+    }
+    if file.resource.is_empty() {
+        let message = "there is no [[resource]]; write one with name, kind = \"sqlite\" and file".to_owned();
+        return Err(ConfigError { place: Place::Whole(path.to_owned()), message });
+    }
+    let listener = |given: &Option<Spanned<String>>, default: &str| match given {
+        Some(given) => source.parse(given, address),
+        None => address(default).map_err(|why| source.at(0..0, why)),
+    };
+    let single = file.resource.len() == 1;
+    let mut resources: Vec<ResourceConfig> = Vec::with_capacity(file.resource.len());
+    for item in &file.resource {
+        let resource = resource(&source, folder, item.get_ref(), item.span(), single)?;
+        if let Some(clash) = resources.iter().find_map(|earlier| clash(earlier, &resource)) {
+            return Err(source.at(item.get_ref().name.span(), format!("resource {:?}: {clash}", resource.name)));
+        }
+        resources.push(resource);
+    }
+    Ok(Config {
+        listen: listener(&file.listen, LISTEN_DEFAULT)?,
+        admin: listener(&file.admin, ADMIN_DEFAULT)?,
+        data_dir: folder.join(file.data_dir.unwrap_or_else(|| DATA_DIR_DEFAULT.into())),
+        resources,
+        limits,
+    })
+}
+
+fn resource(
+    source: &Source<'_>,
+    folder: &Path,
+    item: &ResourceToml,
+    span: Range<usize>,
+    single: bool,
+) -> Result<ResourceConfig, ConfigError> {
+    let name = item.name.get_ref();
+    if name.is_empty() || name.len() > NAME_CHARS_MAX || !name.chars().all(is_name_char) {
+        let message = format!("a resource's name has 1 to {NAME_CHARS_MAX} of A-Z a-z 0-9 . _ and -; {name:?} hasn't");
+        return Err(source.at(item.name.span(), message));
+    }
+    let about = |what: &str| format!("resource {name:?}: {what}");
+    match item.kind.get_ref().as_str() {
+        "sqlite" => {}
+        "http" => return Err(source.at(item.kind.span(), about("kind \"http\" is not in this version; \"sqlite\" is"))),
+        other => return Err(source.at(item.kind.span(), about(&format!("kind {other:?} is not known; write \"sqlite\"")))),
+    }
+    if let Some(trust) = item.trust.as_ref().filter(|trust| trust.get_ref() != "client") {
+        let what = format!("trust {:?} is not in this version; leave it out, or write \"client\"", trust.get_ref());
+        return Err(source.at(trust.span(), about(&what)));
+    }
+    let others = [&item.upstream, &item.drain, &item.settle, &item.on_unknown, &item.coordinator, &item.election];
+    if let Some(other) = others.into_iter().flatten().next() {
+        return Err(source.at(other.span(), about("this setting is not for kind \"sqlite\" in this version; leave it out")));
+    }
+    let Some(file) = &item.file else {
+        return Err(source.at(span, about("file is missing: the database file, such as file = \"shop.db\"")));
+    };
+    let path = match &item.path {
+        Some(path) => source.parse(path, |text| mount_point(text).map_err(|why| about(&why)))?,
+        None if single => "/".to_owned(),
+        None => format!("/{name}"),
+    };
+    let fence = |text: &str| text.parse::<FenceName>().map_err(|error| about(&format!("fence {text:?}: {error}")));
+    let own = match &item.fence {
+        Some(own) => source.parse(own, fence)?,
+        None => source.parse(&item.name, fence)?,
+    };
+    let mut tables = Vec::with_capacity(item.tables.len());
+    for (pattern, fence_name) in &item.tables {
+        let is_taken = pattern.get(..RESERVED.len()).is_some_and(|start| start.eq_ignore_ascii_case(RESERVED));
+        if pattern.is_empty() || is_taken {
+            let what = format!("tables: {pattern:?} can't have a fence: it is empty or the gate's own");
+            return Err(source.at(fence_name.span(), about(&what)));
+        }
+        tables.push(TableFence { pattern: pattern.clone(), fence: source.parse(fence_name, fence)? });
+    }
+    let file = folder.join(file.get_ref());
+    Ok(ResourceConfig { name: name.clone(), path, file, fence: own, tables, enforce: item.enforce.unwrap_or(true) })
+}
+
+fn mount_point(text: &str) -> Result<String, String> {
+    let path = text.strip_suffix('/').unwrap_or(text);
+    if path.is_empty() {
+        return Ok("/".into());
+    }
+    let segment = |part: &str| !part.is_empty() && part != "." && part != ".." && part.chars().all(|c| is_name_char(c) || c == '~');
+    let well = path.strip_prefix('/').is_some_and(|rest| rest.split('/').all(segment));
+    if !well {
+        return Err(format!("path {text:?} is no mount point; write one such as \"/shop\", of A-Z a-z 0-9 . _ ~ - and /"));
+    }
+    if path == "/-" || path.starts_with("/-/") {
+        return Err(format!("path {text:?}: what starts with /-/ is the gate's own"));
+    }
+    Ok(path.to_owned())
+}
+
+/// Why two resources can't both be.
+fn clash(one: &ResourceConfig, other: &ResourceConfig) -> Option<String> {
+    let fences = |resource: &ResourceConfig| {
+        let own = std::iter::once(resource.fence.clone());
+        own.chain(resource.tables.iter().map(|table| table.fence.clone())).collect::<Vec<_>>()
+    };
+    let real = |file: &Path| file.canonicalize().unwrap_or_else(|_| file.to_owned());
+    if one.name == other.name {
+        return Some("another resource has this name; each needs its own".into());
+    }
+    if one.path == other.path {
+        return Some(format!("resource {:?} is mounted at {}, too; give each its own path", one.name, one.path));
+    }
+    if real(&one.file) == real(&other.file) {
+        return Some(format!("resource {:?} has the same file; one database is one resource", one.name));
+    }
+    let shared = fences(other).into_iter().find(|fence| fences(one).contains(fence))?;
+    Some(format!("fence {shared} belongs to resource {:?}, too; a fence belongs to one resource", one.name))
+}
+
+#[cfg(test)]
+mod tests;

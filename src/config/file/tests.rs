@@ -1,0 +1,64 @@
+use super::*;
+
+fn parse_text(text: &str) -> Result<Config, String> {
+    parse(Path::new("conf/gate.toml"), text).map_err(|error| error.to_string())
+}
+
+#[test]
+fn the_example_is_right_and_its_defaults_are_the_defaults() {
+    let example = include_str!("../../../examples/fencegate.toml");
+    let config = parse(Path::new("fencegate.toml"), example).expect("the example is right");
+    assert_eq!(config.resources.len(), 2);
+    assert_eq!(config.resources[0].tables.len(), 2);
+    assert_eq!(config.resources[1].path, "/audit");
+    assert_eq!(format!("{:?}", config.limits), format!("{:?}", Limits::default()), "the example shows the defaults");
+    for name in super::super::limits::NAMES {
+        assert!(example.contains(&format!("\n{name} ")), "the example lacks {name}");
+    }
+}
+
+#[test]
+fn paths_are_relative_to_the_file() {
+    let config = parse_text("[[resource]]\nname = \"a\"\nkind = \"sqlite\"\nfile = \"a.db\"\n").unwrap();
+    assert_eq!(config.resources[0].file, Path::new("conf/a.db"));
+    assert_eq!(config.data_dir, Path::new("conf/fencegate-data"));
+    assert_eq!(config.resources[0].path, "/");
+}
+
+#[test]
+fn every_mistake_is_told_with_its_place() {
+    let a = "[[resource]]\nname = \"a\"\nkind = \"sqlite\"\nfile = \"a.db\"\n";
+    let with = |more: &str| format!("{a}{more}");
+    for (text, expected) in [
+        ("".to_owned(), "conf/gate.toml: there is no [[resource]]"),
+        ("listen = 7".to_owned(), "conf/gate.toml:1:10: "),
+        (format!("listen = \"nowhere\"\n{a}"), "conf/gate.toml:1:10: \"nowhere\" is no address"),
+        ("[[resource]\n".to_owned(), "conf/gate.toml:1:"),
+        (format!("lisen = \"x\"\n{a}"), "conf/gate.toml:1:1: unknown field `lisen`"),
+        (with("files = 1"), "conf/gate.toml:5:1: unknown field `files`"),
+        (with("path = \"shop\""), "conf/gate.toml:5:8: resource \"a\": path \"shop\" is no mount point"),
+        (with("path = \"/a/../b\""), "conf/gate.toml:5:8: "),
+        (with("path = \"/-/x\""), "conf/gate.toml:5:8: resource \"a\": path \"/-/x\": what starts with /-/"),
+        (with("fence = \"a b\""), "conf/gate.toml:5:9: resource \"a\": fence \"a b\": a fence name has only"),
+        (with("trust = \"coordinator\""), "conf/gate.toml:5:9: resource \"a\": trust \"coordinator\" is not in this"),
+        (with("settle = \"3s\""), "conf/gate.toml:5:10: resource \"a\": this setting is not for"),
+        (with("tables = { \"FenceGate_marks\" = \"x\" }"), "conf/gate.toml:5:32: resource \"a\": tables: "),
+        (with("tables = { \"jobs\" = \"\" }"), "conf/gate.toml:5:21: resource \"a\": fence \"\": a name has 1 to 255"),
+        (with("[limits]\nlock_wait = 5"), "conf/gate.toml:6:13: limit lock_wait: write a time"),
+        (with("[limits]\nlok_wait = 5"), "conf/gate.toml:6:12: limit lok_wait: there is no limit"),
+        (with(a), "conf/gate.toml:6:8: resource \"a\": another resource has this name"),
+        (with(&a.replace("\"a\"", "\"b\"")), "conf/gate.toml:6:8: resource \"b\": resource \"a\" has the same file"),
+        (
+            with(&a.replace("\"a\"", "\"b\"").replace("a.db", "b.db").replace("kind", "fence = \"a\"\nkind")),
+            "conf/gate.toml:6:8: resource \"b\": fence a belongs to resource \"a\", too",
+        ),
+        (a.replace("sqlite", "http"), "conf/gate.toml:3:8: resource \"a\": kind \"http\" is not in this version"),
+        (a.replace("sqlite", "oracle"), "conf/gate.toml:3:8: resource \"a\": kind \"oracle\" is not known"),
+        (a.replace("file = \"a.db\"\n", ""), "conf/gate.toml:1:1: resource \"a\": file is missing"),
+        (a.replace("\"a\"", "\"a/b\""), "conf/gate.toml:2:8: a resource's name has"),
+        (a.replace("name = \"a\"\n", ""), "conf/gate.toml:1:1: missing field `name`"),
+    ] {
+        let error = parse_text(&text).expect_err(&text);
+        assert!(error.starts_with(expected), "{text}\nexpected {expected}\ngot      {error}");
+    }
+}

@@ -1,0 +1,199 @@
+//! What a gate is told: by flags, environment variables, a file, and defaults, in this order.
+
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::fence::FenceName;
+use crate::resource::sqlite::{self, TableFence};
+
+pub mod file;
+pub mod limits;
+
+pub use file::{ConfigError, Place};
+
+/// Everything that `fencegate serve` needs to know.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Address of the data listener.
+    pub listen: SocketAddr,
+    /// Address of the admin listener.
+    pub admin: SocketAddr,
+    /// Where the gate keeps what belongs to no resource, and the embedded default's database.
+    pub data_dir: PathBuf,
+    /// The resources, at least one.
+    pub resources: Vec<ResourceConfig>,
+    /// The limits.
+    pub limits: Limits,
+}
+
+/// One resource.
+#[derive(Debug, Clone)]
+pub struct ResourceConfig {
+    /// Its name.
+    pub name: String,
+    /// Its mount point on the data listener: `/`, or `/shop` without a slash at its end.
+    pub path: String,
+    /// The SQLite database file.
+    pub file: PathBuf,
+    /// The fence of every table that `tables` doesn't name.
+    pub fence: FenceName,
+    /// Tables with a fence of their own.
+    pub tables: Vec<TableFence>,
+    /// Whether stale writes are refused.
+    pub enforce: bool,
+}
+
+/// The limits, of listeners and of resources.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Most connections open at once, on each listener and thread.
+    pub connections: usize,
+    /// How long a request's headers may take to arrive.
+    pub header_time: Duration,
+    /// How long requests in work may take to finish when the gate stops.
+    pub drain: Duration,
+    /// The limits of each SQLite resource.
+    pub sqlite: sqlite::Limits,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            connections: 10_000,
+            header_time: Duration::from_secs(10),
+            drain: Duration::from_secs(10),
+            sqlite: sqlite::Limits::default(),
+        }
+    }
+}
+
+/// Address of the data listener, where nothing else is said.
+pub const LISTEN_DEFAULT: &str = "127.0.0.1:7070";
+/// Address of the admin listener, where nothing else is said.
+pub const ADMIN_DEFAULT: &str = "127.0.0.1:7071";
+/// The data directory, where nothing else is said.
+pub const DATA_DIR_DEFAULT: &str = "fencegate-data";
+
+/// What flags and environment variables say. Each beats the file.
+#[derive(Debug, Clone, Default)]
+pub struct Overrides {
+    /// `--listen`.
+    pub listen: Option<String>,
+    /// `--admin`.
+    pub admin: Option<String>,
+    /// `--data-dir`.
+    pub data_dir: Option<PathBuf>,
+    /// `--sqlite`.
+    pub sqlite: Option<PathBuf>,
+    /// `--fence`.
+    pub fence: Option<String>,
+    /// `--no-enforce`.
+    pub no_enforce: bool,
+}
+
+/// Reads an address: `127.0.0.1:7070`, `[::1]:7070`, `localhost:7070`.
+///
+/// # Errors
+/// A sentence that says what is wrong.
+pub fn address(text: &str) -> Result<SocketAddr, String> {
+    let wrong = |why: String| format!("{text:?} is no address to listen on ({why}); write HOST:PORT, such as {LISTEN_DEFAULT}");
+    let mut found = text.to_socket_addrs().map_err(|error| wrong(error.to_string()))?;
+    found.next().ok_or_else(|| wrong("nothing found".into()))
+}
+
+impl Config {
+    /// The configuration of `fencegate serve` without a file: one SQLite database.
+    ///
+    /// # Errors
+    /// A sentence that says what is wrong.
+    pub fn without_file(overrides: &Overrides) -> Result<Config, String> {
+        let data_dir = overrides.data_dir.clone().unwrap_or_else(|| DATA_DIR_DEFAULT.into());
+        let (name, file) = match &overrides.sqlite {
+            Some(file) => (name_of(file), file.clone()),
+            None => ("main".to_owned(), data_dir.join("main.db")),
+        };
+        let fence = overrides.fence.as_deref().unwrap_or(&name);
+        let fence = fence.parse().map_err(|error| format!("fence {fence:?}: {error}"))?;
+        let (tables, enforce) = (Vec::new(), !overrides.no_enforce);
+        Ok(Config {
+            listen: address(overrides.listen.as_deref().unwrap_or(LISTEN_DEFAULT))?,
+            admin: address(overrides.admin.as_deref().unwrap_or(ADMIN_DEFAULT))?,
+            data_dir,
+            resources: vec![ResourceConfig { name, path: "/".into(), file, fence, tables, enforce }],
+            limits: Limits::default(),
+        })
+    }
+
+    /// The configuration of a file, with what flags and variables say on top.
+    ///
+    /// # Errors
+    /// [`ConfigError`], with the place of what is wrong.
+    pub fn from_file(path: &Path, overrides: &Overrides) -> Result<Config, ConfigError> {
+        let mut config = file::read(path)?;
+        let flag = |message: String| ConfigError { place: Place::Flag, message };
+        if let Some(listen) = &overrides.listen {
+            config.listen = address(listen).map_err(flag)?;
+        }
+        if let Some(admin) = &overrides.admin {
+            config.admin = address(admin).map_err(flag)?;
+        }
+        if let Some(data_dir) = &overrides.data_dir {
+            config.data_dir.clone_from(data_dir);
+        }
+        if overrides.no_enforce {
+            config.resources.iter_mut().for_each(|resource| resource.enforce = false);
+        }
+        Ok(config)
+    }
+}
+
+/// A resource's name from its file's: `app` for `data/app.db`.
+fn name_of(file: &Path) -> String {
+    let stem = file.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+    let name: String = stem.chars().map(|c| if is_name_char(c) { c } else { '-' }).take(NAME_CHARS_MAX).collect();
+    if name.is_empty() { "main".into() } else { name }
+}
+
+/// Longest name of a resource.
+pub const NAME_CHARS_MAX: usize = 64;
+
+/// Whether a resource's name can have this character.
+pub fn is_name_char(c: char) -> bool {
+    c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_embedded_default_needs_nothing() {
+        let config = Config::without_file(&Overrides::default()).unwrap();
+        assert_eq!(config.resources[0].file, PathBuf::from("fencegate-data/main.db"));
+        assert_eq!(config.resources[0].fence.as_str(), "main");
+        assert_eq!(config.listen.to_string(), LISTEN_DEFAULT);
+    }
+
+    #[test]
+    fn a_database_gives_the_resource_its_name() {
+        let sqlite = |file: &str, fence: Option<&str>| {
+            let overrides = Overrides { sqlite: Some(file.into()), fence: fence.map(str::to_owned), ..Overrides::default() };
+            Config::without_file(&overrides).map(|mut config| config.resources.remove(0))
+        };
+        let named = sqlite("data/app.db", None).unwrap();
+        assert_eq!((named.name.as_str(), named.fence.as_str()), ("app", "app"));
+        assert_eq!(sqlite("my app.db", None).unwrap().name, "my-app");
+        assert_eq!(sqlite("app.db", Some("orders")).unwrap().fence.as_str(), "orders");
+        assert!(sqlite("app.db", Some("two words")).unwrap_err().contains("two words"));
+    }
+
+    #[test]
+    fn addresses() {
+        assert!(address("127.0.0.1:0").is_ok());
+        assert!(address("[::1]:7070").is_ok());
+        for bad in ["", "7070", "127.0.0.1", "127.0.0.1:99999", "a b:1"] {
+            assert!(address(bad).is_err(), "{bad:?}");
+        }
+    }
+}
