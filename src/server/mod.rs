@@ -1,3 +1,4 @@
 //! Listeners, routes, requests in and responses out.
 
+pub mod elections;
 pub mod respond;
