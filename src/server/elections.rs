@@ -54,8 +54,9 @@ pub async fn handle(
     query: Option<&str>,
     body: &[u8],
 ) -> Answer {
-    let mut answer = match route(method, path) {
-        Err(answer) => answer,
+    let outcome = match route(path) {
+        Err(problem) => Err(problem),
+        Ok((_, route)) if *method != route.method() => Ok(wrong_method(&route)),
         Ok((election, route)) => {
             let outcome = match route {
                 Route::Status => status(coordinator, &election).await,
@@ -64,44 +65,53 @@ pub async fn handle(
                 Route::Renew => renew(coordinator, &election, body).await,
                 Route::Resign => resign(coordinator, &election, body).await,
             };
-            outcome.unwrap_or_else(|problem| {
-                // About the election, whatever it is.
-                let problem = Problem { fence: Some(election), ..problem };
-                respond::problem(&problem, Style::Problem)
-            })
+            // Whatever is wrong, it is about this election.
+            outcome.map_err(|problem| Problem { fence: Some(election), ..problem })
         }
     };
+    let mut answer = outcome.unwrap_or_else(|problem| respond::problem(&problem, Style::Problem));
     // An answer may hold a candidate id, and all are out of date in a moment.
     answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     answer
 }
 
-fn route(method: &Method, path: &[String]) -> Result<(FenceName, Route), Answer> {
-    let refuse = |kind, detail: String| respond::problem(&Problem::new(kind, detail), Style::Problem);
-    let (election, action) = match path {
-        [election] => (election, None),
-        [election, action] => (election, Some(action.as_str())),
-        _ => return Err(refuse(Kind::NotFound, "the path is /-/elections/{election} or one below it".to_owned())),
-    };
-    let (route, allowed) = match action {
-        None => (Route::Status, Method::GET),
-        Some("observe") => (Route::Observe, Method::GET),
-        Some("campaign") => (Route::Campaign, Method::POST),
-        Some("renew") => (Route::Renew, Method::POST),
-        Some("resign") => (Route::Resign, Method::POST),
-        Some(_) => {
-            let detail = "an election has campaign, renew, resign and observe. A / in its name is written %2F";
-            return Err(refuse(Kind::NotFound, detail.to_owned()));
+impl Route {
+    /// The one method that it takes.
+    fn method(&self) -> Method {
+        match self {
+            Route::Status | Route::Observe => Method::GET,
+            Route::Campaign | Route::Renew | Route::Resign => Method::POST,
         }
-    };
-    if *method != allowed {
-        let mut answer = refuse(Kind::MethodNotAllowed, format!("this path takes {allowed} only"));
-        let allow = HeaderValue::from_str(allowed.as_str()).expect("a method's name is a header value");
-        answer.headers_mut().insert(ALLOW, allow);
-        return Err(answer);
     }
-    let election = election.parse().map_err(|error| refuse(Kind::BadRequest, format!("not an election: {error}")))?;
+}
+
+fn route(path: &[String]) -> Result<(FenceName, Route), Problem> {
+    let not_found = |detail| Err(Problem::new(Kind::NotFound, detail));
+    let (election, route) = match path {
+        [election] => (election, Route::Status),
+        [election, action] => {
+            let route = match action.as_str() {
+                "observe" => Route::Observe,
+                "campaign" => Route::Campaign,
+                "renew" => Route::Renew,
+                "resign" => Route::Resign,
+                _ => return not_found("an election has campaign, renew, resign and observe; a / in a name is %2F"),
+            };
+            (election, route)
+        }
+        _ => return not_found("the path is /-/elections/{election} or one below it; a / in a name is %2F"),
+    };
+    let election = election.parse().map_err(|error| bad(format!("not an election: {error}")))?;
     Ok((election, route))
+}
+
+fn wrong_method(route: &Route) -> Answer {
+    let allowed = route.method();
+    let problem = Problem::new(Kind::MethodNotAllowed, format!("this path takes {allowed} only"));
+    let mut answer = respond::problem(&problem, Style::Problem);
+    let allowed = HeaderValue::from_str(allowed.as_str()).expect("a method's name is a header value");
+    answer.headers_mut().insert(ALLOW, allowed);
+    answer
 }
 
 async fn campaign(coordinator: &Embedded, election: &FenceName, body: &[u8]) -> Result<Answer, Problem> {
