@@ -7,11 +7,14 @@
 //! - [`resource`]: seam 1, the thing written to
 //! - [`coordinator`]: seam 2, what elects a leader and issues the token
 //! - [`server`]: listeners, routes, responses
-//! - [`config`], [`cli`]: outermost
+//! - [`config`], [`telemetry`], [`cli`]: outermost
 #![deny(unsafe_code)]
 
+pub mod cli;
+pub mod config;
 pub mod coordinator;
 pub mod fence;
 pub mod problem;
 pub mod resource;
 pub mod server;
+pub mod telemetry;

@@ -30,6 +30,8 @@ pub enum Kind {
     LeadershipLost,
     /// The presenter is not allowed to do this.
     Forbidden,
+    /// The election's next token would be above the highest there can be.
+    TokensExhausted,
     /// Nothing by this name or path here.
     NotFound,
     /// The path exists, for another method.
@@ -82,6 +84,7 @@ impl Kind {
             Kind::StreamExpired => row(400, "STREAM_EXPIRED", "The stream has expired"),
             Kind::LeadershipLost => row(410, "LEADERSHIP_LOST", "Leadership lost"),
             Kind::Forbidden => row(403, "FORBIDDEN", "Not allowed"),
+            Kind::TokensExhausted => row(409, "TOKENS_EXHAUSTED", "No token is left"),
             Kind::NotFound => row(404, "NOT_FOUND", "Not found"),
             Kind::MethodNotAllowed => row(405, "METHOD_NOT_ALLOWED", "Method not allowed"),
             Kind::BodyTooLarge => row(413, "BODY_TOO_LARGE", "Request body too large"),

@@ -34,19 +34,23 @@ pub fn run(args: &CheckConfigArgs, out: &mut dyn Write) -> Result<(), Failure> {
     let config =
         Config::from_file(&args.file, &Overrides::default()).map_err(|error| Failure::Config(error.to_string()))?;
     if args.json {
-        let resources: Vec<_> = config.resources.iter().map(|resource| {
-            let tables: serde_json::Map<_, _> =
-                resource.tables.iter().map(|table| (table.pattern.clone(), json!(table.fence))).collect();
-            json!({
-                "name": resource.name,
-                "kind": "sqlite",
-                "path": resource.path,
-                "file": resource.file,
-                "fence": resource.fence,
-                "tables": tables,
-                "enforce": resource.enforce,
+        let resources: Vec<_> = config
+            .resources
+            .iter()
+            .map(|resource| {
+                let tables: serde_json::Map<_, _> =
+                    resource.tables.iter().map(|table| (table.pattern.clone(), json!(table.fence))).collect();
+                json!({
+                    "name": resource.name,
+                    "kind": "sqlite",
+                    "path": resource.path,
+                    "file": resource.file,
+                    "fence": resource.fence,
+                    "tables": tables,
+                    "enforce": resource.enforce,
+                })
             })
-        }).collect();
+            .collect();
         let all = json!({
             "ok": true,
             "listen": config.listen,
@@ -62,7 +66,14 @@ pub fn run(args: &CheckConfigArgs, out: &mut dyn Write) -> Result<(), Failure> {
     writeln!(out, "  admin listener  {}", config.admin)?;
     writeln!(out, "  data directory  {}", config.data_dir.display())?;
     for resource in &config.resources {
-        writeln!(out, "  resource {} at {}: {}, fence {}", resource.name, resource.path, resource.file.display(), resource.fence)?;
+        writeln!(
+            out,
+            "  resource {} at {}: {}, fence {}",
+            resource.name,
+            resource.path,
+            resource.file.display(),
+            resource.fence
+        )?;
         for table in &resource.tables {
             writeln!(out, "    tables {:?}: fence {}", table.pattern, table.fence)?;
         }

@@ -18,8 +18,13 @@ use failure::Failure;
 /// Start one with `fencegate serve`. Then whoever writes presents a token, the number of its leader term; a token below the
 /// highest that was admitted is refused: You've been replaced.
 #[derive(Debug, Parser)]
-#[command(name = "fencegate", version, max_term_width = 100, after_help = "Exit status:
-  0 done   1 failed   64 wrong usage   69 gate out of reach   77 refused by the gate   78 wrong configuration")]
+#[command(
+    name = "fencegate",
+    version,
+    max_term_width = 100,
+    after_help = "Exit status:
+  0 done   1 failed   64 wrong usage   69 gate out of reach   77 refused by the gate   78 wrong configuration"
+)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,

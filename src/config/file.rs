@@ -11,7 +11,10 @@ use serde_spanned::Spanned;
 use crate::fence::FenceName;
 use crate::resource::sqlite::{RESERVED, TableFence};
 
-use super::{ADMIN_DEFAULT, Config, DATA_DIR_DEFAULT, LISTEN_DEFAULT, Limits, NAME_CHARS_MAX, ResourceConfig, address, is_name_char};
+use super::{
+    ADMIN_DEFAULT, Config, DATA_DIR_DEFAULT, LISTEN_DEFAULT, Limits, NAME_CHARS_MAX, ResourceConfig, address,
+    is_name_char,
+};
 
 /// What is wrong in a configuration, and where.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -120,9 +123,7 @@ pub fn parse(path: &Path, text: &str) -> Result<Config, ConfigError> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut limits = Limits::default();
     for (name, value) in &file.limits {
-        limits
-            .set(name, value.get_ref())
-            .map_err(|why| source.at(value.span(), format!("limit {name}: {why}")))?;
+        limits.set(name, value.get_ref()).map_err(|why| source.at(value.span(), format!("limit {name}: {why}")))?;
     }
     if file.resource.is_empty() {
         let message = "there is no [[resource]]; write one with name, kind = \"sqlite\" and file".to_owned();
@@ -166,7 +167,9 @@ fn resource(
     match item.kind.get_ref().as_str() {
         "sqlite" => {}
         "http" => return Err(source.at(item.kind.span(), about("kind \"http\" is not in this version; \"sqlite\" is"))),
-        other => return Err(source.at(item.kind.span(), about(&format!("kind {other:?} is not known; write \"sqlite\"")))),
+        other => {
+            return Err(source.at(item.kind.span(), about(&format!("kind {other:?} is not known; write \"sqlite\""))));
+        }
     }
     if let Some(trust) = item.trust.as_ref().filter(|trust| trust.get_ref() != "client") {
         let what = format!("trust {:?} is not in this version; leave it out, or write \"client\"", trust.get_ref());
@@ -174,7 +177,9 @@ fn resource(
     }
     let others = [&item.upstream, &item.drain, &item.settle, &item.on_unknown, &item.coordinator, &item.election];
     if let Some(other) = others.into_iter().flatten().next() {
-        return Err(source.at(other.span(), about("this setting is not for kind \"sqlite\" in this version; leave it out")));
+        return Err(
+            source.at(other.span(), about("this setting is not for kind \"sqlite\" in this version; leave it out"))
+        );
     }
     let Some(file) = &item.file else {
         return Err(source.at(span, about("file is missing: the database file, such as file = \"shop.db\"")));
@@ -207,10 +212,14 @@ fn mount_point(text: &str) -> Result<String, String> {
     if path.is_empty() {
         return Ok("/".into());
     }
-    let segment = |part: &str| !part.is_empty() && part != "." && part != ".." && part.chars().all(|c| is_name_char(c) || c == '~');
+    let segment = |part: &str| {
+        !part.is_empty() && part != "." && part != ".." && part.chars().all(|c| is_name_char(c) || c == '~')
+    };
     let well = path.strip_prefix('/').is_some_and(|rest| rest.split('/').all(segment));
     if !well {
-        return Err(format!("path {text:?} is no mount point; write one such as \"/shop\", of A-Z a-z 0-9 . _ ~ - and /"));
+        return Err(format!(
+            "path {text:?} is no mount point; write one such as \"/shop\", of A-Z a-z 0-9 . _ ~ - and /"
+        ));
     }
     if path == "/-" || path.starts_with("/-/") {
         return Err(format!("path {text:?}: what starts with /-/ is the gate's own"));

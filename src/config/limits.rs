@@ -72,7 +72,9 @@ impl Limits {
         };
         match slot {
             Slot::Count(count) => *count = whole(value).ok_or("write a whole number from 1 up")?,
-            Slot::Bytes(bytes) => *bytes = size(value).ok_or("write a number of bytes from 1 up, or a text such as \"8MiB\"")?,
+            Slot::Bytes(bytes) => {
+                *bytes = size(value).ok_or("write a number of bytes from 1 up, or a text such as \"8MiB\"")?
+            }
             Slot::Time(time) => *time = duration(value)?,
         }
         Ok(())

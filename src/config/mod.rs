@@ -97,7 +97,8 @@ pub struct Overrides {
 /// # Errors
 /// A sentence that says what is wrong.
 pub fn address(text: &str) -> Result<SocketAddr, String> {
-    let wrong = |why: String| format!("{text:?} is no address to listen on ({why}); write HOST:PORT, such as {LISTEN_DEFAULT}");
+    let wrong =
+        |why: String| format!("{text:?} is no address to listen on ({why}); write HOST:PORT, such as {LISTEN_DEFAULT}");
     let mut found = text.to_socket_addrs().map_err(|error| wrong(error.to_string()))?;
     found.next().ok_or_else(|| wrong("nothing found".into()))
 }
@@ -178,7 +179,8 @@ mod tests {
     #[test]
     fn a_database_gives_the_resource_its_name() {
         let sqlite = |file: &str, fence: Option<&str>| {
-            let overrides = Overrides { sqlite: Some(file.into()), fence: fence.map(str::to_owned), ..Overrides::default() };
+            let overrides =
+                Overrides { sqlite: Some(file.into()), fence: fence.map(str::to_owned), ..Overrides::default() };
             Config::without_file(&overrides).map(|mut config| config.resources.remove(0))
         };
         let named = sqlite("data/app.db", None).unwrap();

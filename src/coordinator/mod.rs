@@ -1,1 +1,145 @@
 //! Seam 2: what elects a leader and issues the token.
+//!
+//! - [`Coordinator`] and [`Leadership`]: what every coordinator offers, and no more
+//! - [`embedded`]: elections by lease on the gate's own clock, no other server needed
+//!
+//! Every adapter passes the same suite, `tests/it/coordinator.rs`.
+//!
+//! **Invariants of the seam.** In one election, every leadership has a token higher than all before it. At any time at most one
+//! leadership is alive by the coordinator's own clock. What keeps a deposed leader from writing is not the lease, which it may
+//! outlive without noticing, but the gate, which refuses its token.
+
+use std::time::Duration;
+
+use crate::fence::{FenceName, Holder, Token};
+use crate::problem::{Kind, Problem};
+
+pub mod embedded;
+
+pub use embedded::Embedded;
+
+/// What a candidate stands with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bid {
+    /// The candidate's own name for itself, which others see while it leads.
+    pub holder: Option<Holder>,
+    /// How long the lease lasts from each renewal. A coordinator may grant more (etcd rounds short ones up), never less.
+    pub ttl: Duration,
+}
+
+/// Who leads, as everybody may know it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Leader {
+    /// The token of its term.
+    pub token: Token,
+    /// The name it stood with.
+    pub holder: Option<Holder>,
+}
+
+/// Elects one leader at a time in each election, and issues it a token.
+///
+/// Dropping any of these futures is safe: an abandoned candidacy lapses by its TTL at the latest.
+pub trait Coordinator: Send + Sync {
+    /// A term of leadership.
+    type Leadership: Leadership;
+
+    /// Stands for election and waits, as long as it takes, until it leads. Where the coordinator keeps a queue, candidates
+    /// lead in order of arrival. Each call is a candidacy of its own: campaigning again gives a new term and a new token.
+    ///
+    /// The wait may have been longer than the TTL, so no lease can be counted from the call: [`Leadership::renew`] first.
+    ///
+    /// # Errors
+    /// A bid that can't be granted, and a coordinator out of reach.
+    fn campaign(
+        &self,
+        election: &FenceName,
+        bid: &Bid,
+    ) -> impl Future<Output = Result<Self::Leadership, CoordinatorError>> + Send;
+
+    /// Who leads now; `None` where nobody does.
+    ///
+    /// # Errors
+    /// A coordinator out of reach.
+    fn leader(&self, election: &FenceName) -> impl Future<Output = Result<Option<Leader>, CoordinatorError>> + Send;
+
+    /// Waits, as long as it takes, for a leader with a token higher than `after` (`None`: for any leader).
+    ///
+    /// # Errors
+    /// A coordinator out of reach.
+    fn observe(
+        &self,
+        election: &FenceName,
+        after: Option<Token>,
+    ) -> impl Future<Output = Result<Leader, CoordinatorError>> + Send;
+}
+
+/// One term of leadership, held as long as its lease is renewed. Dropping it doesn't resign: the lease then runs out.
+pub trait Leadership: Send {
+    /// The token of this term: the same from its first moment to its last.
+    fn token(&self) -> Token;
+
+    /// Renews the lease and says for how long. Count it by the local monotonic clock **from before the call**: the
+    /// coordinator started its own count later than that, and so ends it later.
+    ///
+    /// # Errors
+    /// [`CoordinatorError::Lost`] where the lease has run out: this term is over for good. After any other error the lease
+    /// may or may not have been renewed: go on counting from the last success.
+    fn renew(&mut self) -> impl Future<Output = Result<Duration, CoordinatorError>> + Send;
+
+    /// Gives the leadership up, so that the next candidate leads at once.
+    ///
+    /// # Errors
+    /// [`CoordinatorError::Lost`] where it was over already; nobody else's term is touched. After any other error it may or
+    /// may not have ended: it does so by its TTL at the latest.
+    fn resign(self) -> impl Future<Output = Result<(), CoordinatorError>> + Send;
+}
+
+/// Why a coordinator doesn't do what it was asked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CoordinatorError {
+    /// The lease has run out, was resigned, or never was the caller's.
+    #[error("this candidate is not, or no longer, in the election: its lease ran out, it resigned, or it never stood")]
+    Lost,
+    /// A TTL outside the coordinator's bounds.
+    #[error("a lease lasts from {min:?} to {max:?}; {asked:?} was asked for")]
+    Ttl {
+        /// The TTL that was asked for.
+        asked: Duration,
+        /// The shortest.
+        min: Duration,
+        /// The longest.
+        max: Duration,
+    },
+    /// The highest token there can be was issued or claimed, so no further leader can be elected.
+    #[error("election {0} can't issue another token: the highest, {max}, is taken. An operator can reset the fence's mark if it was claimed by mistake", max = Token::MAX)]
+    TokensExhausted(FenceName),
+    /// A table or queue of bounded size is full.
+    #[error("there are {max} {what} already, and no room for another")]
+    Full {
+        /// What there are too many of, in the plural.
+        what: &'static str,
+        /// How many there can be.
+        max: usize,
+    },
+    /// The coordinator is out of reach or can't store what it decides; nothing was done.
+    #[error("the coordinator can't be reached or can't store elections: {0}")]
+    Unavailable(String),
+    /// The request was taken and its end isn't known.
+    #[error("it isn't known whether the coordinator has done this: {0}")]
+    OutcomeUnknown(String),
+}
+
+impl CoordinatorError {
+    /// The same as what a client of the gate is told.
+    pub fn problem(&self, election: &FenceName) -> Problem {
+        let kind = match self {
+            CoordinatorError::Lost => Kind::LeadershipLost,
+            CoordinatorError::Ttl { .. } => Kind::BadRequest,
+            CoordinatorError::TokensExhausted(_) => Kind::TokensExhausted,
+            CoordinatorError::Full { .. } => Kind::Overloaded,
+            CoordinatorError::Unavailable(_) => Kind::Unavailable,
+            CoordinatorError::OutcomeUnknown(_) => Kind::OutcomeUnknown,
+        };
+        Problem::new(kind, self.to_string()).about(election, None)
+    }
+}

@@ -14,7 +14,7 @@ use crate::problem::{Kind, Problem};
 use crate::resource::{Call, Judged};
 
 use super::respond::{self, Answer, FENCING_HIGHEST, FENCING_VERDICT, Style};
-use super::{Gate, headers};
+use super::{Gate, elections, headers};
 
 /// Largest body on the reserved paths, in bytes.
 const BODY_BYTES_MAX: usize = 64 * 1024;
@@ -88,6 +88,11 @@ fn put_verdict(answer: &mut Answer, judged: &Judged) {
 /// The reserved paths.
 async fn reserved(gate: &Gate, request: Request<Incoming>) -> Result<Answer, Problem> {
     let segments = segments(request.uri().path().trim_start_matches("/-"))?;
+    if let Some((first, election)) = segments.split_first()
+        && first == "elections"
+    {
+        return self::election(gate, election, request).await;
+    }
     let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
     let method = request.method().clone();
     let is_get = matches!(method, Method::GET | Method::HEAD);
@@ -100,6 +105,15 @@ async fn reserved(gate: &Gate, request: Request<Incoming>) -> Result<Answer, Pro
         ["healthz" | "readyz"] | ["fences", _] => Ok(not_allowed("GET, HEAD")),
         _ => Err(Problem::new(Kind::NotFound, format!("{} is not one of the gate's own paths", request.uri().path()))),
     }
+}
+
+async fn election(gate: &Gate, path: &[String], request: Request<Incoming>) -> Result<Answer, Problem> {
+    let Some(coordinator) = &gate.coordinator else {
+        return Err(Problem::new(Kind::NotFound, "this gate has no embedded coordinator"));
+    };
+    let (parts, body) = request.into_parts();
+    let body = small_body(body).await?;
+    Ok(elections::handle(coordinator, &parts.method, path, parts.uri.query(), &body).await)
 }
 
 /// Splits a path at its slashes and decodes each part.

@@ -1,6 +1,7 @@
 //! Listeners, routes, requests in and responses out. A running gate is [`Server::start`], then [`Server::run`].
 //!
 //! - [`data`]: the data listener's routes: resources, `/-/fences`, `/-/elections`
+//! - [`elections`]: the embedded coordinator's routes
 //! - [`admin`]: the admin listener's routes: state, history, metrics, events
 //! - [`headers`]: what a request presents
 //! - [`respond`]: the one place where an outcome becomes a response
@@ -15,15 +16,20 @@ use std::time::{Duration, Instant};
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::sync::{broadcast, watch};
 
+use crate::coordinator::embedded::Embedded;
 use crate::resource::{Happened, Resource};
 
 pub mod admin;
 pub mod data;
+pub mod elections;
 pub mod events;
 pub mod headers;
 pub mod http;
 pub mod metrics;
 pub mod respond;
+mod serve;
+
+pub use serve::serve;
 
 /// What a gate is made of.
 #[allow(missing_debug_implementations, reason = "resources are trait objects")]
@@ -34,6 +40,8 @@ pub struct Setup {
     pub admin: SocketAddr,
     /// The resources, each with its mount point: `/`, or `/shop` without a slash at its end.
     pub resources: Vec<Mount>,
+    /// The embedded coordinator, if there is one.
+    pub coordinator: Option<Embedded>,
     /// Most connections open at once, on each listener.
     pub connections: usize,
     /// How long a request's headers may take to arrive.
@@ -100,6 +108,8 @@ pub enum ServeError {
 pub struct Gate {
     /// The resources, the longest mount point first.
     pub mounts: Vec<Mount>,
+    /// The embedded coordinator, if there is one.
+    pub coordinator: Option<Embedded>,
     /// Whether requests are welcome: false once the gate is stopping.
     pub ready: AtomicBool,
     /// When it started.
@@ -156,7 +166,7 @@ impl Server {
     /// # Errors
     /// [`ServeError::Listen`].
     pub fn start(setup: Setup) -> Result<Server, ServeError> {
-        let Setup { listen, admin, mut resources, connections, header_time, drain, threads } = setup;
+        let Setup { listen, admin, mut resources, coordinator, connections, header_time, drain, threads } = setup;
         let (data, data_addr) = bind(listen, "data listener")?;
         let (admin, admin_addr) = bind(admin, "admin listener")?;
         resources.sort_by_key(|mount| std::cmp::Reverse(mount.path.len()));
@@ -164,6 +174,7 @@ impl Server {
         let gate = Gate {
             counters: resources.iter().map(|mount| metrics::RequestCounters::new(mount.resource.name())).collect(),
             mounts: resources,
+            coordinator,
             ready: AtomicBool::new(true),
             started: Instant::now(),
             data_addr,
@@ -204,6 +215,9 @@ impl Server {
         drop(self.data);
         let runtime = runtime().map_err(system("starting the runtime"))?;
         runtime.block_on(self.gate.attend(self.admin, self.http, stop, stopping, workers, self.drain))?;
+        if let Some(coordinator) = &self.gate.coordinator {
+            runtime.block_on(coordinator.close());
+        }
         for mount in &self.gate.mounts {
             mount.resource.stop();
         }

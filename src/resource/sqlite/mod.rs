@@ -33,6 +33,7 @@ pub mod writer;
 pub use fences::TableFence;
 pub use front::Sqlite;
 pub use limits::Limits;
+pub use sandbox::RESERVED;
 
 /// What to open.
 #[derive(Debug, Clone)]

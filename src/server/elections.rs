@@ -1,0 +1,240 @@
+//! `/-/elections/…`: the embedded coordinator over HTTP. For its users: `docs/elections.md`.
+
+use std::time::Duration;
+
+use hyper::header::{ALLOW, CACHE_CONTROL, HeaderValue};
+use hyper::{Method, StatusCode};
+use percent_encoding::percent_decode_str;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::respond::{self, Answer, Style};
+use crate::coordinator::embedded::{CandidateId, Entry, Place, Standing, Status, TTL_DEFAULT, WAIT_MAX};
+use crate::coordinator::{Bid, CoordinatorError, Embedded, Leader};
+use crate::fence::{FenceName, Holder, Token};
+use crate::problem::{Kind, Problem};
+
+/// The body of `campaign`.
+#[derive(Debug, Default, Deserialize)]
+struct Campaign {
+    holder: Option<Holder>,
+    ttl_ms: Option<u64>,
+    wait_ms: Option<u64>,
+    candidate: Option<String>,
+}
+
+/// The body of `renew` and `resign`.
+#[derive(Debug, Deserialize)]
+struct Candidacy {
+    candidate: String,
+}
+
+/// The query of `observe`.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Observe {
+    after: Option<Token>,
+    wait: Duration,
+}
+
+/// What the path and method ask for.
+enum Route {
+    Status,
+    Observe,
+    Campaign,
+    Renew,
+    Resign,
+}
+
+/// Answers one request below `/-/elections/`. `path` has the percent-decoded segments after that: the election, and what to do
+/// there. Takes as long as the request asks to wait, at most [`WAIT_MAX`]; dropping the future gives the wait up.
+pub async fn handle(
+    coordinator: &Embedded,
+    method: &Method,
+    path: &[String],
+    query: Option<&str>,
+    body: &[u8],
+) -> Answer {
+    let outcome = match route(path) {
+        Err(problem) => Err(problem),
+        Ok((_, route)) if *method != route.method() => Ok(wrong_method(&route)),
+        Ok((election, route)) => {
+            let outcome = match route {
+                Route::Status => status(coordinator, &election).await,
+                Route::Observe => observe(coordinator, &election, query).await,
+                Route::Campaign => campaign(coordinator, &election, body).await,
+                Route::Renew => renew(coordinator, &election, body).await,
+                Route::Resign => resign(coordinator, &election, body).await,
+            };
+            // Whatever is wrong, it is about this election.
+            outcome.map_err(|problem| Problem { fence: Some(election), ..problem })
+        }
+    };
+    let mut answer = outcome.unwrap_or_else(|problem| respond::problem(&problem, Style::Problem));
+    // An answer may hold a candidate id, and all are out of date in a moment.
+    answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    answer
+}
+
+impl Route {
+    /// The one method that it takes.
+    fn method(&self) -> Method {
+        match self {
+            Route::Status | Route::Observe => Method::GET,
+            Route::Campaign | Route::Renew | Route::Resign => Method::POST,
+        }
+    }
+}
+
+fn route(path: &[String]) -> Result<(FenceName, Route), Problem> {
+    let not_found = |detail| Err(Problem::new(Kind::NotFound, detail));
+    let (election, route) = match path {
+        [election] => (election, Route::Status),
+        [election, action] => {
+            let route = match action.as_str() {
+                "observe" => Route::Observe,
+                "campaign" => Route::Campaign,
+                "renew" => Route::Renew,
+                "resign" => Route::Resign,
+                _ => return not_found("an election has campaign, renew, resign and observe; a / in a name is %2F"),
+            };
+            (election, route)
+        }
+        _ => return not_found("the path is /-/elections/{election} or one below it; a / in a name is %2F"),
+    };
+    let election = election.parse().map_err(|error| bad(format!("not an election: {error}")))?;
+    Ok((election, route))
+}
+
+fn wrong_method(route: &Route) -> Answer {
+    let allowed = route.method();
+    let problem = Problem::new(Kind::MethodNotAllowed, format!("this path takes {allowed} only"));
+    let mut answer = respond::problem(&problem, Style::Problem);
+    let allowed = HeaderValue::from_str(allowed.as_str()).expect("a method's name is a header value");
+    answer.headers_mut().insert(ALLOW, allowed);
+    answer
+}
+
+async fn campaign(coordinator: &Embedded, election: &FenceName, body: &[u8]) -> Result<Answer, Problem> {
+    // Every member has a default, so no body at all is as good as an empty object.
+    let campaign: Campaign = if body.is_empty() { Campaign::default() } else { parse(body)? };
+    let wait = wait(campaign.wait_ms.unwrap_or(0))?;
+    let entry = match campaign.candidate {
+        Some(text) => Entry::Known(candidate(&text)?),
+        None => {
+            let ttl = campaign.ttl_ms.map_or(TTL_DEFAULT, Duration::from_millis);
+            Entry::New(Bid { holder: campaign.holder, ttl })
+        }
+    };
+    let standing = coordinator.enter(election, entry, wait).await.map_err(told(election))?;
+    let status = match standing.place {
+        Place::Leading { .. } => StatusCode::OK,
+        Place::Waiting { .. } => StatusCode::ACCEPTED,
+    };
+    Ok(respond::json(status, &standing_body(election, &standing)))
+}
+
+async fn renew(coordinator: &Embedded, election: &FenceName, body: &[u8]) -> Result<Answer, Problem> {
+    let Candidacy { candidate: text } = parse(body)?;
+    let standing = coordinator.renew(election, candidate(&text)?).await.map_err(told(election))?;
+    Ok(respond::json(StatusCode::OK, &standing_body(election, &standing)))
+}
+
+async fn resign(coordinator: &Embedded, election: &FenceName, body: &[u8]) -> Result<Answer, Problem> {
+    let Candidacy { candidate: text } = parse(body)?;
+    coordinator.resign(election, candidate(&text)?).await.map_err(told(election))?;
+    Ok(respond::json(StatusCode::OK, &json!({ "election": election, "resigned": true })))
+}
+
+async fn status(coordinator: &Embedded, election: &FenceName) -> Result<Answer, Problem> {
+    let status = coordinator.status(election).await.map_err(told(election))?;
+    Ok(respond::json(StatusCode::OK, &status_body(election, &status)))
+}
+
+async fn observe(coordinator: &Embedded, election: &FenceName, query: Option<&str>) -> Result<Answer, Problem> {
+    let Observe { after, wait } = Observe::parse(query.unwrap_or_default())?;
+    let status = coordinator.watch(election, after, wait).await.map_err(told(election))?;
+    Ok(respond::json(StatusCode::OK, &status_body(election, &status)))
+}
+
+fn standing_body(election: &FenceName, standing: &Standing) -> Value {
+    let Standing { candidate, holder, ttl, place } = standing;
+    let (candidate, ttl_ms) = (candidate.to_string(), millis(*ttl));
+    match place {
+        Place::Leading { token } => json!({
+            "election": election, "candidate": candidate, "state": "leading",
+            "token": token, "holder": holder, "ttl_ms": ttl_ms,
+        }),
+        Place::Waiting { position, leader } => json!({
+            "election": election, "candidate": candidate, "state": "waiting", "token": null, "holder": holder,
+            "position": position, "leader": leader.as_ref().map(leader_body), "ttl_ms": ttl_ms,
+        }),
+    }
+}
+
+fn status_body(election: &FenceName, status: &Status) -> Value {
+    let leader = status.leader.as_ref().map(|(leader, left)| {
+        let mut body = leader_body(leader);
+        body["ttl_left_ms"] = millis(*left).into();
+        body
+    });
+    json!({ "election": election, "leader": leader, "candidates": status.waiting, "last_token": status.last_token })
+}
+
+fn leader_body(leader: &Leader) -> Value {
+    json!({ "token": leader.token, "holder": leader.holder })
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn told(election: &FenceName) -> impl Fn(CoordinatorError) -> Problem {
+    move |error| error.problem(election)
+}
+
+fn bad(detail: impl Into<String>) -> Problem {
+    Problem::new(Kind::BadRequest, detail)
+}
+
+fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Problem> {
+    // Left to itself, serde takes an array for an object with its members in order.
+    if body.trim_ascii_start().first() != Some(&b'{') {
+        return Err(bad("the body must be a JSON object"));
+    }
+    serde_json::from_slice(body).map_err(|error| bad(format!("the body is not the JSON object wanted here: {error}")))
+}
+
+fn candidate(text: &str) -> Result<CandidateId, Problem> {
+    text.parse().map_err(|error: crate::coordinator::embedded::CandidateIdError| bad(error.to_string()))
+}
+
+fn wait(wait_ms: u64) -> Result<Duration, Problem> {
+    let wait = Duration::from_millis(wait_ms);
+    if wait > WAIT_MAX { Err(bad(format!("wait_ms is at most {}", WAIT_MAX.as_millis()))) } else { Ok(wait) }
+}
+
+impl Observe {
+    /// Reads `after=TOKEN&wait_ms=…`; other parameters are ignored.
+    fn parse(query: &str) -> Result<Observe, Problem> {
+        let (mut after, mut wait_ms) = (None, None);
+        for pair in query.split('&') {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            let slot = match name {
+                "after" => &mut after,
+                "wait_ms" => &mut wait_ms,
+                _ => continue,
+            };
+            if slot.replace(percent_decode_str(value).decode_utf8_lossy()).is_some() {
+                return Err(bad(format!("{name} is given more than once")));
+            }
+        }
+        let number = |text: &str| text.parse().map_err(|_| bad("wait_ms is a whole number of milliseconds"));
+        Ok(Observe {
+            after: after.map(|text| text.parse().map_err(|error| bad(format!("after: {error}")))).transpose()?,
+            wait: wait(wait_ms.map_or(Ok(0), |text| number(&text))?)?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,201 @@
+//! What every coordinator does.
+
+use std::pin::pin;
+
+use fencegate::coordinator::{Coordinator, CoordinatorError, Leader, Leadership};
+use fencegate::fence::FenceName;
+use tokio::time::timeout;
+
+use super::{Site, TTL, bid, election};
+
+type LeadershipOf<S> = <<S as Site>::Coordinator as Coordinator>::Leadership;
+
+/// Makes one test of each function of the suite, on a site that `$make` starts.
+macro_rules! conforms {
+    ($make:expr => $($case:ident),+ $(,)?) => {
+        $(#[tokio::test]
+        async fn $case() {
+            let site = $make.await;
+            crate::coordinator::suite::$case(&site).await;
+        })+
+    };
+    ($make:expr) => {
+        conforms!($make =>
+            the_first_candidate_leads_under_its_name, every_term_has_a_higher_token, elections_are_independent,
+            renewals_keep_the_lease, a_lease_that_ran_out_is_lost_for_good, a_deposed_leader_does_not_touch_its_successor,
+            a_resignation_hands_over, candidates_lead_in_order_of_arrival, an_abandoned_campaign_lapses,
+            who_observes_hears_of_each_new_leader, names_of_every_kind_work);
+    };
+}
+pub(crate) use conforms;
+
+/// A bound for what should happen at once: a test that hangs fails instead.
+const SOON: std::time::Duration = std::time::Duration::from_secs(30);
+
+async fn lead<S: Site>(site: &S, election: &FenceName, holder: &str) -> LeadershipOf<S> {
+    timeout(SOON, site.coordinator().campaign(election, &bid(holder))).await.expect("nobody else leads").unwrap()
+}
+
+async fn until_waiting<S: Site>(site: &S, election: &FenceName, count: usize) {
+    let reached = async {
+        while site.waiting(election).await != count {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(SOON, reached).await.expect("candidates join the queue");
+}
+
+fn lost<T>(outcome: &Result<T, CoordinatorError>) -> bool {
+    matches!(outcome, Err(CoordinatorError::Lost))
+}
+
+pub async fn the_first_candidate_leads_under_its_name<S: Site>(site: &S) {
+    let orders = election("orders");
+    assert_eq!(site.coordinator().leader(&orders).await, Ok(None));
+    let leadership = lead(site, &orders, "node-a").await;
+    let leader = Leader { token: leadership.token(), holder: bid("node-a").holder };
+    assert_eq!(site.coordinator().leader(&orders).await, Ok(Some(leader)));
+    leadership.resign().await.unwrap();
+    assert_eq!(site.coordinator().leader(&orders).await, Ok(None));
+}
+
+pub async fn every_term_has_a_higher_token<S: Site>(site: &S) {
+    let orders = election("orders");
+    let mut last = None;
+    for term in 0..6 {
+        let mut leadership = lead(site, &orders, "node-a").await;
+        assert!(Some(leadership.token()) > last, "term {term}");
+        last = Some(leadership.token());
+        leadership.renew().await.unwrap();
+        assert_eq!(last, Some(leadership.token()), "one token for the whole term");
+        // Terms end in both ways.
+        if term % 2 == 0 {
+            leadership.resign().await.unwrap();
+        } else {
+            site.pass(TTL).await;
+        }
+    }
+}
+
+pub async fn elections_are_independent<S: Site>(site: &S) {
+    let (orders, jobs) = (election("orders"), election("jobs"));
+    let one = lead(site, &orders, "node-a").await;
+    let mut other = lead(site, &jobs, "node-b").await;
+    one.resign().await.unwrap();
+    assert!(other.renew().await.is_ok());
+    assert_eq!(site.coordinator().leader(&orders).await, Ok(None));
+}
+
+pub async fn renewals_keep_the_lease<S: Site>(site: &S) {
+    let orders = election("orders");
+    let mut leadership = lead(site, &orders, "node-a").await;
+    for _ in 0..3 {
+        site.pass(TTL * 6 / 10).await;
+        assert!(leadership.renew().await.unwrap() >= TTL, "never less than was asked for");
+    }
+    let leader = site.coordinator().leader(&orders).await.unwrap();
+    assert_eq!(leader.map(|leader| leader.token), Some(leadership.token()));
+}
+
+pub async fn a_lease_that_ran_out_is_lost_for_good<S: Site>(site: &S) {
+    let orders = election("orders");
+    let mut leadership = lead(site, &orders, "node-a").await;
+    site.pass(TTL).await;
+    assert_eq!(site.coordinator().leader(&orders).await, Ok(None));
+    assert!(lost(&leadership.renew().await));
+    assert!(lost(&leadership.renew().await), "and stays so");
+}
+
+pub async fn a_deposed_leader_does_not_touch_its_successor<S: Site>(site: &S) {
+    let orders = election("orders");
+    let mut deposed = lead(site, &orders, "node-a").await;
+    site.pass(TTL).await;
+    let mut successor = lead(site, &orders, "node-a").await;
+    assert!(successor.token() > deposed.token());
+    assert!(lost(&deposed.renew().await));
+    assert!(lost(&deposed.resign().await));
+    assert!(successor.renew().await.is_ok());
+    let leader = site.coordinator().leader(&orders).await.unwrap();
+    assert_eq!(leader.map(|leader| leader.token), Some(successor.token()));
+}
+
+pub async fn a_resignation_hands_over<S: Site>(site: &S) {
+    let orders = election("orders");
+    let first = lead(site, &orders, "node-a").await;
+    let first_token = first.token();
+    let waits = lead(site, &orders, "node-b");
+    let resigns = async {
+        until_waiting(site, &orders, 1).await;
+        let leader = site.coordinator().leader(&orders).await.unwrap();
+        assert_eq!(leader.map(|leader| leader.token), Some(first_token), "one leader at a time");
+        first.resign().await.unwrap();
+    };
+    let (second, ()) = tokio::join!(waits, resigns);
+    assert!(second.token() > first_token);
+}
+
+/// For coordinators with a queue: a Kubernetes Lease has none.
+pub async fn candidates_lead_in_order_of_arrival<S: Site>(site: &S) {
+    let orders = election("orders");
+    let mut order = Vec::new();
+    let first = lead(site, &orders, "node-0").await;
+    let names = ["node-1", "node-2", "node-3"];
+    let (one, two, three) =
+        (pin!(lead(site, &orders, names[0])), pin!(lead(site, &orders, names[1])), pin!(lead(site, &orders, names[2])));
+    let mut waits = [one, two, three];
+    for (count, wait) in waits.iter_mut().enumerate() {
+        tokio::select! { biased;
+            _ = wait => panic!("two lead at once"),
+            () = until_waiting(site, &orders, count + 1) => {}
+        }
+    }
+    first.resign().await.unwrap();
+    for wait in waits {
+        let leadership = wait.await;
+        order.push(site.coordinator().leader(&orders).await.unwrap().unwrap().holder.unwrap().to_string());
+        leadership.resign().await.unwrap();
+    }
+    assert_eq!(order, names);
+}
+
+pub async fn an_abandoned_campaign_lapses<S: Site>(site: &S) {
+    let orders = election("orders");
+    let mut first = lead(site, &orders, "node-a").await;
+    tokio::select! { biased;
+        _ = lead(site, &orders, "node-b") => panic!("two lead at once"),
+        () = until_waiting(site, &orders, 1) => {}
+    }
+    site.pass(TTL * 6 / 10).await;
+    first.renew().await.unwrap();
+    site.pass(TTL * 6 / 10).await;
+    until_waiting(site, &orders, 0).await;
+    first.resign().await.unwrap();
+    assert_eq!(site.coordinator().leader(&orders).await, Ok(None));
+}
+
+pub async fn who_observes_hears_of_each_new_leader<S: Site>(site: &S) {
+    let orders = election("orders");
+    let observe = |after| timeout(SOON, site.coordinator().observe(&orders, after));
+    let (seen, first) = tokio::join!(observe(None), lead(site, &orders, "node-a"));
+    assert_eq!(seen.unwrap().unwrap().token, first.token());
+    let at_once = observe(None).await.unwrap().unwrap();
+    assert_eq!(at_once.token, first.token());
+    let after = Some(first.token());
+    let change = async {
+        first.resign().await.unwrap();
+        lead(site, &orders, "node-b").await
+    };
+    let (seen, second) = tokio::join!(observe(after), change);
+    let seen = seen.unwrap().unwrap();
+    assert_eq!((seen.token, seen.holder), (second.token(), bid("node-b").holder));
+}
+
+pub async fn names_of_every_kind_work<S: Site>(site: &S) {
+    let longest = "x".repeat(255);
+    for name in ["stock/7", "stock/7/", "/", ".", "..", "A", "a", "a:b@c_d-e", &longest] {
+        let leadership = lead(site, &election(name), "pod 7 (blue) \"%2F\" ~").await;
+        let leader = site.coordinator().leader(&election(name)).await.unwrap().unwrap();
+        assert_eq!(leader.token, leadership.token(), "{name}");
+        assert_eq!(leader.holder, bid("pod 7 (blue) \"%2F\" ~").holder, "{name}");
+    }
+}
