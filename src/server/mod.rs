@@ -14,6 +14,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::runtime::Runtime;
 use tokio::sync::{broadcast, watch};
 
 use crate::coordinator::embedded::Embedded;
@@ -136,6 +137,9 @@ impl Gate {
 #[allow(missing_debug_implementations, reason = "resources are trait objects")]
 pub struct Server {
     gate: Arc<Gate>,
+    /// The main thread's runtime, made early: from the moment that the addresses are told, a signal has to find its handler.
+    runtime: Runtime,
+    signals: Signals,
     data: TcpListener,
     admin: TcpListener,
     http: http::Settings,
@@ -183,7 +187,10 @@ impl Server {
             events: broadcast::channel(1024).0,
         };
         let http = http::Settings { connections, header_time };
-        Ok(Server { gate: Arc::new(gate), data, admin, http, drain, threads: threads.max(1) })
+        let system = |what| move |source| ServeError::System { what, source };
+        let runtime = runtime().map_err(system("starting the runtime"))?;
+        let signals = runtime.block_on(async { Signals::new() }).map_err(system("listening for signals"))?;
+        Ok(Server { gate: Arc::new(gate), runtime, signals, data, admin, http, drain, threads: threads.max(1) })
     }
 
     /// The bound address of the data listener.
@@ -213,8 +220,9 @@ impl Server {
             workers.push(thread.map_err(system("starting a thread"))?);
         }
         drop(self.data);
-        let runtime = runtime().map_err(system("starting the runtime"))?;
-        runtime.block_on(self.gate.attend(self.admin, self.http, stop, stopping, workers, self.drain))?;
+        let runtime = self.runtime;
+        runtime.block_on(self.gate.attend(self.signals, self.admin, self.http, stop, workers, self.drain));
+        drop(stopping);
         if let Some(coordinator) = &self.gate.coordinator {
             runtime.block_on(coordinator.close());
         }
@@ -227,7 +235,7 @@ impl Server {
 }
 
 /// One current-thread runtime a thread: cheaper than one runtime over all of them, since a request never changes threads here.
-fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+fn runtime() -> std::io::Result<Runtime> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()
 }
 
@@ -253,15 +261,13 @@ impl Gate {
     /// The main thread's part: the admin listener, the events, the signals.
     async fn attend(
         self: &Arc<Gate>,
+        mut signals: Signals,
         admin: TcpListener,
         settings: http::Settings,
         stop: watch::Sender<bool>,
-        stopping: watch::Receiver<bool>,
         workers: Vec<JoinHandle<std::io::Result<()>>>,
         drain: Duration,
-    ) -> Result<(), ServeError> {
-        let system = |what| move |source| ServeError::System { what, source };
-        let mut signals = Signals::new().map_err(system("listening for signals"))?;
+    ) {
         let gate = Arc::clone(self);
         let serve = move |request| {
             let gate = Arc::clone(&gate);
@@ -275,7 +281,6 @@ impl Gate {
         tracing::info!(drain = %humantime::format_duration(drain), "stopping: no new connections, requests in work finish");
         self.ready.store(false, Ordering::SeqCst);
         stop.send_replace(true);
-        drop(stopping);
         let drained = tokio::task::spawn_blocking(move || workers.into_iter().for_each(|worker| drop(worker.join())));
         tokio::select! {
             _ = drained => {}
@@ -284,7 +289,6 @@ impl Gate {
         teller.abort();
         end.send_replace(true);
         let _ = admin.await;
-        Ok(())
     }
 }
 

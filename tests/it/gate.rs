@@ -188,6 +188,27 @@ impl Client {
         Ok(answer)
     }
 
+    /// Reads until this text has come; all that was read.
+    pub fn read_until(&mut self, text: &str) -> String {
+        let mut read = String::new();
+        while !read.contains(text) {
+            assert!(self.stream.read_line(&mut read).expect("more comes") > 0, "it ended after {read:?}");
+        }
+        read
+    }
+
+    /// Sends nothing more, and reads until the other side closes.
+    pub fn finish(mut self) {
+        let _ = self.stream.get_ref().shutdown(std::net::Shutdown::Write);
+        let mut rest = Vec::new();
+        match self.stream.read_to_end(&mut rest) {
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                panic!("the gate neither answers nor closes")
+            }
+            Ok(_) | Err(_) => {}
+        }
+    }
+
     /// A GET.
     pub fn get(&mut self, path: &str) -> Answer {
         self.request("GET", path, &[], b"").expect("the gate answers")

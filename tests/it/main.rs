@@ -1,7 +1,10 @@
 //! The integration tests: one binary, one module for each subject.
 
 mod coordinator;
+mod faults;
+mod garbage;
 mod gate;
+mod http;
 mod kill;
 mod resource;
 mod rule;

@@ -1,0 +1,220 @@
+//! What the contract says of HTTP, seen from outside: headers, statuses, codes, reserved paths, the admin listener.
+
+use serde_json::{Value, json};
+
+use crate::gate::{Answer, Client, Gate};
+
+fn gate() -> (tempfile::TempDir, Gate) {
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("app.db");
+    let gate = Gate::start(dir.path(), &["--sqlite", file.to_str().expect("UTF-8"), "--fence", "app"]);
+    (dir, gate)
+}
+
+const SELECT: &str = r#"{"requests":[{"type":"execute","stmt":{"sql":"SELECT 1"}},{"type":"close"}]}"#;
+
+fn read(client: &mut Client, headers: &[(&str, &str)]) -> Answer {
+    client.request("POST", "/v2/pipeline", headers, SELECT.as_bytes()).expect("the gate answers")
+}
+
+#[test]
+fn the_story_of_the_readme() {
+    let (_dir, gate) = gate();
+    let mut client = gate.client();
+    let created = client.sql(Some("5"), &["CREATE TABLE t (v TEXT)", "INSERT INTO t VALUES ('first')"]);
+    assert_eq!((created.status, created.header("fencing-verdict")), (200, Some("advanced")));
+    let second = client.sql(Some("6"), &["INSERT INTO t VALUES ('second')"]);
+    assert_eq!((second.status, second.header("fencing-highest")), (200, Some("6")));
+    let again = client.sql(Some("6"), &["INSERT INTO t VALUES ('second again')"]);
+    assert_eq!((again.status, again.header("fencing-verdict")), (200, Some("admitted")));
+    let stale = client.sql(Some("5"), &["INSERT INTO t VALUES ('woken up')"]);
+    assert_eq!((stale.status, stale.header("fencing-verdict")), (412, Some("stale")));
+    assert_eq!((stale.header("fencing-highest"), stale.header("content-type")), (Some("6"), Some("application/json")));
+    let body = stale.json();
+    assert_eq!(body["title"], "You've been replaced");
+    assert_eq!(body["type"], "urn:fencegate:stale-token");
+    assert_eq!((&body["code"], &body["applied"]), (&json!("STALE_TOKEN"), &json!("no")));
+    assert_eq!((&body["presented"], &body["highest"], &body["fence"]), (&json!("5"), &json!("6"), &json!("app")));
+    assert!(body["message"].as_str().expect("text").starts_with("You've been replaced"));
+    let rows = client.sql(None, &["SELECT count(*) FROM t"]).json();
+    assert_eq!(rows["results"][0]["response"]["result"]["rows"][0][0]["value"], "3");
+}
+
+#[test]
+fn tokens_in_every_form() {
+    let (_dir, gate) = gate();
+    let mut client = gate.client();
+    for (headers, status, code) in [
+        (vec![], 200, ""),
+        (vec![("fencing-token", "7")], 200, ""),
+        (vec![("Fencing-Token", "app=7")], 200, ""),
+        (vec![("authorization", "Bearer fgt.7")], 200, ""),
+        (vec![("authorization", "bearer fgt.7"), ("fencing-token", "7")], 200, ""),
+        (vec![("authorization", "Bearer something-else")], 200, ""),
+        (vec![("authorization", "Basic Zm9vOmJhcg==")], 200, ""),
+        (vec![("fencing-holder", "nobody")], 200, ""),
+        (vec![("fencing-token", "07")], 400, "TOKEN_MALFORMED"),
+        (vec![("fencing-token", "")], 400, "TOKEN_MALFORMED"),
+        (vec![("fencing-token", "7, 7")], 400, "TOKEN_MALFORMED"),
+        (vec![("fencing-token", "9223372036854775808")], 400, "TOKEN_MALFORMED"),
+        (vec![("fencing-token", "7"), ("fencing-token", "7")], 400, "TOKEN_MALFORMED"),
+        (vec![("fencing-token", "7"), ("fencing-holder", "a"), ("fencing-holder", "a")], 400, "TOKEN_MALFORMED"),
+        (vec![("authorization", "Bearer fgt.7."), ("fencing-token", "7")], 400, "TOKEN_MALFORMED"),
+        (vec![("authorization", "Bearer fgt.8"), ("fencing-token", "7")], 400, "TOKEN_MALFORMED"),
+        (vec![("fencing-token", "other=7")], 400, "WRONG_FENCE"),
+        (vec![("fencing-token", "app=7, other=7")], 400, "WRONG_FENCE"),
+        (vec![("fencing-token", "6")], 412, "STALE_TOKEN"),
+        (vec![("authorization", "Bearer fgt.6")], 412, "STALE_TOKEN"),
+        (vec![("fencing-token", "7"), ("fencing-holder", "node-a")], 200, ""),
+        (vec![("authorization", "Bearer fgt.7.bm9kZS1h")], 200, ""),
+        (vec![("fencing-token", "7"), ("fencing-holder", "node-b")], 409, "TOKEN_CONFLICT"),
+        (vec![("fencing-token", "7")], 200, ""),
+    ] {
+        let answer = read(&mut client, &headers);
+        assert_eq!(answer.status, status, "{headers:?}: {answer:?}");
+        if !code.is_empty() {
+            assert_eq!(answer.code(), code, "{headers:?}");
+            assert!(answer.header("fencing-verdict").is_some(), "{headers:?}");
+        }
+    }
+    assert_eq!(read(&mut client, &[]).header("fencing-verdict"), None, "a request without a token isn't judged");
+}
+
+#[test]
+fn reads_claim_too() {
+    let (_dir, gate) = gate();
+    let mut client = gate.client();
+    assert_eq!(read(&mut client, &[("fencing-token", "3")]).header("fencing-verdict"), Some("advanced"));
+    let hello = client.request("GET", "/v3", &[("fencing-token", "4")], b"").expect("an answer");
+    assert_eq!((hello.status, hello.header("fencing-verdict")), (200, Some("advanced")));
+    assert_eq!(read(&mut client, &[("fencing-token", "3")]).status, 412);
+    assert_eq!(client.request("GET", "/v2", &[("fencing-token", "3")], b"").expect("an answer").status, 412);
+}
+
+#[test]
+fn claims_and_fence_state() {
+    let (_dir, gate) = gate();
+    let mut client = gate.client();
+    assert_eq!(client.get("/-/fences/app").json()["highest"], Value::Null);
+    assert_eq!(client.get("/-/fences/other").status, 404);
+    assert_eq!(client.get("/-/fences/a%20b").status, 404);
+    let mut claim = |fence: &str, headers: &[(&str, &str)]| {
+        client.request("POST", &format!("/-/fences/{fence}/claim"), headers, b"").expect("an answer")
+    };
+    let first = claim("app", &[("fencing-token", "5"), ("fencing-holder", "a")]);
+    let body = json!({ "fence": "app", "token": "5", "highest": "5", "previous": null, "verdict": "advanced" });
+    assert_eq!((first.status, first.json()), (200, body));
+    assert_eq!(first.header("fencing-verdict"), Some("advanced"));
+    assert_eq!(claim("app", &[("authorization", "Bearer fgt.9")]).json()["previous"], "5");
+    assert_eq!(claim("app", &[("fencing-token", "9")]).json()["verdict"], "admitted");
+    let stale = claim("app", &[("fencing-token", "8")]);
+    assert_eq!((stale.status, stale.header("content-type")), (412, Some("application/problem+json")));
+    assert_eq!(claim("app", &[]).code(), "TOKEN_REQUIRED");
+    assert_eq!(claim("app", &[("fencing-token", "other=9")]).code(), "WRONG_FENCE");
+    assert_eq!(claim("app", &[("fencing-token", "x")]).code(), "TOKEN_MALFORMED");
+    assert_eq!(claim("other", &[("fencing-token", "9")]).status, 404);
+    let state = client.get("/-/fences/app").json();
+    assert_eq!((&state["highest"], &state["holder"]), (&json!("9"), &Value::Null));
+    for key in ["advanced_at", "in_flight", "quarantined_until"] {
+        assert!(state.get(key).is_some(), "{key}");
+    }
+}
+
+#[test]
+fn paths_and_methods() {
+    let (_dir, gate) = gate();
+    let mut client = gate.client();
+    for (method, path, status) in [
+        ("GET", "/-/healthz", 200),
+        ("GET", "/-/readyz", 200),
+        ("POST", "/-/healthz", 405),
+        ("GET", "/-/nothing", 404),
+        ("GET", "/-/fences/app/claim", 405),
+        ("DELETE", "/-/fences/app", 405),
+        ("GET", "/-/fences/%ff", 400),
+        ("GET", "/-/elections/app", 200),
+        ("GET", "/v2", 200),
+        ("GET", "/v3", 200),
+        ("GET", "/v3/pipeline", 405),
+        ("POST", "/v3", 405),
+        ("GET", "/nothing", 404),
+        ("POST", "/v1/execute", 404),
+        ("POST", "/v3/../v3/pipeline", 404),
+    ] {
+        let answer = client.request(method, path, &[], b"").expect("an answer");
+        assert_eq!(answer.status, status, "{method} {path}: {answer:?}");
+    }
+    let mut admin = gate.admin();
+    for (method, path, status) in [
+        ("GET", "/", 200),
+        ("GET", "/healthz", 200),
+        ("GET", "/readyz", 200),
+        ("GET", "/metrics", 200),
+        ("GET", "/v1/status", 200),
+        ("GET", "/v1/fences", 200),
+        ("GET", "/v1/fences/app", 200),
+        ("GET", "/v1/fences/other", 404),
+        ("GET", "/v1/fences/app/history", 200),
+        ("GET", "/v1/fences?limit=x", 400),
+        ("POST", "/v1/fences", 405),
+        ("GET", "/v1/fences/app/reset", 405),
+        ("POST", "/v1/fences/app/reset", 400),
+        ("GET", "/nothing", 404),
+    ] {
+        let answer = admin.request(method, path, &[], b"").expect("an answer");
+        assert_eq!(answer.status, status, "{method} {path}: {answer:?}");
+    }
+}
+
+#[test]
+fn what_operators_do() {
+    let (_dir, gate) = gate();
+    let (mut client, mut admin) = (gate.client(), gate.admin());
+    client.sql(Some("50"), &["CREATE TABLE t (v)"]);
+    for _ in 0..3 {
+        assert_eq!(client.sql(Some("49"), &["INSERT INTO t VALUES (1)"]).status, 412);
+    }
+    let fence = admin.get("/v1/fences/app").json();
+    assert_eq!((&fence["refusals"][0]["count"], &fence["refusals"][0]["token"]), (&json!(3), &json!("49")));
+    let mut post = |action: &str, headers: &[(&str, &str)], body: &Value| {
+        let path = format!("/v1/fences/app/{action}");
+        admin.request("POST", &path, headers, body.to_string().as_bytes()).expect("an answer")
+    };
+    let reset = json!({ "highest": "40", "reason": "restored from a backup" });
+    assert_eq!(post("reset", &[("origin", "http://evil.example")], &reset).status, 403);
+    assert_eq!(post("reset", &[], &json!({ "highest": "40" })).status, 400, "a reason is needed");
+    assert_eq!(post("reset", &[], &json!({ "reason": "x" })).status, 400, "highest is needed");
+    assert_eq!(post("reset", &[], &json!({ "highest": 40, "reason": "x" })).status, 400, "tokens are strings");
+    assert_eq!(post("reset", &[], &reset).json(), json!({ "fence": "app", "highest": "40", "previous": "50" }));
+    assert_eq!(post("release", &[], &json!({ "reason": "x" })).json()["released"], false);
+    assert_eq!(client.sql(Some("41"), &["INSERT INTO t VALUES (1)"]).status, 200);
+    let history = admin.get("/v1/fences/app/history?limit=2").json();
+    assert_eq!(history["events"][1]["reason"], "restored from a backup");
+    let before = history["next"].as_str().expect("there is more").to_owned();
+    let rest = admin.get(&format!("/v1/fences/app/history?before={before}")).json();
+    assert_eq!((&rest["events"][0]["token"], &rest["next"]), (&json!("50"), &Value::Null));
+    let metrics = String::from_utf8(admin.get("/metrics").body).expect("UTF-8");
+    for line in [
+        "fencegate_requests_total{resource=\"app\",verdict=\"stale\"} 3",
+        "fencegate_fence_highest{resource=\"app\",fence=\"app\"} 41",
+        "fencegate_fence_refused_total{resource=\"app\",fence=\"app\"} 3",
+        "fencegate_advances_total{resource=\"app\"} 2",
+    ] {
+        assert!(metrics.lines().any(|other| other == line), "{line} is not in\n{metrics}");
+    }
+}
+
+#[test]
+fn events_are_told_as_they_happen() {
+    let (_dir, gate) = gate();
+    let mut watcher = gate.admin();
+    watcher.send(b"GET /v1/events HTTP/1.1\r\nhost: gate\r\n\r\n").expect("sent");
+    assert!(watcher.read_until("watching").contains("text/event-stream"));
+    let mut client = gate.client();
+    client.sql(Some("8"), &["CREATE TABLE t (v)"]);
+    let told = watcher.read_until("event: advanced");
+    assert!(told.contains("event: advanced"));
+    client.sql(Some("7"), &["INSERT INTO t VALUES (1)"]);
+    watcher.read_until("event: stale");
+    assert!(watcher.read_until("\"token\":\"7\"").contains("\"count\":1"));
+}
