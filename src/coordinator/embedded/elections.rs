@@ -4,8 +4,8 @@
 //! out, as [`Change`]s. It knows nothing of disks, threads or clients.
 //!
 //! **Invariants**, each upheld in one place:
-//! - A token is issued once, rises in its election, and is above the fence's mark: [`Elections::next_token`].
-//! - At most one candidate leads an election: [`Elections::settle`], the only place that elects, starts from an empty seat.
+//! - A token is issued once, rises in its election, and is above the fence's mark: `next_token`.
+//! - At most one candidate leads an election: `settle`, the only place that elects, starts from an empty seat.
 //! - Candidates lead in order of arrival: they join `queue` at its back and are elected from its front.
 //! - A lease that has run out stays so: every operation first ends all that are due, [`Elections::expire`].
 

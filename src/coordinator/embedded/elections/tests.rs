@@ -55,7 +55,12 @@ impl Rig {
     fn save(&mut self) {
         for change in self.machine.changes().to_vec() {
             match change {
-                Change::Entered(entrant) => self.stored.candidates.push((entrant, None)),
+                Change::Entered(entrant) => {
+                    let rows = &mut self.stored.candidates;
+                    rows.retain(|(other, _)| other.arrival != entrant.arrival);
+                    rows.push((entrant, None));
+                    rows.sort_by_key(|(other, _)| other.arrival);
+                }
                 Change::Elected { election, candidate, token } => {
                     self.stored.last_tokens.retain(|(other, _)| *other != election);
                     self.stored.last_tokens.push((election, token));

@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicBool;
 use tokio::sync::mpsc;
 
 use super::*;
+use crate::coordinator::embedded::clock::ManualClock;
 use crate::coordinator::embedded::elections::Stored;
 use crate::coordinator::embedded::{Embedded, Entry, Options};
 use crate::coordinator::{Bid, CoordinatorError};
@@ -15,7 +16,7 @@ struct Fake {
     broken: Arc<AtomicBool>,
     saved: Arc<Mutex<Vec<Change>>>,
     /// Where set, each save says so here, and then waits for a word on the other.
-    stop_at: Option<(mpsc::UnboundedSender<()>, std::sync::mpsc::Receiver<()>)>,
+    stop_at: StopAt,
 }
 
 impl Journal for Fake {
@@ -34,16 +35,20 @@ impl Journal for Fake {
 
 struct Rig {
     coordinator: Embedded,
+    clock: Arc<ManualClock>,
     broken: Arc<AtomicBool>,
     saved: Arc<Mutex<Vec<Change>>>,
 }
 
-async fn rig(stop_at: Option<(mpsc::UnboundedSender<()>, std::sync::mpsc::Receiver<()>)>) -> Rig {
+type StopAt = Option<(mpsc::UnboundedSender<()>, std::sync::mpsc::Receiver<()>)>;
+
+async fn rig(stop_at: StopAt) -> Rig {
     let (broken, saved) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Vec::new())));
     let journal = Fake { broken: Arc::clone(&broken), saved: Arc::clone(&saved), stop_at };
-    let options = Options::new(Arc::new(|_| None));
+    let clock = Arc::new(ManualClock::default());
+    let options = Options { clock: Arc::clone(&clock) as _, ..Options::new(Arc::new(|_| None)) };
     let coordinator = Embedded::start(options, move || Ok((Stored::default(), journal))).await.unwrap();
-    Rig { coordinator, broken, saved }
+    Rig { coordinator, clock, broken, saved }
 }
 
 fn name(text: &str) -> FenceName {
@@ -84,6 +89,31 @@ async fn a_token_is_told_only_after_it_is_stored() {
     go.send(()).unwrap();
     assert_eq!(token(&task.await.unwrap().unwrap()), Some(1));
     assert_eq!(rig.saved.lock().unwrap().len(), 2, "entered and elected");
+}
+
+#[tokio::test]
+async fn a_renewal_sent_in_time_counts_however_long_the_disk_takes() {
+    let ((reached, mut saving), (go, wait)) = (mpsc::unbounded_channel(), std::sync::mpsc::channel());
+    let rig = rig(Some((reached, wait))).await;
+    go.send(()).unwrap();
+    let leads = rig.enter("a").await.unwrap();
+    saving.recv().await.unwrap();
+
+    let coordinator = rig.coordinator.clone();
+    let stalled = tokio::spawn(async move { coordinator.enter(&name("b"), new(), Duration::ZERO).await });
+    saving.recv().await.unwrap();
+    rig.clock.advance(leads.ttl - Duration::from_secs(1));
+    let mut renewal = std::pin::pin!(rig.renew("a", &leads));
+    tokio::select! { biased;
+        _ = &mut renewal => panic!("the thread is still at the disk"),
+        () = std::future::ready(()) => {}
+    }
+    rig.clock.advance(Duration::from_secs(2));
+    go.send(()).unwrap();
+    // For the save that there would be if the lease ended after all, so that the test fails rather than hangs.
+    go.send(()).unwrap();
+    assert_eq!(token(&renewal.await.unwrap()), Some(1));
+    stalled.await.unwrap().unwrap();
 }
 
 #[tokio::test]
