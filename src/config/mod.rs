@@ -49,7 +49,7 @@ pub struct ResourceConfig {
 pub struct Limits {
     /// Most connections open at once, on each listener and thread.
     pub connections: usize,
-    /// How long a request's headers may take to arrive.
+    /// How long a connection may take to send the next request's headers: so long an unused one is kept.
     pub header_time: Duration,
     /// How long requests in work may take to finish when the gate stops.
     pub drain: Duration,
@@ -61,7 +61,7 @@ impl Default for Limits {
     fn default() -> Limits {
         Limits {
             connections: 10_000,
-            header_time: Duration::from_secs(10),
+            header_time: Duration::from_secs(75),
             drain: Duration::from_secs(10),
             sqlite: sqlite::Limits::default(),
         }

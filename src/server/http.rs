@@ -25,7 +25,7 @@ const OUT_OF_FILES_PAUSE: Duration = Duration::from_millis(50);
 pub struct Settings {
     /// Most connections open at once.
     pub connections: usize,
-    /// How long a request's headers may take to arrive.
+    /// How long a connection may take to send the next request's headers: so long an unused one is kept.
     pub header_time: Duration,
 }
 

@@ -45,7 +45,7 @@ pub struct Setup {
     pub coordinator: Option<Embedded>,
     /// Most connections open at once, on each listener.
     pub connections: usize,
-    /// How long a request's headers may take to arrive.
+    /// How long a connection may take to send the next request's headers: so long an unused one is kept.
     pub header_time: Duration,
     /// How long requests in work may take to finish when the gate stops.
     pub drain: Duration,

@@ -394,8 +394,8 @@ impl Resource for Sqlite {
     fn gauges(&self) -> Vec<(&'static str, f64)> {
         let shared = &self.shared;
         vec![
-            ("fencegate_sqlite_queue_writes", shared.writer.len() as f64),
-            ("fencegate_sqlite_queue_reads", shared.readers.len() as f64),
+            ("fencegate_sqlite_queue_writes", shared.writer.waiting() as f64),
+            ("fencegate_sqlite_queue_reads", shared.readers.waiting() as f64),
             ("fencegate_sqlite_streams", shared.streams.len() as f64),
             ("fencegate_sqlite_transactions", shared.transactions() as f64),
         ]

@@ -83,7 +83,7 @@ impl<T> Queue<T> {
     }
 
     /// The number of items waiting.
-    pub fn len(&self) -> usize {
+    pub fn waiting(&self) -> usize {
         let state = self.lock();
         state.urgent.len() + state.normal.len()
     }
