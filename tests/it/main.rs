@@ -1,6 +1,7 @@
 //! The integration tests: one binary, one module for each subject.
 
 mod coordinator;
+mod elections;
 mod faults;
 mod garbage;
 mod gate;
