@@ -7,9 +7,15 @@ use clap::parser::ValueSource;
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 pub mod check_config;
+pub mod claim;
 pub mod failure;
+pub mod fences;
+pub mod http;
 pub mod pages;
 pub mod serve;
+pub mod sql;
+pub mod status;
+pub mod table;
 
 use failure::Failure;
 
@@ -33,6 +39,10 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Serve(serve::ServeArgs),
+    Claim(claim::ClaimArgs),
+    Sql(sql::SqlArgs),
+    Status(status::StatusArgs),
+    Fences(fences::FencesArgs),
     CheckConfig(check_config::CheckConfigArgs),
     Completions(pages::CompletionsArgs),
     Man(pages::ManArgs),
@@ -72,6 +82,10 @@ fn run(matches: &ArgMatches, out: &mut dyn Write) -> Result<(), Failure> {
             let from = serve::FromFlags { config: is_flag("config"), database: is_flag("sqlite") || is_flag("fence") };
             serve::run(&args, from, out)
         }
+        Command::Claim(args) => claim::run(&args, out),
+        Command::Sql(args) => sql::run(&args, out),
+        Command::Status(args) => status::run(&args, out),
+        Command::Fences(args) => fences::run(&args, out),
         Command::CheckConfig(args) => check_config::run(&args, out),
         Command::Completions(args) => pages::completions(&args, Cli::command(), out),
         Command::Man(args) => pages::man(&args, Cli::command(), out),

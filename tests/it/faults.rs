@@ -99,7 +99,10 @@ impl Drop for SmallDisk {
 fn a_full_disk_loses_nothing_and_recovers() {
     let Some(disk) = SmallDisk::new() else {
         // Past the test harness, which keeps what a passing test prints to itself.
-        let _ = writeln!(std::io::stderr(), "SKIPPED: a_full_disk_loses_nothing_and_recovers: mounting a small disk needs root");
+        let _ = writeln!(
+            std::io::stderr(),
+            "SKIPPED: a_full_disk_loses_nothing_and_recovers: mounting a small disk needs root"
+        );
         return;
     };
     let dir = tempfile::tempdir().expect("a directory");
