@@ -1,5 +1,6 @@
 //! The integration tests: one binary, one module for each subject.
 
+mod cli;
 mod coordinator;
 mod elections;
 mod faults;
