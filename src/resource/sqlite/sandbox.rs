@@ -256,7 +256,7 @@ const PRAGMAS_READ: [&str; 18] = [
 ];
 
 /// Pragmas that only read as long as they get no argument.
-const PRAGMAS_READ_BARE: [&str; 20] = [
+const PRAGMAS_READ_BARE: [&str; 21] = [
     "auto_vacuum",
     "busy_timeout",
     "cache_size",
@@ -271,6 +271,7 @@ const PRAGMAS_READ_BARE: [&str; 20] = [
     "page_count",
     "page_size",
     "query_only",
+    "read_uncommitted",
     "recursive_triggers",
     "schema_version",
     "secure_delete",

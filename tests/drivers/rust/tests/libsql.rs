@@ -1,0 +1,128 @@
+//! The Rust driver `libsql` (remote), as it is, through the gate.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use libsql::{Builder, Connection, TransactionBehavior, Value, params};
+
+struct Gate {
+    process: Child,
+    url: String,
+    _dir: tempfile::TempDir,
+}
+
+impl Gate {
+    fn start() -> Gate {
+        let program = std::env::var("FENCEGATE")
+            .unwrap_or_else(|_| concat!(env!("CARGO_MANIFEST_DIR"), "/../../../target/debug/fencegate").into());
+        let dir = tempfile::tempdir().unwrap();
+        let mut process = Command::new(program)
+            .args(["serve", "--fence", "app", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--log", "warn"])
+            .arg("--sqlite")
+            .arg(dir.path().join("app.db"))
+            .arg("--data-dir")
+            .arg(dir.path().join("data"))
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let address = line.split_whitespace().find_map(|word| word.strip_prefix("data=")).unwrap();
+        Gate { process, url: format!("http://{address}"), _dir: dir }
+    }
+
+    async fn connect(&self, token: Option<u64>) -> Connection {
+        let auth = token.map(|token| format!("fgt.{token}")).unwrap_or_default();
+        let remote = Builder::new_remote(self.url.clone(), auth).connector(hyper::client::HttpConnector::new());
+        remote.build().await.unwrap().connect().unwrap()
+    }
+}
+
+impl Drop for Gate {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+async fn number(db: &Connection, sql: &str) -> i64 {
+    db.query(sql, ()).await.unwrap().next().await.unwrap().unwrap().get(0).unwrap()
+}
+
+#[tokio::test]
+async fn statements_and_values() {
+    let gate = Gate::start();
+    let db = gate.connect(Some(1)).await;
+    db.execute("CREATE TABLE vals (id INTEGER PRIMARY KEY, i, f REAL, t TEXT, b BLOB, n)", ()).await.unwrap();
+    let insert = "INSERT INTO vals (i, f, t, b, n) VALUES (?1, ?2, ?3, ?4, ?5)";
+    let changed = db.execute(insert, params![i64::MAX, 1.5, "grüße 🎉", vec![0_u8, 255, 1], Value::Null]).await.unwrap();
+    assert_eq!((changed, db.last_insert_rowid()), (1, 1));
+    let mut rows = db.query("SELECT i, f, t, b, n FROM vals WHERE id = :id", [(":id", 1)]).await.unwrap();
+    assert_eq!(rows.column_name(2), Some("t"));
+    let row = rows.next().await.unwrap().unwrap();
+    assert_eq!(row.get::<i64>(0).unwrap(), i64::MAX);
+    assert_eq!(row.get::<f64>(1).unwrap(), 1.5);
+    assert_eq!(row.get::<String>(2).unwrap(), "grüße 🎉");
+    assert_eq!(row.get::<Vec<u8>>(3).unwrap(), [0, 255, 1]);
+    assert_eq!(row.get_value(4).unwrap(), Value::Null);
+    assert!(rows.next().await.unwrap().is_none());
+
+    let mut stmt = db.prepare("INSERT INTO vals (i) VALUES (?)").await.unwrap();
+    for i in 0..3 {
+        stmt.execute([i]).await.unwrap();
+        stmt.reset();
+    }
+    db.execute_batch("INSERT INTO vals (i) VALUES (8); INSERT INTO vals (i) VALUES (9);").await.unwrap();
+    assert_eq!(number(&db, "SELECT count(*) FROM vals").await, 6);
+}
+
+#[tokio::test]
+async fn errors() {
+    let gate = Gate::start();
+    let db = gate.connect(Some(1)).await;
+    db.execute("CREATE TABLE uniq (v UNIQUE)", ()).await.unwrap();
+    db.execute("INSERT INTO uniq VALUES (1)", ()).await.unwrap();
+    let error = db.execute("INSERT INTO uniq VALUES (1)", ()).await.unwrap_err().to_string();
+    assert!(error.contains("UNIQUE constraint failed: uniq.v"), "{error}");
+    let error = db.execute("SELEC 1", ()).await.unwrap_err().to_string();
+    assert!(error.contains("syntax error"), "{error}");
+    let error = gate.connect(None).await.execute("INSERT INTO uniq VALUES (2)", ()).await.unwrap_err().to_string();
+    assert!(error.contains("TOKEN_REQUIRED") || error.contains("needs a fencing token"), "{error}");
+}
+
+#[tokio::test]
+async fn transactions() {
+    let gate = Gate::start();
+    let db = gate.connect(Some(1)).await;
+    db.execute("CREATE TABLE tx (v)", ()).await.unwrap();
+    let tx = db.transaction_with_behavior(TransactionBehavior::Immediate).await.unwrap();
+    tx.execute("INSERT INTO tx VALUES (1)", ()).await.unwrap();
+    assert_eq!(number(&tx, "SELECT count(*) FROM tx").await, 1);
+    assert_eq!(number(&gate.connect(None).await, "SELECT count(*) FROM tx").await, 0);
+    tx.commit().await.unwrap();
+    let tx = db.transaction().await.unwrap();
+    tx.execute("INSERT INTO tx VALUES (2)", ()).await.unwrap();
+    tx.rollback().await.unwrap();
+    assert_eq!(number(&gate.connect(None).await, "SELECT count(*) FROM tx").await, 1);
+}
+
+#[tokio::test]
+async fn being_replaced() {
+    let gate = Gate::start();
+    let old = gate.connect(Some(5)).await;
+    old.execute("CREATE TABLE led (who)", ()).await.unwrap();
+    let tx = old.transaction_with_behavior(TransactionBehavior::Immediate).await.unwrap();
+    tx.execute("INSERT INTO led VALUES ('old')", ()).await.unwrap();
+    let started = Instant::now();
+    let new = gate.connect(Some(6)).await;
+    new.execute("INSERT INTO led VALUES ('new')", ()).await.unwrap();
+    assert!(started.elapsed() < Duration::from_secs(4), "the successor waited for its predecessor's transaction");
+    for error in [
+        tx.execute("INSERT INTO led VALUES ('old')", ()).await.unwrap_err().to_string(),
+        gate.connect(Some(5)).await.execute("INSERT INTO led VALUES ('old')", ()).await.unwrap_err().to_string(),
+    ] {
+        assert!(error.contains("You've been replaced"), "{error}");
+    }
+    assert_eq!(number(&gate.connect(None).await, "SELECT count(*) FROM led").await, 1);
+}
