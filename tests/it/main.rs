@@ -10,3 +10,4 @@ mod http;
 mod kill;
 mod resource;
 mod rule;
+mod tidy;
