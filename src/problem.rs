@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use crate::fence::{ClaimError, FenceName, Mark, Refusal, Token, Verdict};
+use crate::fence::{Claim, ClaimError, FenceName, Mark, Refusal, Token, Verdict};
 
 /// The kinds of refusal and failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -122,12 +122,34 @@ pub struct Problem {
     pub highest: Option<Token>,
     /// Overrides the table's `Retry-After`.
     pub retry_after: Option<Duration>,
+    /// What was decided on the request's claims before it failed otherwise, where the table has no verdict of its own.
+    pub verdict: Option<Verdict>,
 }
 
 impl Problem {
     /// A problem of this kind with a sentence for people.
     pub fn new(kind: Kind, detail: impl Into<String>) -> Problem {
-        Problem { kind, detail: detail.into(), fence: None, presented: None, highest: None, retry_after: None }
+        Problem {
+            kind,
+            detail: detail.into(),
+            fence: None,
+            presented: None,
+            highest: None,
+            retry_after: None,
+            verdict: None,
+        }
+    }
+
+    /// The same, of a request whose claims were admitted before it failed: the answer says so, too.
+    #[must_use]
+    pub fn after(mut self, verdict: Verdict, claims: &[Claim]) -> Problem {
+        self.verdict = Some(verdict);
+        if let Some(claim) = claims.first().filter(|_| self.highest.is_none()) {
+            // It was admitted, so that its token was the mark.
+            self.highest = Some(claim.token);
+            self.fence.get_or_insert_with(|| claim.fence.clone());
+        }
+        self
     }
 
     /// The same, about this fence and its mark.

@@ -5,6 +5,7 @@ use http_body_util::Full;
 use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
 use hyper::{Response, StatusCode};
 
+use crate::fence::Verdict;
 use crate::problem::Problem;
 
 /// `Fencing-Verdict`: what was decided on the request's claims.
@@ -54,7 +55,7 @@ pub fn problem(problem: &Problem, style: Style) -> Answer {
     if style == Style::Problem {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
     }
-    if let Some(verdict) = row.verdict {
+    if let Some(verdict) = row.verdict.or(problem.verdict.map(Verdict::as_str)) {
         headers.insert(FENCING_VERDICT, HeaderValue::from_static(verdict));
         if let Some(highest) = problem.highest {
             headers.insert(FENCING_HIGHEST, HeaderValue::from(highest.get()));

@@ -92,6 +92,28 @@ fn reads_claim_too() {
 }
 
 #[test]
+fn whoever_presents_a_token_claims_whatever_becomes_of_the_request() {
+    let (_dir, gate) = gate();
+    let mut client = gate.client();
+    for (number, (path, body, status)) in [
+        ("/v3/pipeline", "this is no JSON", 400),
+        ("/v3/pipeline", r#"{"baton":"nonsense","requests":[]}"#, 400),
+        ("/nothing", "", 404),
+        ("/v3", "", 405),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let token = (10 + number).to_string();
+        let answer = client.request("POST", path, &[("fencing-token", &token)], body.as_bytes()).expect("an answer");
+        assert_eq!(answer.status, status, "{path}: {answer:?}");
+        assert_eq!(answer.header("fencing-verdict"), Some("advanced"), "{path}");
+        assert_eq!(answer.header("fencing-highest"), Some(token.as_str()), "{path}");
+        assert_eq!(client.get("/-/fences/app").json()["highest"], token.as_str());
+    }
+}
+
+#[test]
 fn claims_and_fence_state() {
     let (_dir, gate) = gate();
     let mut client = gate.client();

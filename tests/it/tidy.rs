@@ -56,7 +56,9 @@ fn functions_are_short() {
                 && words
                     .split_whitespace()
                     .all(|word| ["pub", "async", "const", "unsafe"].contains(&word) || word.starts_with("pub("));
-            if !is_function || bare.ends_with(';') {
+            // Up to where its body begins; one that ends before it does has none.
+            let head = lines[start..].iter().find(|line| line.ends_with(['{', ';', '}']));
+            if !is_function || head.is_none_or(|line| line.ends_with(';')) {
                 continue;
             }
             let end = lines[start..].iter().position(|line| *line == format!("{}}}", " ".repeat(indent)));

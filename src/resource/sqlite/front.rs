@@ -108,23 +108,37 @@ impl Sqlite {
 
     async fn serve(&self, call: Call) -> Result<Served, Problem> {
         let (claims, presented) = self.claims(call.presented.as_ref())?;
-        // Before the body is read, and before anything is queued.
-        self.shared.judge_at_door(&claims)?;
+        // Before the body is read, and before anything is queued. A mark that rises, rises now: whoever presents a token claims,
+        // whatever becomes of the rest of the request, and its predecessor doesn't write on while this body trickles in.
+        let verdict = match self.shared.judge_at_door(&claims)? {
+            true => self.judge(Arc::clone(&claims), presented).await?.verdict,
+            false => Verdict::Admitted,
+        };
+        let served = self.answer(call, Arc::clone(&claims), presented, verdict).await;
+        served.map_err(|problem| if claims.is_empty() { problem } else { problem.after(verdict, &claims) })
+    }
+
+    async fn answer(
+        &self,
+        call: Call,
+        claims: Arc<[Claim]>,
+        presented: FenceSet,
+        verdict: Verdict,
+    ) -> Result<Served, Problem> {
         let Some(endpoint) = endpoint(&call.path) else {
             let why = format!("{} is not here; SQL is at v2/pipeline, v3/pipeline and v3/cursor", call.path);
             return Err(Problem::new(Kind::NotFound, why));
         };
         let (version, format) = match endpoint {
             Endpoint::Hello if matches!(call.method, Method::GET | Method::HEAD) => {
-                let reply = self.judge(claims.clone(), presented).await?;
-                return Ok(served(Bytes::new(), "text/plain", reply.verdict, claims));
+                return Ok(served(Bytes::new(), "text/plain", verdict, claims));
             }
             Endpoint::Run(version, format) if call.method == Method::POST => (version, format),
             _ => return Err(Problem::new(Kind::MethodNotAllowed, format!("{} is not for {}", call.path, call.method))),
         };
         let body = self.body(call.body).await?;
         let reply = self.run(claims.clone(), presented, version, format, &body).await?;
-        Ok(served(Bytes::from(reply.body), "application/json", reply.verdict, claims))
+        Ok(served(Bytes::from(reply.body), "application/json", verdict, claims))
     }
 
     /// Runs the body of a `pipeline` or `cursor` request that presents these tokens: all of the gate but HTTP.
