@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-use crate::gate::{Gate, PROGRAM};
+use crate::process::{Gate, PROGRAM};
 
 struct World {
     _dir: tempfile::TempDir,

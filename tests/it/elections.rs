@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::gate::{Answer, Client, Gate};
+use crate::process::{Answer, Client, Gate};
 
 fn post(client: &mut Client, action: &str, body: &Value) -> Answer {
     let path = format!("/-/elections/app/{action}");

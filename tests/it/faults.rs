@@ -6,7 +6,7 @@ use std::process::Command;
 
 use rusqlite::Connection;
 
-use crate::gate::{Gate, PROGRAM};
+use crate::process::{Gate, PROGRAM};
 
 #[test]
 fn a_second_gate_on_one_database_says_who_has_it() {
@@ -123,7 +123,7 @@ fn a_full_disk_loses_nothing_and_recovers() {
     assert_eq!((refused.status, refused.code().as_str()), (503, "UNAVAILABLE"), "{refused:?}");
     assert!(refused.header("retry-after").is_some());
     assert_eq!(refused.json()["applied"], "no");
-    let count = |client: &mut crate::gate::Client| {
+    let count = |client: &mut crate::process::Client| {
         client.sql(None, &["SELECT count(*) FROM t"]).json()["results"][0]["response"]["result"]["rows"][0][0]["value"]
             .clone()
     };

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 use serde_json::json;
 
-use crate::gate::{Client, Gate};
+use crate::process::{Client, Gate};
 
 fn gate() -> (tempfile::TempDir, Gate) {
     let dir = tempfile::tempdir().expect("a directory");

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::gate::{Answer, Client, Gate};
+use crate::process::{Answer, Client, Gate};
 
 fn gate() -> (tempfile::TempDir, Gate) {
     let dir = tempfile::tempdir().expect("a directory");

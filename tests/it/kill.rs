@@ -14,7 +14,7 @@ use std::time::Duration;
 use rusqlite::Connection;
 use serde_json::{Value, json};
 
-use crate::gate::{Answer, Client, Gate};
+use crate::process::{Answer, Client, Gate};
 
 /// What a writer was told of one write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
