@@ -1,0 +1,12 @@
+//! The SQLite resource from outside: everything but HTTP.
+
+mod gate;
+mod hrana;
+mod hrana_batch;
+mod hrana_stream;
+mod interactive;
+mod rivals;
+mod sandbox;
+mod sharing;
+mod table_fences;
+mod tokenless;
