@@ -478,12 +478,23 @@ fn bind(stmt: &mut Stmt, args: &Args) -> Result<(), SqlError> {
         let given = args.positional.len();
         return Err(invalid(format!("{given} values by position for {count} parameters")));
     }
-    let mut used = 0;
+    // By a table, since both numbers are the client's choice: names times parameters would be a thousand million comparisons.
+    let mut named: HashMap<&str, (&Value, bool)> = HashMap::with_capacity(args.named.len());
+    for (name, value) in &args.named {
+        named.entry(name).or_insert((value, false));
+    }
     for index in 1..=count {
         let name = stmt.parameter_name(index);
-        let named = name.and_then(|name| args.named.iter().find(|(given, _)| given == name || *given == name[1..]));
-        used += usize::from(named.is_some());
-        let value = named.map(|(_, value)| value).or_else(|| args.positional.get(index - 1)).ok_or_else(|| {
+        let found = match name {
+            Some(name) if named.contains_key(name) => named.get_mut(name),
+            Some(name) => named.get_mut(&name[1..]),
+            None => None,
+        };
+        let by_name = found.map(|(value, used)| {
+            *used = true;
+            *value
+        });
+        let value = by_name.or_else(|| args.positional.get(index - 1)).ok_or_else(|| {
             invalid(match name {
                 Some(name) => format!("no value for parameter {name}"),
                 None => format!("no value for parameter {index}"),
@@ -492,15 +503,10 @@ fn bind(stmt: &mut Stmt, args: &Args) -> Result<(), SqlError> {
         stmt.bind(index, value)
             .map_err(|error| SqlError::new(code_name(error.primary()), format!("SQLite error: {}", error.message)))?;
     }
-    if used < args.named.len() {
-        let unknown = args.named.iter().find(|(given, _)| {
-            !(1..=count).filter_map(|index| stmt.parameter_name(index)).any(|name| name == given || name[1..] == *given)
-        });
-        if let Some((name, _)) = unknown {
-            return Err(invalid(format!("no parameter named {name}")));
-        }
+    match named.iter().find(|(_, (_, used))| !used) {
+        Some((name, _)) => Err(invalid(format!("no parameter named {name}"))),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 /// The name of a primary result code, as SQLite's documentation has it.
