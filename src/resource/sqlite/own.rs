@@ -90,8 +90,8 @@ impl OwnExec<'_> {
         }
     }
 
-    fn run(&mut self, mut prepared: Prepared, args: &Args, rows: &mut Rows) -> Result<Done, Fail> {
-        let permitted = self.permitted();
+    /// `permitted`: of [`OwnExec::permitted`], asked for before the gate begins a transaction of its own around the statement.
+    fn run(&mut self, mut prepared: Prepared, args: &Args, permitted: FenceSet, rows: &mut Rows) -> Result<Done, Fail> {
         let deadline = Instant::now() + self.shared.limits.statement_time;
         let last_rowid = self.stream.last_rowid;
         let db = match self.db() {
@@ -121,7 +121,7 @@ impl OwnExec<'_> {
     fn control(&mut self, sql: &str) -> Result<Done, Halt> {
         let prepared = self.db()?.prepare(sql, true).map_err(|fail| self.halt(fail))?;
         let Some((prepared, _)) = prepared else { return Ok(Done::default()) };
-        let result = self.run(prepared, &Args::default(), &mut Rows::new(false, 0));
+        let result = self.run(prepared, &Args::default(), self.permitted(), &mut Rows::new(false, usize::MAX));
         self.sync_lock()?;
         result.map_err(|fail| self.halt(fail))
     }
@@ -138,7 +138,8 @@ impl OwnExec<'_> {
             let why = "SQLite error: attempt to write a readonly database (the transaction began as READONLY)";
             return Err(Halt::Sql(SqlError::new("SQLITE_READONLY", why)));
         }
-        if let Some(fence) = class.writes.first_missing_in(self.permitted()) {
+        let permitted = self.permitted();
+        if let Some(fence) = class.writes.first_missing_in(permitted) {
             return Err(self.missing(fence));
         }
         if !self.on_writer {
@@ -157,7 +158,7 @@ impl OwnExec<'_> {
         let claims = Arc::clone(self.claims);
         let stale = if explicit { Ok(()) } else { self.verify(&claims) };
         let result = match stale {
-            Ok(()) => self.run(prepared, args, rows),
+            Ok(()) => self.run(prepared, args, permitted, rows),
             Err(halt) => {
                 self.db()?.own(&undo).map_err(storage)?;
                 return Err(halt);
@@ -167,11 +168,12 @@ impl OwnExec<'_> {
         // SQLite ends the transaction by itself after some errors: then there is nothing left to undo.
         let open = !db.conn.is_autocommit();
         let ended = match &result {
-            Ok(_) => db.own(&end),
+            // SQLite has undone what a failed statement changed, or left it (OR FAIL) as it would without the gate.
+            Ok(_) | Err(Fail::Sql(_)) if open => db.own(&end),
             Err(_) if open => db.own(&undo).and_then(|()| if explicit { db.own(&end) } else { Ok(()) }),
-            Err(_) => Ok(()),
+            _ => Ok(()),
         };
-        if let (Ok(_), Err(error)) = (&result, &ended)
+        if let Err(error) = &ended
             && !explicit
         {
             let undone = db.own(&undo);
@@ -227,7 +229,7 @@ impl Exec for OwnExec<'_> {
         let (class, sql) = (prepared.class, &sql[..used]);
         let starts = matches!(class.kind, Kind::Begin { .. } | Kind::Control(Control::Savepoint));
         let done = match class.kind {
-            Kind::Read => self.run(prepared, args, rows).map_err(|fail| self.halt(fail))?,
+            Kind::Read => self.run(prepared, args, self.permitted(), rows).map_err(|fail| self.halt(fail))?,
             Kind::Write => self.write(sql, prepared, class, args, rows)?,
             Kind::Begin { immediate: true } if self.claims.is_empty() => return Err(self.missing(FenceSet::OWN)),
             Kind::Begin { immediate: true } if !self.on_writer => return Err(Halt::Move),
