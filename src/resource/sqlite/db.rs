@@ -419,6 +419,11 @@ impl Db {
         match error.primary() {
             ffi::SQLITE_INTERRUPT if self.guard.is_cancelled() => Fail::Cancelled,
             ffi::SQLITE_INTERRUPT => Fail::TimedOut,
+            // A virtual table is at odds with itself or with its content, which a client can bring about and ask for (fts5's
+            // integrity-check): the file is well. Such a table may have written in part.
+            ffi::SQLITE_CORRUPT if error.code == ffi::SQLITE_CORRUPT_VTAB => {
+                Fail::Unfinished(SqlError::new("SQLITE_CORRUPT", format!("SQLite error: {}", error.message)))
+            }
             ffi::SQLITE_FULL
             | ffi::SQLITE_IOERR
             | ffi::SQLITE_CORRUPT

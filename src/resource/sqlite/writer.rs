@@ -275,14 +275,7 @@ impl Writer {
         let mut stored = std::mem::take(&mut work.stream.stored);
         work.checkpoint = Some(Box::new((work.run.clone(), stored.clone())));
         shared.set_running(Some((Arc::clone(&work.claims), Arc::clone(self.db.guard()))));
-        let mut exec = GroupExec {
-            shared: &shared,
-            db: &mut self.db,
-            presented: work.presented,
-            in_tx: false,
-            dirty: false,
-            storage: None,
-        };
+        let mut exec = GroupExec::new(&shared, &mut self.db, work.presented);
         let mut result = work.run.advance(&work.program, &mut stored, &mut exec);
         if result.is_ok() && exec.in_tx {
             result = Err(Halt::Alone);
