@@ -303,7 +303,8 @@ async fn settings_stay_with_their_stream() {
             gate.ask(token, requests).await.unwrap();
             gate.ask(token, vec![prepared.clone()]).await.unwrap();
             assert_eq!(gate.column("PRAGMA foreign_keys").await, ["1"], "{prepared}");
-            let answer = gate.ask("1", vec![sequence("SAVEPOINT a"), execute(orphan)]).await.unwrap();
+            let answer =
+                gate.ask("1", vec![sequence("SAVEPOINT a"), execute(orphan), json!({"type": "close"})]).await.unwrap();
             assert_eq!(code(&result(&answer[1])), "SQLITE_CONSTRAINT", "{prepared}");
         }
     }

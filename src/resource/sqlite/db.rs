@@ -15,7 +15,7 @@ use super::fences::{FenceId, FenceSet, TableFences};
 use super::limits::Limits;
 use super::raw::{self, SqliteError, Stmt, Value};
 use super::render::Rows;
-use super::sandbox::{Control, STMT_SAVEPOINT, Sandbox, Seen};
+use super::sandbox::{Control, STMT_SAVEPOINT, Sandbox, Seen, Setting};
 
 /// How many instructions of SQLite's virtual machine pass between two looks at the clock.
 const OPS_PER_LOOK: i32 = 2_000;
@@ -107,8 +107,8 @@ pub enum Kind {
     },
     /// COMMIT, ROLLBACK, SAVEPOINT, RELEASE, ROLLBACK TO.
     Control(Control),
-    /// `PRAGMA foreign_keys = …`: changes the connection.
-    ForeignKeys,
+    /// Changes the connection, and only [`Db::set`] carries it out.
+    Setting(Setting),
 }
 
 /// What was learned of a statement when it was prepared.
@@ -292,6 +292,19 @@ impl Db {
         }
     }
 
+    /// Carries out a statement of [`Kind::Setting`].
+    ///
+    /// # Errors
+    /// [`Fail::Sql`] or [`Fail::Storage`].
+    pub fn set(&mut self, sql: &str) -> Result<(), Fail> {
+        let (conn, sandbox) = (&self.conn, &self.sandbox);
+        let set = || match raw::prepare(conn, sql, false)? {
+            (Some(mut stmt), _) => stmt.step().map(|_| ()),
+            (None, _) => Ok(()),
+        };
+        sandbox.apply(set).map_err(|error| self.fail(error, &self.sandbox.take()))
+    }
+
     /// Gives a statement back to the cache.
     pub fn keep(&mut self, mut prepared: Prepared) {
         prepared.stmt.reset();
@@ -345,7 +358,16 @@ impl Db {
                 let last_rowid = (class.kind == Kind::Write).then(|| self.conn.last_insert_rowid());
                 Ok(Done { affected, last_rowid, rows_read, duration: started.elapsed() })
             }
-            Err(StepError::Sqlite(error)) => Err(self.fail(error, &seen)),
+            Err(StepError::Sqlite(error)) => {
+                let is_constraint = error.primary() == ffi::SQLITE_CONSTRAINT;
+                let left = raw::total_changes(&self.conn) != changes;
+                match self.fail(error, &seen) {
+                    // SQLite undoes what a failed statement changed, but for OR FAIL, which is about constraints, and for what
+                    // a virtual table wrote on its behalf inside a longer transaction.
+                    Fail::Sql(why) if left && !is_constraint => Err(Fail::Unfinished(why)),
+                    fail => Err(fail),
+                }
+            }
             Err(StepError::Unfinished(why)) => Err(Fail::Unfinished(why)),
         };
         match names {
@@ -459,9 +481,9 @@ fn classify(stmt: &Stmt, seen: &Seen) -> Class {
             Control::Begin => Kind::Begin { immediate: !stmt.readonly() },
             other => Kind::Control(other),
         }
-    } else if seen.sets_foreign_keys {
-        Kind::ForeignKeys
-    } else if !seen.writes.is_empty() || !stmt.readonly() {
+    } else if let Some(setting) = seen.sets {
+        Kind::Setting(setting)
+    } else if !seen.writes.is_empty() || !(stmt.readonly() || seen.pragma_reads) {
         Kind::Write
     } else {
         Kind::Read

@@ -132,7 +132,7 @@ impl Exec for GroupExec<'_> {
                 self.db.keep(prepared);
                 return self.control(control).map(|()| (Some(Done::default()), used));
             }
-            Kind::ForeignKeys => return Err(Halt::Alone),
+            Kind::Setting(_) => return Err(Halt::Alone),
         }
         if let Some(fence) = prepared.class.writes.first_missing_in(self.presented) {
             self.db.keep(prepared);

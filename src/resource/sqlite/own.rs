@@ -11,7 +11,7 @@ use super::fences::{FenceId, FenceSet};
 use super::program::{Exec, Halt};
 use super::raw::{self, SqliteError};
 use super::render::{self, Rows};
-use super::sandbox::{Control, STMT_SAVEPOINT};
+use super::sandbox::{Control, STMT_SAVEPOINT, Setting};
 use super::shared::Shared;
 use super::store;
 use super::stream::{Own, Stream};
@@ -242,12 +242,14 @@ impl Exec for OwnExec<'_> {
                 self.control(sql)?
             }
             // Without a token nothing can be written, so that there are no foreign keys to enforce or not.
-            Kind::ForeignKeys if self.claims.is_empty() => Done::default(),
-            Kind::ForeignKeys => {
-                self.db()?.keep(prepared);
+            Kind::Setting(_) if self.permitted().is_empty() => Done::default(),
+            Kind::Setting(Setting::DeferForeignKeys) if !self.in_transaction() => Done::default(),
+            Kind::Setting(setting) => {
                 self.open()?;
-                self.stream.own.as_mut().expect("opened above").sticky = true;
-                self.control(sql)?
+                let own = self.stream.own.as_mut().expect("opened above");
+                own.sticky |= setting == Setting::ForeignKeys;
+                let set = own.db().set(sql);
+                set.map_err(|fail| self.halt(fail)).map(|()| Done::default())?
             }
         };
         Ok((Some(done), used))

@@ -37,6 +37,16 @@ pub enum Control {
     InsideSavepoint,
 }
 
+/// A pragma that changes the connection. SQLite carries it out when it is *prepared*, even for EXPLAIN: so it is prepared as
+/// nothing ([`Authorization::Ignore`]), and in earnest only by [`Sandbox::apply`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Setting {
+    /// `PRAGMA foreign_keys = …`
+    ForeignKeys,
+    /// `PRAGMA defer_foreign_keys = …`, which ends with the transaction that it is given in.
+    DeferForeignKeys,
+}
+
 /// What the authorizer saw of one statement.
 #[derive(Debug, Clone, Default)]
 pub struct Seen {
@@ -44,8 +54,10 @@ pub struct Seen {
     pub writes: FenceSet,
     /// Whether it steers transactions.
     pub control: Option<Control>,
-    /// Set where it is `PRAGMA foreign_keys = …`.
-    pub sets_foreign_keys: bool,
+    /// Set where it is a pragma that changes the connection.
+    pub sets: Option<Setting>,
+    /// Whether it is a pragma that only reads. SQLite counts some of these among what writes.
+    pub pragma_reads: bool,
     /// Whether it gives a table a new name, which SQLite doesn't tell in advance.
     pub alters: bool,
     /// Why it was refused.
@@ -60,6 +72,10 @@ struct State {
     open: bool,
     /// Where set, writes outside these fences are refused.
     permitted: Option<FenceSet>,
+    /// Settings are carried out.
+    applying: bool,
+    /// SQLite is to leave out what it asks about.
+    ignore: bool,
     seen: Seen,
 }
 
@@ -72,7 +88,13 @@ pub struct Sandbox {
 impl Sandbox {
     /// Puts an authorizer on the connection. It lets everything pass until [`Sandbox::close`].
     pub fn install(conn: &mut Connection, fences: Arc<TableFences>) -> rusqlite::Result<Sandbox> {
-        let state = Arc::new(Mutex::new(State { open: true, permitted: None, seen: Seen::default() }));
+        let state = Arc::new(Mutex::new(State {
+            open: true,
+            permitted: None,
+            applying: false,
+            ignore: false,
+            seen: Seen::default(),
+        }));
         let sandbox = Sandbox { state: Arc::clone(&state) };
         conn.authorizer(Some(move |context: AuthContext<'_>| {
             let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -80,6 +102,7 @@ impl Sandbox {
                 return Authorization::Allow;
             }
             match judge(&mut state, &fences, &context) {
+                Ok(()) if std::mem::take(&mut state.ignore) => Authorization::Ignore,
                 Ok(()) => Authorization::Allow,
                 Err(why) => {
                     state.seen.denied.get_or_insert(why);
@@ -105,6 +128,14 @@ impl Sandbox {
     /// Closes the sandbox: from here on every statement is a client's.
     pub fn close(&self) {
         self.lock().open = false;
+    }
+
+    /// Runs what prepares a statement that changes the connection.
+    pub fn apply<T>(&self, run: impl FnOnce() -> T) -> T {
+        self.lock().applying = true;
+        let result = run();
+        self.lock().applying = false;
+        result
     }
 
     /// From here on a statement that writes outside these fences is refused; `None`: record only.
@@ -166,6 +197,11 @@ fn judge(state: &mut State, fences: &TableFences, context: &AuthContext<'_>) -> 
             state.seen.alters = true;
             writes(state, fences, table_name)
         }
+        // A bare ANALYZE goes through all tables, and leaves out the gate's.
+        A::Analyze { table_name } if is_reserved(table_name) => {
+            state.ignore = true;
+            Ok(())
+        }
         A::Analyze { table_name } => writes(state, fences, table_name),
         A::Reindex { .. } => writes(state, fences, ""),
         A::Transaction { operation } => {
@@ -212,7 +248,8 @@ fn temporary() -> Result<(), String> {
 }
 
 fn function(name: &str) -> Result<(), String> {
-    if name.eq_ignore_ascii_case("load_extension") || name.eq_ignore_ascii_case("fts3_tokenizer") {
+    // optimize() is fts3's: a SELECT that writes.
+    if ["load_extension", "fts3_tokenizer", "optimize"].iter().any(|denied| name.eq_ignore_ascii_case(denied)) {
         return Err(format!("function {name} is not available through the gate"));
     }
     Ok(())
@@ -282,15 +319,18 @@ const PRAGMAS_READ_BARE: [&str; 20] = [
 fn pragma(state: &mut State, name: &str, value: Option<&str>) -> Result<(), String> {
     let is = |other: &&str| name.eq_ignore_ascii_case(other);
     if PRAGMAS_READ.iter().any(|other| is(&other)) || (value.is_none() && PRAGMAS_READ_BARE.iter().any(|o| is(&o))) {
+        state.seen.pragma_reads = true;
         return Ok(());
     }
     match name.to_ascii_lowercase().as_str() {
-        "foreign_keys" => {
-            state.seen.sets_foreign_keys = value.is_some();
+        setting @ ("foreign_keys" | "defer_foreign_keys") => {
+            if value.is_some() {
+                let foreign_keys = setting == "foreign_keys";
+                state.seen.sets = Some(if foreign_keys { Setting::ForeignKeys } else { Setting::DeferForeignKeys });
+                state.ignore = !state.applying;
+            }
             Ok(())
         }
-        // Ends with the transaction that it is given in, so it can't leak to another client.
-        "defer_foreign_keys" => Ok(()),
         // Two words in the file's header that are the application's to use.
         "user_version" | "application_id" => {
             if value.is_some() {
