@@ -343,12 +343,15 @@ impl Db {
         let started = Instant::now();
         self.guard.set_deadline(Some(deadline));
         let changes = raw::total_changes(&self.conn);
-        let stepped = self.steps(&mut prepared.stmt, rows);
+        let mut stepped = self.steps(&mut prepared.stmt, rows);
         self.guard.set_deadline(None);
         self.sandbox.permit(None);
         let seen = self.sandbox.take();
         if stepped.is_ok() {
             rows.describe(&prepared.stmt);
+            if rows.is_over_budget() {
+                stepped = Err(StepError::Unfinished(too_large(&self.limits)));
+            }
         }
         prepared.stmt.reset();
         let result = match stepped {
@@ -386,13 +389,7 @@ impl Db {
             if rows.wanted() {
                 rows.push(stmt).map_err(StepError::Unfinished)?;
                 if count > limits.result_rows || rows.is_over_budget() {
-                    return Err(StepError::Unfinished(SqlError::new(
-                        "RESPONSE_TOO_LARGE",
-                        format!(
-                            "a result has at most {} rows, and the results of one request {} bytes",
-                            limits.result_rows, limits.result_bytes
-                        ),
-                    )));
+                    return Err(StepError::Unfinished(too_large(limits)));
                 }
             }
         }
@@ -465,6 +462,12 @@ impl Db {
             },
         }
     }
+}
+
+fn too_large(limits: &Limits) -> SqlError {
+    let (rows, bytes) = (limits.result_rows, limits.result_bytes);
+    let what = format!("a result has at most {rows} rows, and the results of one request {bytes} bytes");
+    SqlError::new("RESPONSE_TOO_LARGE", what)
 }
 
 enum StepError {

@@ -36,8 +36,8 @@ pub struct Work {
     pub hint: Hint,
     /// How far it has come.
     pub run: Run,
-    /// Where to come back to, when the writer has to run it again: the run and the stored SQL texts.
-    pub checkpoint: Option<Box<(Run, StoredSql)>>,
+    /// Where to come back to, when the writer has to run it again: the run, the stored SQL texts, the last rowid.
+    pub checkpoint: Option<Box<(Run, StoredSql, i64)>>,
     /// It has shown that it can't share a transaction.
     pub alone: bool,
     /// What was decided on its claims.

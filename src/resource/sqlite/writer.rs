@@ -273,7 +273,7 @@ impl Writer {
         }
         raw::set_last_insert_rowid(&self.db.conn, work.stream.last_rowid);
         let mut stored = std::mem::take(&mut work.stream.stored);
-        work.checkpoint = Some(Box::new((work.run.clone(), stored.clone())));
+        work.checkpoint = Some(Box::new((work.run.clone(), stored.clone(), work.stream.last_rowid)));
         shared.set_running(Some((Arc::clone(&work.claims), Arc::clone(self.db.guard()))));
         let mut exec = GroupExec::new(&shared, &mut self.db, work.presented);
         let mut result = work.run.advance(&work.program, &mut stored, &mut exec);
@@ -336,7 +336,7 @@ impl Writer {
         }
         let shared = Arc::clone(&self.shared);
         let mut stored = std::mem::take(&mut work.stream.stored);
-        work.checkpoint = Some(Box::new((work.run.clone(), stored.clone())));
+        work.checkpoint = Some(Box::new((work.run.clone(), stored.clone(), work.stream.last_rowid)));
         if work.stream.own.is_none() {
             match shared.own_connection() {
                 Ok((db, lease)) => work.stream.own = Some(super::stream::Own::new(db, lease)),
@@ -542,7 +542,7 @@ impl Writer {
 /// Puts a request back to where the writer took it up.
 fn restore(work: &mut Work) {
     if let Some(checkpoint) = work.checkpoint.take() {
-        (work.run, work.stream.stored) = *checkpoint;
+        (work.run, work.stream.stored, work.stream.last_rowid) = *checkpoint;
     }
 }
 
