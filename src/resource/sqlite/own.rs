@@ -35,6 +35,8 @@ pub struct OwnExec<'a> {
     pub presented: FenceSet,
     /// Whether this is the writer thread.
     pub on_writer: bool,
+    /// Whether something that this request wrote is committed already.
+    pub applied: bool,
 }
 
 /// `BEGIN TRANSACTION READONLY` is libSQL's, and SQLite doesn't know it. Nothing but exactly these words is taken for it.
@@ -69,7 +71,15 @@ impl OwnExec<'_> {
     }
 
     fn missing(&self, fence: FenceId) -> Halt {
-        refuse(self.shared.missing(fence))
+        let problem = self.shared.missing(fence);
+        if self.applied {
+            // A refusal of the whole request would say that nothing was applied.
+            return Halt::Sql(SqlError::new(
+                problem.kind.row().code,
+                format!("no token for fence {}", self.shared.fences.name(fence)),
+            ));
+        }
+        refuse(problem)
     }
 
     fn halt(&self, fail: Fail) -> Halt {
@@ -183,6 +193,7 @@ impl OwnExec<'_> {
                 return Err(Halt::Sql(SqlError::new("SQLITE_CONSTRAINT", why)));
             }
         }
+        self.applied |= !explicit && ended.is_ok() && matches!(result, Ok(_) | Err(Fail::Sql(_)));
         self.sync_lock()?;
         match (result, ended) {
             (Ok(done), Ok(())) => Ok(done),
@@ -204,7 +215,8 @@ impl OwnExec<'_> {
     fn sync_lock(&mut self) -> Result<(), Halt> {
         let Some(own) = &mut self.stream.own else { return Ok(()) };
         if !own.in_transaction() {
-            own.lock = None;
+            // Rolled back or committed: from outside, the one can't be told from the other here.
+            self.applied |= own.lock.take().is_some();
         } else if own.lock.is_none() && raw::is_writing(&own.db().conn) {
             own.lock = Some(self.shared.take_lock());
             let claims = Arc::clone(&own.claims);
