@@ -9,13 +9,13 @@ use std::time::{Duration, Instant};
 use rusqlite::config::DbConfig;
 use rusqlite::ffi;
 use rusqlite::limits::Limit;
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, OpenFlags, OptionalExtension};
 
 use super::fences::{FenceId, FenceSet, TableFences};
 use super::limits::Limits;
 use super::raw::{self, SqliteError, Stmt, Value};
 use super::render::Rows;
-use super::sandbox::{Control, STMT_SAVEPOINT, Sandbox, Seen, Setting};
+use super::sandbox::{self, Control, STMT_SAVEPOINT, Sandbox, Seen, Setting};
 
 /// How many instructions of SQLite's virtual machine pass between two looks at the clock.
 const OPS_PER_LOOK: i32 = 2_000;
@@ -118,8 +118,8 @@ pub struct Class {
     pub kind: Kind,
     /// The fences that it writes to.
     pub writes: FenceSet,
-    /// Whether it may give a table a new name.
-    pub alters: bool,
+    /// Whether it makes a table or gives one a new name.
+    pub reshapes: bool,
 }
 
 /// A prepared statement of a client.
@@ -336,9 +336,9 @@ impl Db {
             return Err(Fail::Missing(fence));
         }
         bind(&mut prepared.stmt, args).map_err(Fail::Sql)?;
-        let renames = class.alters && self.fences.has_several();
-        let names = if renames { Some(self.begin_rename()?) } else { None };
-        self.sandbox.permit(Some(permitted));
+        let names = if class.reshapes { Some(self.begin_reshape()?) } else { None };
+        // What reads may be prepared anew, with what its virtual tables prepare for themselves.
+        self.sandbox.permit((class.kind != Kind::Read).then_some(permitted));
         self.sandbox.take();
         let started = Instant::now();
         self.guard.set_deadline(Some(deadline));
@@ -374,7 +374,7 @@ impl Db {
             Err(StepError::Unfinished(why)) => Err(Fail::Unfinished(why)),
         };
         match names {
-            Some(names) => self.end_rename(&names, permitted, result),
+            Some(names) => self.end_reshape(&names, permitted, result),
             None => result,
         }
     }
@@ -396,22 +396,20 @@ impl Db {
         Ok(count as u64)
     }
 
-    /// SQLite doesn't tell the new name of a renamed table before it has it. So the statement runs in a savepoint, and is undone
-    /// where the new name belongs to a fence without a token.
-    fn begin_rename(&mut self) -> Result<Vec<String>, Fail> {
+    /// SQLite doesn't tell the new name of a renamed table before it has it, nor the tables that a new one refers to. So the
+    /// statement runs in a savepoint, and is undone where it names what it may not.
+    fn begin_reshape(&mut self) -> Result<Vec<String>, Fail> {
         self.own(&format!("SAVEPOINT {STMT_SAVEPOINT}")).map_err(Fail::Storage)?;
         self.table_names().map_err(Fail::Storage)
     }
 
-    fn end_rename(&mut self, before: &[String], permitted: FenceSet, result: Result<Done, Fail>) -> Result<Done, Fail> {
-        let result = result.and_then(|done| {
-            let after = self.table_names().map_err(Fail::Storage)?;
-            let mut fences = after.iter().filter(|name| !before.contains(name)).map(|name| self.fences.of_table(name));
-            match fences.find(|fence| !permitted.contains(*fence)) {
-                Some(fence) => Err(Fail::Missing(fence)),
-                None => Ok(done),
-            }
-        });
+    fn end_reshape(
+        &mut self,
+        before: &[String],
+        permitted: FenceSet,
+        result: Result<Done, Fail>,
+    ) -> Result<Done, Fail> {
+        let result = result.and_then(|done| self.judge_shape(before, permitted).map(|()| done));
         if result.is_err() && !self.conn.is_autocommit() {
             self.own(&format!("ROLLBACK TO {STMT_SAVEPOINT}")).map_err(Fail::Storage)?;
         }
@@ -419,6 +417,31 @@ impl Db {
             self.own(&format!("RELEASE {STMT_SAVEPOINT}")).map_err(Fail::Storage)?;
         }
         result
+    }
+
+    fn judge_shape(&self, before: &[String], permitted: FenceSet) -> Result<(), Fail> {
+        let after = self.table_names().map_err(Fail::Storage)?;
+        for name in after.iter().filter(|name| !before.contains(name)) {
+            let fence = self.fences.of_table(name);
+            if !permitted.contains(fence) {
+                return Err(Fail::Missing(fence));
+            }
+        }
+        let refers = self.refers_to_the_gates().map_err(Fail::Storage)?;
+        let reserved = after.iter().find(|name| sandbox::is_reserved(name) && !before.contains(name));
+        match refers.as_ref().or(reserved) {
+            Some(name) => {
+                Err(Fail::Sql(SqlError::new("SQLITE_AUTH", format!("not authorized: {name} is the gate's own"))))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// A table of the gate's that a foreign key refers to: with it, a client could keep marks from rising.
+    fn refers_to_the_gates(&self) -> Result<Option<String>, SqliteError> {
+        let sql = "SELECT f.\"table\" FROM sqlite_schema s, pragma_foreign_key_list(s.name) f
+            WHERE s.type = 'table' AND substr(f.\"table\", 1, 9) = 'fencegate' COLLATE NOCASE";
+        self.sandbox.open(|| Ok(self.conn.prepare_cached(sql)?.query_row([], |row| row.get(0)).optional()?))
     }
 
     fn table_names(&self) -> Result<Vec<String>, SqliteError> {
@@ -486,16 +509,17 @@ fn classify(stmt: &Stmt, seen: &Seen) -> Class {
         }
     } else if let Some(setting) = seen.sets {
         Kind::Setting(setting)
-    } else if !seen.writes.is_empty() || !(stmt.readonly() || seen.pragma_reads) {
-        Kind::Write
-    } else {
+    } else if stmt.readonly() || (seen.pragma_reads && seen.writes.is_empty()) {
+        // Whatever was seen: a virtual table that is used for the first time on a connection may prepare its own writes then.
         Kind::Read
+    } else {
+        Kind::Write
     };
     let mut writes = if kind == Kind::Write { seen.writes } else { FenceSet::default() };
     if kind == Kind::Write && writes.is_empty() {
         writes.insert(FenceSet::OWN);
     }
-    Class { kind, writes, alters: seen.alters }
+    Class { kind, writes, reshapes: kind == Kind::Write && seen.reshapes }
 }
 
 /// Binds the arguments: a named one takes precedence over one by position; each parameter needs exactly one, and an argument

@@ -202,6 +202,19 @@ impl OwnExec<'_> {
         }
     }
 
+    /// SQLite knows of no SELECT that writes, but for functions that the sandbox refuses. Should there be another one, what it
+    /// wrote is rolled back here.
+    fn check_that_it_read(&mut self) -> Result<(), Halt> {
+        if self.stream.own.as_mut().is_some_and(|own| own.lock.is_none() && raw::is_writing(&own.db().conn)) {
+            self.stream.own = None;
+            return Err(refuse(Problem::new(
+                ProblemKind::Forbidden,
+                "a statement that seemed to read has written; it was undone",
+            )));
+        }
+        Ok(())
+    }
+
     /// Looks at the marks in the very transaction that writes.
     fn verify(&mut self, claims: &[Claim]) -> Result<(), Halt> {
         match store::refusal(self.db()?, claims) {
@@ -241,7 +254,11 @@ impl Exec for OwnExec<'_> {
         let (class, sql) = (prepared.class, &sql[..used]);
         let starts = matches!(class.kind, Kind::Begin { .. } | Kind::Control(Control::Savepoint));
         let done = match class.kind {
-            Kind::Read => self.run(prepared, args, self.permitted(), rows).map_err(|fail| self.halt(fail))?,
+            Kind::Read => {
+                let result = self.run(prepared, args, self.permitted(), rows);
+                self.check_that_it_read()?;
+                result.map_err(|fail| self.halt(fail))?
+            }
             Kind::Write => self.write(sql, prepared, class, args, rows)?,
             Kind::Begin { immediate: true } if self.claims.is_empty() => return Err(self.missing(FenceSet::OWN)),
             Kind::Begin { immediate: true } if !self.on_writer => return Err(Halt::Move),

@@ -58,8 +58,8 @@ pub struct Seen {
     pub sets: Option<Setting>,
     /// Whether it is a pragma that only reads. SQLite counts some of these among what writes.
     pub pragma_reads: bool,
-    /// Whether it gives a table a new name, which SQLite doesn't tell in advance.
-    pub alters: bool,
+    /// Whether it makes a table or gives one a new name: SQLite doesn't tell in advance what that refers to or is called.
+    pub reshapes: bool,
     /// Why it was refused.
     pub denied: Option<String>,
     /// The fence for which a token was missing while it ran.
@@ -149,7 +149,8 @@ impl Sandbox {
     }
 }
 
-fn is_reserved(name: &str) -> bool {
+/// Whether this name belongs to the gate.
+pub fn is_reserved(name: &str) -> bool {
     name.get(..RESERVED.len()).is_some_and(|start| start.eq_ignore_ascii_case(RESERVED))
 }
 
@@ -163,6 +164,9 @@ fn is_catalogue(name: &str) -> bool {
 
 fn judge(state: &mut State, fences: &TableFences, context: &AuthContext<'_>) -> Result<(), String> {
     use AuthAction as A;
+    if context.database_name == Some("temp") && changes_schema_or_rows(&context.action) {
+        return temporary();
+    }
     match context.action {
         A::Select | A::Recursive => Ok(()),
         A::Read { table_name, .. } if is_reserved(table_name) => own_table(table_name),
@@ -174,15 +178,15 @@ fn judge(state: &mut State, fences: &TableFences, context: &AuthContext<'_>) -> 
             Ok(())
         }
         A::Insert { table_name } | A::Delete { table_name } | A::Update { table_name, .. } => {
-            if context.database_name == Some("temp") {
-                return temporary();
-            }
             writes(state, fences, table_name)
         }
-        A::CreateTable { table_name }
-        | A::DropTable { table_name }
-        | A::CreateVtable { table_name, .. }
-        | A::DropVtable { table_name, .. } => writes(state, fences, table_name),
+        A::CreateTable { table_name } => {
+            state.seen.reshapes = true;
+            writes(state, fences, table_name)
+        }
+        A::DropTable { table_name } | A::CreateVtable { table_name, .. } | A::DropVtable { table_name, .. } => {
+            writes(state, fences, table_name)
+        }
         A::CreateView { view_name } | A::DropView { view_name } => writes(state, fences, view_name),
         A::CreateIndex { index_name: name, table_name }
         | A::DropIndex { index_name: name, table_name }
@@ -194,7 +198,7 @@ fn judge(state: &mut State, fences: &TableFences, context: &AuthContext<'_>) -> 
             writes(state, fences, table_name)
         }
         A::AlterTable { table_name, .. } => {
-            state.seen.alters = true;
+            state.seen.reshapes = true;
             writes(state, fences, table_name)
         }
         // A bare ANALYZE goes through all tables, and leaves out the gate's.
@@ -236,6 +240,18 @@ fn judge(state: &mut State, fences: &TableFences, context: &AuthContext<'_>) -> 
         | A::DropTempTrigger { .. }
         | A::DropTempView { .. } => temporary(),
         _ => Err("this kind of statement is not available through the gate".into()),
+    }
+}
+
+/// Whether this must not happen in the temporary database: `CREATE TABLE temp.x` is asked about as any CREATE TABLE is.
+fn changes_schema_or_rows(action: &AuthAction<'_>) -> bool {
+    use AuthAction as A;
+    match action {
+        A::Select | A::Recursive | A::Read { .. } | A::Function { .. } => false,
+        A::Pragma { pragma_value, .. } => pragma_value.is_some(),
+        // ALTER looks there for triggers and views on what it changes.
+        A::Insert { table_name } | A::Delete { table_name } | A::Update { table_name, .. } => !is_catalogue(table_name),
+        _ => true,
     }
 }
 
