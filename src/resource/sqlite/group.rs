@@ -124,6 +124,7 @@ impl Exec for GroupExec<'_> {
         let kind = prepared.class.kind;
         match kind {
             Kind::Read | Kind::Write => {}
+            Kind::Begin { .. } if own::is_begin_readonly(&sql[..used]) => return Err(Halt::Alone),
             Kind::Begin { .. } => {
                 self.db.keep(prepared);
                 return self.control(Control::Begin).map(|()| (Some(Done::default()), used));

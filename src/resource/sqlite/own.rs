@@ -39,11 +39,16 @@ pub struct OwnExec<'a> {
     pub applied: bool,
 }
 
-/// `BEGIN TRANSACTION READONLY` is libSQL's, and SQLite doesn't know it. Nothing but exactly these words is taken for it.
-fn is_begin_readonly(sql: &str) -> bool {
-    let mut words = sql.trim_end_matches(|c: char| c == ';' || c.is_ascii_whitespace()).split_ascii_whitespace();
-    let mut next = |word: &str| words.next().is_some_and(|other| other.eq_ignore_ascii_case(word));
-    next("begin") && next("transaction") && next("readonly") && words.next().is_none()
+/// `BEGIN READONLY` and `BEGIN TRANSACTION READONLY` are libSQL's. SQLite doesn't know the one, and takes the other for a BEGIN
+/// of a transaction by that name. Nothing but exactly these words is taken for them.
+pub fn is_begin_readonly(sql: &str) -> bool {
+    let words = sql.trim_end_matches(|c: char| c == ';' || c.is_ascii_whitespace()).split_ascii_whitespace();
+    let is = |expected: &[&str]| {
+        let mut words = words.clone();
+        expected.iter().all(|word| words.next().is_some_and(|other| other.eq_ignore_ascii_case(word)))
+            && words.next().is_none()
+    };
+    is(&["begin", "transaction", "readonly"]) || is(&["begin", "readonly"])
 }
 
 impl OwnExec<'_> {
@@ -125,6 +130,10 @@ impl OwnExec<'_> {
         own.began = Instant::now();
         own.read_only = read_only;
         self.control(sql)
+    }
+
+    fn begin_readonly(&mut self) -> Result<Done, Halt> {
+        if self.in_transaction() { self.control("BEGIN") } else { self.begin("BEGIN", true) }
     }
 
     /// Runs a statement that steers transactions, on the stream's own connection.
@@ -243,8 +252,7 @@ impl Exec for OwnExec<'_> {
     fn execute(&mut self, sql: &str, args: &Args, whole: bool, rows: &mut Rows) -> Result<(Option<Done>, usize), Halt> {
         let prepared = match self.db()?.prepare(sql, whole) {
             Err(Fail::Sql(_)) if whole && is_begin_readonly(sql) => {
-                let begun = if self.in_transaction() { self.control("BEGIN") } else { self.begin("BEGIN", true) };
-                return begun.map(|done| (Some(done), sql.len()));
+                return self.begin_readonly().map(|done| (Some(done), sql.len()));
             }
             Err(fail) => return Err(self.halt(fail)),
             Ok(None) => return Ok((None, sql.len())),
@@ -260,6 +268,10 @@ impl Exec for OwnExec<'_> {
                 result.map_err(|fail| self.halt(fail))?
             }
             Kind::Write => self.write(sql, prepared, class, args, rows)?,
+            Kind::Begin { .. } if is_begin_readonly(sql) => {
+                self.db()?.keep(prepared);
+                self.begin_readonly()?
+            }
             Kind::Begin { immediate: true } if self.claims.is_empty() => return Err(self.missing(FenceSet::OWN)),
             Kind::Begin { immediate: true } if !self.on_writer => return Err(Halt::Move),
             _ if starts && !self.in_transaction() => {
