@@ -141,7 +141,10 @@ impl OwnExec<'_> {
         let prepared = self.db()?.prepare(sql, true).map_err(|fail| self.halt(fail))?;
         let Some((prepared, _)) = prepared else { return Ok(Done::default()) };
         let result = self.run(prepared, &Args::default(), self.permitted(), &mut Rows::new(false, usize::MAX));
+        let had_lock = self.stream.own.as_ref().is_some_and(|own| own.lock.is_some());
         self.sync_lock()?;
+        // Committed or rolled back, which is told as the worse of the two.
+        self.applied |= result.is_ok() && had_lock && !self.in_transaction();
         result.map_err(|fail| self.halt(fail))
     }
 
@@ -237,8 +240,7 @@ impl OwnExec<'_> {
     fn sync_lock(&mut self) -> Result<(), Halt> {
         let Some(own) = &mut self.stream.own else { return Ok(()) };
         if !own.in_transaction() {
-            // Rolled back or committed: from outside, the one can't be told from the other here.
-            self.applied |= own.lock.take().is_some();
+            own.lock = None;
         } else if own.lock.is_none() && raw::is_writing(&own.db().conn) {
             own.lock = Some(self.shared.take_lock());
             let claims = Arc::clone(&own.claims);

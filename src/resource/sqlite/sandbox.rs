@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use rusqlite::Connection;
 use rusqlite::hooks::{AuthAction, AuthContext, Authorization, TransactionOperation};
 
-use super::fences::{FenceSet, TableFences};
+use super::fences::{FenceId, FenceSet, TableFences};
 
 /// Names that start with this belong to the gate: its tables, and its savepoints.
 pub const RESERVED: &str = "fencegate";
@@ -56,6 +56,8 @@ pub struct Seen {
     pub control: Option<Control>,
     /// Set where it is a pragma that changes the connection.
     pub sets: Option<Setting>,
+    /// Whether it drops or alters a table or makes an index: what it does to SQLite's own tables is part of that.
+    pub of_one_table: bool,
     /// Whether it is a pragma that only reads. SQLite counts some of these among what writes.
     pub pragma_reads: bool,
     /// Whether it makes a table or gives one a new name: SQLite doesn't tell in advance what that refers to or is called.
@@ -162,6 +164,12 @@ fn is_catalogue(name: &str) -> bool {
         .any(|table| name.eq_ignore_ascii_case(table))
 }
 
+/// Tables in which SQLite keeps rows about other tables.
+fn is_bookkeeping(name: &str) -> bool {
+    name.eq_ignore_ascii_case("sqlite_sequence")
+        || name.get(..11).is_some_and(|start| start.eq_ignore_ascii_case("sqlite_stat"))
+}
+
 fn judge(state: &mut State, fences: &TableFences, context: &AuthContext<'_>) -> Result<(), String> {
     use AuthAction as A;
     if context.database_name == Some("temp") && changes_schema_or_rows(&context.action) {
@@ -177,6 +185,16 @@ fn judge(state: &mut State, fences: &TableFences, context: &AuthContext<'_>) -> 
         {
             Ok(())
         }
+        A::Delete { table_name } | A::Update { table_name, .. }
+            if state.seen.of_one_table && is_bookkeeping(table_name) =>
+        {
+            Ok(())
+        }
+        A::Insert { table_name } | A::Delete { table_name } | A::Update { table_name, .. }
+            if table_name.eq_ignore_ascii_case("sqlite_sequence") =>
+        {
+            writes_all(state, fences)
+        }
         A::Insert { table_name } | A::Delete { table_name } | A::Update { table_name, .. } => {
             writes(state, fences, table_name)
         }
@@ -184,9 +202,11 @@ fn judge(state: &mut State, fences: &TableFences, context: &AuthContext<'_>) -> 
             state.seen.reshapes = true;
             writes(state, fences, table_name)
         }
-        A::DropTable { table_name } | A::CreateVtable { table_name, .. } | A::DropVtable { table_name, .. } => {
+        A::DropTable { table_name } | A::DropVtable { table_name, .. } => {
+            state.seen.of_one_table = true;
             writes(state, fences, table_name)
         }
+        A::CreateVtable { table_name, .. } => writes(state, fences, table_name),
         A::CreateView { view_name } | A::DropView { view_name } => writes(state, fences, view_name),
         A::CreateIndex { index_name: name, table_name }
         | A::DropIndex { index_name: name, table_name }
@@ -195,9 +215,11 @@ fn judge(state: &mut State, fences: &TableFences, context: &AuthContext<'_>) -> 
             if is_reserved(name) {
                 return own_table(name);
             }
+            state.seen.of_one_table = true;
             writes(state, fences, table_name)
         }
         A::AlterTable { table_name, .. } => {
+            state.seen.of_one_table = true;
             state.seen.reshapes = true;
             writes(state, fences, table_name)
         }
@@ -207,7 +229,9 @@ fn judge(state: &mut State, fences: &TableFences, context: &AuthContext<'_>) -> 
             Ok(())
         }
         A::Analyze { table_name } => writes(state, fences, table_name),
-        A::Reindex { .. } => writes(state, fences, ""),
+        // A new index is filled this way; by itself it may go through all tables.
+        A::Reindex { .. } if state.seen.of_one_table => Ok(()),
+        A::Reindex { .. } => writes_all(state, fences),
         A::Transaction { operation } => {
             state.seen.control = Some(match operation {
                 TransactionOperation::Begin => Control::Begin,
@@ -275,7 +299,15 @@ fn writes(state: &mut State, fences: &TableFences, table: &str) -> Result<(), St
     if is_reserved(table) {
         return own_table(table);
     }
-    let fence = fences.of_table(table);
+    writes_fence(state, fences, table, fences.of_table(table))
+}
+
+/// Of a change to what belongs to all tables.
+fn writes_all(state: &mut State, fences: &TableFences) -> Result<(), String> {
+    (0..fences.names().len()).try_for_each(|fence| writes_fence(state, fences, "sqlite_schema", fence))
+}
+
+fn writes_fence(state: &mut State, fences: &TableFences, table: &str, fence: FenceId) -> Result<(), String> {
     state.seen.writes.insert(fence);
     match state.permitted {
         Some(permitted) if !permitted.contains(fence) => {

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use metrics::{counter, histogram};
 
-use crate::fence::{Admission, FenceName, Ledger, Mark, Refusal};
+use crate::fence::{Admission, Claim, FenceName, Ledger, Mark, Refusal};
 use crate::problem::{Kind, Problem};
 use crate::resource::Happened;
 
@@ -155,6 +155,7 @@ impl Writer {
     /// Judges one request and runs it, in the shared transaction or alone.
     fn process(&mut self, mut work: Box<Work>) {
         let shared = Arc::clone(&self.shared);
+        shared.arrived(&work.claims);
         let admission = match self.ledger.judge(&work.claims) {
             Ok(admission) => admission,
             Err(refusal) => return self.refuse(work, refusal),
@@ -169,6 +170,14 @@ impl Writer {
             if shared.locked.load(Ordering::SeqCst) {
                 return self.parked.push_back(work);
             }
+        }
+        if holds_lock && self.successor_waits(&work) {
+            work.stream.own = None;
+            let why = "the transaction was rolled back because a newer leader came";
+            work.stream.ended = Some(Box::new(Problem::new(Kind::StreamExpired, why)));
+            // The successor first, so that this one is judged by the mark that it raises.
+            self.unpark();
+            return self.process(work);
         }
         if holds_lock {
             // Its transaction has SQLite's write lock: a mark that has to rise for another fence would wait for itself.
@@ -194,6 +203,14 @@ impl Writer {
         }
         let alone = work.alone || work.stream.own.is_some() || work.hint.stays_open;
         if alone { self.run_alone(work) } else { self.run_shared(work) }
+    }
+
+    /// Whether a newer leader waits for the transaction of this request, which was on its way here when that one looked for idle
+    /// transactions to end.
+    fn successor_waits(&self, work: &Work) -> bool {
+        let bound = work.stream.own.as_ref().map_or(&[][..], |own| &own.claims[..]);
+        let deposes = |new: &Claim| bound.iter().any(|old| old.fence == new.fence && old.token < new.token);
+        self.parked.iter().any(|parked| parked.claims.iter().any(deposes))
     }
 
     /// A request of the stream whose transaction holds the write lock.
