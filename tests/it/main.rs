@@ -5,7 +5,6 @@ mod hrana;
 mod hrana_batch;
 mod hrana_stream;
 mod interactive;
-mod rivals;
 mod sandbox;
 mod sharing;
 mod table_fences;
