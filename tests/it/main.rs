@@ -1,13 +1,24 @@
 //! The integration tests: one binary, one module for each subject.
+//!
+//! `process` starts real gates and speaks HTTP to them; `gate` opens the SQLite resource in this process.
 
 mod cli;
 mod coordinator;
 mod elections;
 mod faults;
 mod garbage;
+mod gate;
+mod hrana;
+mod hrana_batch;
+mod hrana_stream;
 mod http;
+mod interactive;
 mod kill;
 mod process;
 mod resource;
 mod rule;
+mod sandbox;
+mod sharing;
+mod table_fences;
 mod tidy;
+mod tokenless;

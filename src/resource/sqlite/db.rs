@@ -9,13 +9,13 @@ use std::time::{Duration, Instant};
 use rusqlite::config::DbConfig;
 use rusqlite::ffi;
 use rusqlite::limits::Limit;
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, OpenFlags, OptionalExtension};
 
 use super::fences::{FenceId, FenceSet, TableFences};
 use super::limits::Limits;
 use super::raw::{self, SqliteError, Stmt, Value};
 use super::render::Rows;
-use super::sandbox::{Control, STMT_SAVEPOINT, Sandbox, Seen};
+use super::sandbox::{self, Control, STMT_SAVEPOINT, Sandbox, Seen, Setting};
 
 /// How many instructions of SQLite's virtual machine pass between two looks at the clock.
 const OPS_PER_LOOK: i32 = 2_000;
@@ -107,8 +107,8 @@ pub enum Kind {
     },
     /// COMMIT, ROLLBACK, SAVEPOINT, RELEASE, ROLLBACK TO.
     Control(Control),
-    /// `PRAGMA foreign_keys = …`: changes the connection.
-    ForeignKeys,
+    /// Changes the connection, and only [`Db::set`] carries it out.
+    Setting(Setting),
 }
 
 /// What was learned of a statement when it was prepared.
@@ -118,8 +118,8 @@ pub struct Class {
     pub kind: Kind,
     /// The fences that it writes to.
     pub writes: FenceSet,
-    /// Whether it may give a table a new name.
-    pub alters: bool,
+    /// Whether it makes a table or gives one a new name.
+    pub reshapes: bool,
 }
 
 /// A prepared statement of a client.
@@ -292,6 +292,19 @@ impl Db {
         }
     }
 
+    /// Carries out a statement of [`Kind::Setting`].
+    ///
+    /// # Errors
+    /// [`Fail::Sql`] or [`Fail::Storage`].
+    pub fn set(&mut self, sql: &str) -> Result<(), Fail> {
+        let (conn, sandbox) = (&self.conn, &self.sandbox);
+        let set = || match raw::prepare(conn, sql, false)? {
+            (Some(mut stmt), _) => stmt.step().map(|_| ()),
+            (None, _) => Ok(()),
+        };
+        sandbox.apply(set).map_err(|error| self.fail(error, &self.sandbox.take()))
+    }
+
     /// Gives a statement back to the cache.
     pub fn keep(&mut self, mut prepared: Prepared) {
         prepared.stmt.reset();
@@ -323,19 +336,22 @@ impl Db {
             return Err(Fail::Missing(fence));
         }
         bind(&mut prepared.stmt, args).map_err(Fail::Sql)?;
-        let renames = class.alters && self.fences.has_several();
-        let names = if renames { Some(self.begin_rename()?) } else { None };
-        self.sandbox.permit(Some(permitted));
+        let names = if class.reshapes { Some(self.begin_reshape()?) } else { None };
+        // What reads may be prepared anew, with what its virtual tables prepare for themselves.
+        self.sandbox.permit((class.kind != Kind::Read).then_some(permitted));
         self.sandbox.take();
         let started = Instant::now();
         self.guard.set_deadline(Some(deadline));
         let changes = raw::total_changes(&self.conn);
-        let stepped = self.steps(&mut prepared.stmt, rows);
+        let mut stepped = self.steps(&mut prepared.stmt, rows);
         self.guard.set_deadline(None);
         self.sandbox.permit(None);
         let seen = self.sandbox.take();
         if stepped.is_ok() {
             rows.describe(&prepared.stmt);
+            if rows.is_over_budget() {
+                stepped = Err(StepError::Unfinished(too_large(&self.limits)));
+            }
         }
         prepared.stmt.reset();
         let result = match stepped {
@@ -345,11 +361,20 @@ impl Db {
                 let last_rowid = (class.kind == Kind::Write).then(|| self.conn.last_insert_rowid());
                 Ok(Done { affected, last_rowid, rows_read, duration: started.elapsed() })
             }
-            Err(StepError::Sqlite(error)) => Err(self.fail(error, &seen)),
+            Err(StepError::Sqlite(error)) => {
+                let is_constraint = error.primary() == ffi::SQLITE_CONSTRAINT;
+                let left = raw::total_changes(&self.conn) != changes;
+                match self.fail(error, &seen) {
+                    // SQLite undoes what a failed statement changed, but for OR FAIL, which is about constraints, and for what
+                    // a virtual table wrote on its behalf inside a longer transaction.
+                    Fail::Sql(why) if left && !is_constraint => Err(Fail::Unfinished(why)),
+                    fail => Err(fail),
+                }
+            }
             Err(StepError::Unfinished(why)) => Err(Fail::Unfinished(why)),
         };
         match names {
-            Some(names) => self.end_rename(&names, permitted, result),
+            Some(names) => self.end_reshape(&names, permitted, result),
             None => result,
         }
     }
@@ -364,35 +389,27 @@ impl Db {
             if rows.wanted() {
                 rows.push(stmt).map_err(StepError::Unfinished)?;
                 if count > limits.result_rows || rows.is_over_budget() {
-                    return Err(StepError::Unfinished(SqlError::new(
-                        "RESPONSE_TOO_LARGE",
-                        format!(
-                            "a result has at most {} rows, and the results of one request {} bytes",
-                            limits.result_rows, limits.result_bytes
-                        ),
-                    )));
+                    return Err(StepError::Unfinished(too_large(limits)));
                 }
             }
         }
         Ok(count as u64)
     }
 
-    /// SQLite doesn't tell the new name of a renamed table before it has it. So the statement runs in a savepoint, and is undone
-    /// where the new name belongs to a fence without a token.
-    fn begin_rename(&mut self) -> Result<Vec<String>, Fail> {
+    /// SQLite doesn't tell the new name of a renamed table before it has it, nor the tables that a new one refers to. So the
+    /// statement runs in a savepoint, and is undone where it names what it may not.
+    fn begin_reshape(&mut self) -> Result<Vec<String>, Fail> {
         self.own(&format!("SAVEPOINT {STMT_SAVEPOINT}")).map_err(Fail::Storage)?;
         self.table_names().map_err(Fail::Storage)
     }
 
-    fn end_rename(&mut self, before: &[String], permitted: FenceSet, result: Result<Done, Fail>) -> Result<Done, Fail> {
-        let result = result.and_then(|done| {
-            let after = self.table_names().map_err(Fail::Storage)?;
-            let mut fences = after.iter().filter(|name| !before.contains(name)).map(|name| self.fences.of_table(name));
-            match fences.find(|fence| !permitted.contains(*fence)) {
-                Some(fence) => Err(Fail::Missing(fence)),
-                None => Ok(done),
-            }
-        });
+    fn end_reshape(
+        &mut self,
+        before: &[String],
+        permitted: FenceSet,
+        result: Result<Done, Fail>,
+    ) -> Result<Done, Fail> {
+        let result = result.and_then(|done| self.judge_shape(before, permitted).map(|()| done));
         if result.is_err() && !self.conn.is_autocommit() {
             self.own(&format!("ROLLBACK TO {STMT_SAVEPOINT}")).map_err(Fail::Storage)?;
         }
@@ -400,6 +417,31 @@ impl Db {
             self.own(&format!("RELEASE {STMT_SAVEPOINT}")).map_err(Fail::Storage)?;
         }
         result
+    }
+
+    fn judge_shape(&self, before: &[String], permitted: FenceSet) -> Result<(), Fail> {
+        let after = self.table_names().map_err(Fail::Storage)?;
+        for name in after.iter().filter(|name| !before.contains(name)) {
+            let fence = self.fences.of_table(name);
+            if !permitted.contains(fence) {
+                return Err(Fail::Missing(fence));
+            }
+        }
+        let refers = self.refers_to_the_gates().map_err(Fail::Storage)?;
+        let reserved = after.iter().find(|name| sandbox::is_reserved(name) && !before.contains(name));
+        match refers.as_ref().or(reserved) {
+            Some(name) => {
+                Err(Fail::Sql(SqlError::new("SQLITE_AUTH", format!("not authorized: {name} is the gate's own"))))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// A table of the gate's that a foreign key refers to: with it, a client could keep marks from rising.
+    fn refers_to_the_gates(&self) -> Result<Option<String>, SqliteError> {
+        let sql = "SELECT f.\"table\" FROM sqlite_schema s, pragma_foreign_key_list(s.name) f
+            WHERE s.type = 'table' AND substr(f.\"table\", 1, 9) = 'fencegate' COLLATE NOCASE";
+        self.sandbox.open(|| Ok(self.conn.prepare_cached(sql)?.query_row([], |row| row.get(0)).optional()?))
     }
 
     fn table_names(&self) -> Result<Vec<String>, SqliteError> {
@@ -419,6 +461,11 @@ impl Db {
         match error.primary() {
             ffi::SQLITE_INTERRUPT if self.guard.is_cancelled() => Fail::Cancelled,
             ffi::SQLITE_INTERRUPT => Fail::TimedOut,
+            // A virtual table is at odds with itself or with its content, which a client can bring about and ask for (fts5's
+            // integrity-check): the file is well. Such a table may have written in part.
+            ffi::SQLITE_CORRUPT if error.code == ffi::SQLITE_CORRUPT_VTAB => {
+                Fail::Unfinished(SqlError::new("SQLITE_CORRUPT", format!("SQLite error: {}", error.message)))
+            }
             ffi::SQLITE_FULL
             | ffi::SQLITE_IOERR
             | ffi::SQLITE_CORRUPT
@@ -440,6 +487,12 @@ impl Db {
     }
 }
 
+fn too_large(limits: &Limits) -> SqlError {
+    let (rows, bytes) = (limits.result_rows, limits.result_bytes);
+    let what = format!("a result has at most {rows} rows, and the results of one request {bytes} bytes");
+    SqlError::new("RESPONSE_TOO_LARGE", what)
+}
+
 enum StepError {
     Sqlite(SqliteError),
     Unfinished(SqlError),
@@ -454,18 +507,19 @@ fn classify(stmt: &Stmt, seen: &Seen) -> Class {
             Control::Begin => Kind::Begin { immediate: !stmt.readonly() },
             other => Kind::Control(other),
         }
-    } else if seen.sets_foreign_keys {
-        Kind::ForeignKeys
-    } else if !seen.writes.is_empty() || !stmt.readonly() {
-        Kind::Write
-    } else {
+    } else if let Some(setting) = seen.sets {
+        Kind::Setting(setting)
+    } else if stmt.readonly() || (seen.pragma_reads && seen.writes.is_empty()) {
+        // Whatever was seen: a virtual table that is used for the first time on a connection may prepare its own writes then.
         Kind::Read
+    } else {
+        Kind::Write
     };
     let mut writes = if kind == Kind::Write { seen.writes } else { FenceSet::default() };
     if kind == Kind::Write && writes.is_empty() {
         writes.insert(FenceSet::OWN);
     }
-    Class { kind, writes, alters: seen.alters }
+    Class { kind, writes, reshapes: kind == Kind::Write && seen.reshapes }
 }
 
 /// Binds the arguments: a named one takes precedence over one by position; each parameter needs exactly one, and an argument
@@ -478,12 +532,23 @@ fn bind(stmt: &mut Stmt, args: &Args) -> Result<(), SqlError> {
         let given = args.positional.len();
         return Err(invalid(format!("{given} values by position for {count} parameters")));
     }
-    let mut used = 0;
+    // By a table, since both numbers are the client's choice: names times parameters would be a thousand million comparisons.
+    let mut named: HashMap<&str, (&Value, bool)> = HashMap::with_capacity(args.named.len());
+    for (name, value) in &args.named {
+        named.entry(name).or_insert((value, false));
+    }
     for index in 1..=count {
         let name = stmt.parameter_name(index);
-        let named = name.and_then(|name| args.named.iter().find(|(given, _)| given == name || *given == name[1..]));
-        used += usize::from(named.is_some());
-        let value = named.map(|(_, value)| value).or_else(|| args.positional.get(index - 1)).ok_or_else(|| {
+        let found = match name {
+            Some(name) if named.contains_key(name) => named.get_mut(name),
+            Some(name) => named.get_mut(&name[1..]),
+            None => None,
+        };
+        let by_name = found.map(|(value, used)| {
+            *used = true;
+            *value
+        });
+        let value = by_name.or_else(|| args.positional.get(index - 1)).ok_or_else(|| {
             invalid(match name {
                 Some(name) => format!("no value for parameter {name}"),
                 None => format!("no value for parameter {index}"),
@@ -492,15 +557,10 @@ fn bind(stmt: &mut Stmt, args: &Args) -> Result<(), SqlError> {
         stmt.bind(index, value)
             .map_err(|error| SqlError::new(code_name(error.primary()), format!("SQLite error: {}", error.message)))?;
     }
-    if used < args.named.len() {
-        let unknown = args.named.iter().find(|(given, _)| {
-            !(1..=count).filter_map(|index| stmt.parameter_name(index)).any(|name| name == given || name[1..] == *given)
-        });
-        if let Some((name, _)) = unknown {
-            return Err(invalid(format!("no parameter named {name}")));
-        }
+    match named.iter().find(|(_, (_, used))| !used) {
+        Some((name, _)) => Err(invalid(format!("no parameter named {name}"))),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 /// The name of a primary result code, as SQLite's documentation has it.

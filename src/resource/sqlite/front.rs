@@ -267,7 +267,7 @@ fn route(shared: &SharedRef, work: Box<Work>, changes: bool) {
     let is_empty = work.program.requests.is_empty();
     if changes {
         // Its predecessor's statement must not make it wait.
-        shared.stop_predecessor(&work.claims);
+        shared.announce(&work.claims);
         reader::to_writer(shared, work, true);
     } else if let Some(ended) = work.stream.ended.clone() {
         shared.finish(work, Err(*ended));

@@ -14,7 +14,7 @@ use super::render::Rows;
 use super::sandbox::{Control, TX_SAVEPOINT};
 use super::shared::Shared;
 
-/// How long a statement may run inside a shared transaction. One that takes longer is run again by itself, so that it keeps
+/// How long a request may run inside a shared transaction. One that takes longer is run again by itself, so that it keeps
 /// nobody waiting for a commit.
 const SLICE: Duration = Duration::from_millis(250);
 
@@ -33,8 +33,17 @@ pub struct GroupExec<'a> {
     pub in_tx: bool,
     /// Whether anything may have been changed.
     pub dirty: bool,
+    /// When the request has had its time inside the shared transaction.
+    until: Instant,
     /// The error that makes the whole shared transaction fail.
     pub storage: Option<SqliteError>,
+}
+
+impl<'a> GroupExec<'a> {
+    /// For a request that presents tokens for these fences.
+    pub fn new(shared: &'a Arc<Shared>, db: &'a mut Db, presented: FenceSet) -> GroupExec<'a> {
+        GroupExec { shared, db, presented, in_tx: false, dirty: false, until: Instant::now() + SLICE, storage: None }
+    }
 }
 
 impl GroupExec<'_> {
@@ -96,6 +105,9 @@ impl GroupExec<'_> {
 
 impl Exec for GroupExec<'_> {
     fn execute(&mut self, sql: &str, args: &Args, whole: bool, rows: &mut Rows) -> Result<(Option<Done>, usize), Halt> {
+        if Instant::now() >= self.until {
+            return Err(Halt::Alone);
+        }
         let prepared = match self.db.prepare(sql, whole) {
             Ok(None) => return Ok((None, sql.len())),
             Ok(Some(prepared)) => prepared,
@@ -112,6 +124,7 @@ impl Exec for GroupExec<'_> {
         let kind = prepared.class.kind;
         match kind {
             Kind::Read | Kind::Write => {}
+            Kind::Begin { .. } if own::is_begin_readonly(&sql[..used]) => return Err(Halt::Alone),
             Kind::Begin { .. } => {
                 self.db.keep(prepared);
                 return self.control(Control::Begin).map(|()| (Some(Done::default()), used));
@@ -120,19 +133,23 @@ impl Exec for GroupExec<'_> {
                 self.db.keep(prepared);
                 return self.control(control).map(|()| (Some(Done::default()), used));
             }
-            Kind::ForeignKeys => return Err(Halt::Alone),
+            Kind::Setting(_) => return Err(Halt::Alone),
         }
-        let result = self.db.run(&mut prepared, args, self.presented, Instant::now() + SLICE, rows);
+        if let Some(fence) = prepared.class.writes.first_missing_in(self.presented) {
+            self.db.keep(prepared);
+            return Err(self.halt(Fail::Missing(fence)));
+        }
+        // Before it is known how the statement ends: one that doesn't come to its end has changed what it has changed.
+        self.dirty |= kind == Kind::Write;
+        let result = self.db.run(&mut prepared, args, self.presented, self.until, rows);
         self.db.keep(prepared);
-        let done = result.map_err(|fail| self.halt(fail))?;
-        if kind == Kind::Write {
-            self.dirty = true;
-            // A deferred foreign key that is violated at the end of a statement outside a transaction fails that statement; here
-            // it would fail everybody's commit.
-            if !self.in_tx && raw::has_deferred_violations(&self.db.conn) {
-                return Err(Halt::Alone);
-            }
+        // A deferred foreign key that is violated at the end of a statement outside a transaction fails that statement, be it a
+        // statement that failed already and left rows behind (OR FAIL); here it would fail everybody's commit.
+        let storage = matches!(result, Err(Fail::Storage(_)));
+        if kind == Kind::Write && !self.in_tx && !storage && raw::has_deferred_violations(&self.db.conn) {
+            return Err(Halt::Alone);
         }
+        let done = result.map_err(|fail| self.halt(fail))?;
         Ok((Some(done), used))
     }
 

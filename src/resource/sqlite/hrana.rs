@@ -218,8 +218,9 @@ impl<'de> Deserialize<'de> for Scalar {
             fn visit_i64<E>(self, value: i64) -> Result<Scalar, E> {
                 Ok(Scalar::Integer(value))
             }
-            fn visit_u64<E: de::Error>(self, value: u64) -> Result<Scalar, E> {
-                i64::try_from(value).map(Scalar::Integer).map_err(|_| E::custom("integer out of range"))
+            fn visit_u64<E>(self, value: u64) -> Result<Scalar, E> {
+                // JavaScript writes the float 1e19 without an exponent.
+                Ok(i64::try_from(value).map_or(Scalar::Float(value as f64), Scalar::Integer))
             }
             fn visit_f64<E>(self, value: f64) -> Result<Scalar, E> {
                 Ok(Scalar::Float(value))

@@ -11,7 +11,7 @@ use super::fences::{FenceId, FenceSet};
 use super::program::{Exec, Halt};
 use super::raw::{self, SqliteError};
 use super::render::{self, Rows};
-use super::sandbox::{Control, STMT_SAVEPOINT};
+use super::sandbox::{Control, STMT_SAVEPOINT, Setting};
 use super::shared::Shared;
 use super::store;
 use super::stream::{Own, Stream};
@@ -35,13 +35,20 @@ pub struct OwnExec<'a> {
     pub presented: FenceSet,
     /// Whether this is the writer thread.
     pub on_writer: bool,
+    /// Whether something that this request wrote is committed already.
+    pub applied: bool,
 }
 
-/// `BEGIN TRANSACTION READONLY` is libSQL's, and SQLite doesn't know it. Nothing but exactly these words is taken for it.
-fn is_begin_readonly(sql: &str) -> bool {
-    let mut words = sql.trim_end_matches(|c: char| c == ';' || c.is_ascii_whitespace()).split_ascii_whitespace();
-    let mut next = |word: &str| words.next().is_some_and(|other| other.eq_ignore_ascii_case(word));
-    next("begin") && next("transaction") && next("readonly") && words.next().is_none()
+/// `BEGIN READONLY` and `BEGIN TRANSACTION READONLY` are libSQL's. SQLite doesn't know the one, and takes the other for a BEGIN
+/// of a transaction by that name. Nothing but exactly these words is taken for them.
+pub fn is_begin_readonly(sql: &str) -> bool {
+    let words = sql.trim_end_matches(|c: char| c == ';' || c.is_ascii_whitespace()).split_ascii_whitespace();
+    let is = |expected: &[&str]| {
+        let mut words = words.clone();
+        expected.iter().all(|word| words.next().is_some_and(|other| other.eq_ignore_ascii_case(word)))
+            && words.next().is_none()
+    };
+    is(&["begin", "transaction", "readonly"]) || is(&["begin", "readonly"])
 }
 
 impl OwnExec<'_> {
@@ -69,7 +76,15 @@ impl OwnExec<'_> {
     }
 
     fn missing(&self, fence: FenceId) -> Halt {
-        refuse(self.shared.missing(fence))
+        let problem = self.shared.missing(fence);
+        if self.applied {
+            // A refusal of the whole request would say that nothing was applied.
+            return Halt::Sql(SqlError::new(
+                problem.kind.row().code,
+                format!("no token for fence {}", self.shared.fences.name(fence)),
+            ));
+        }
+        refuse(problem)
     }
 
     fn halt(&self, fail: Fail) -> Halt {
@@ -90,8 +105,8 @@ impl OwnExec<'_> {
         }
     }
 
-    fn run(&mut self, mut prepared: Prepared, args: &Args, rows: &mut Rows) -> Result<Done, Fail> {
-        let permitted = self.permitted();
+    /// `permitted`: of [`OwnExec::permitted`], asked for before the gate begins a transaction of its own around the statement.
+    fn run(&mut self, mut prepared: Prepared, args: &Args, permitted: FenceSet, rows: &mut Rows) -> Result<Done, Fail> {
         let deadline = Instant::now() + self.shared.limits.statement_time;
         let last_rowid = self.stream.last_rowid;
         let db = match self.db() {
@@ -117,12 +132,19 @@ impl OwnExec<'_> {
         self.control(sql)
     }
 
+    fn begin_readonly(&mut self) -> Result<Done, Halt> {
+        if self.in_transaction() { self.control("BEGIN") } else { self.begin("BEGIN", true) }
+    }
+
     /// Runs a statement that steers transactions, on the stream's own connection.
     fn control(&mut self, sql: &str) -> Result<Done, Halt> {
         let prepared = self.db()?.prepare(sql, true).map_err(|fail| self.halt(fail))?;
         let Some((prepared, _)) = prepared else { return Ok(Done::default()) };
-        let result = self.run(prepared, &Args::default(), &mut Rows::new(false, 0));
+        let result = self.run(prepared, &Args::default(), self.permitted(), &mut Rows::new(false, usize::MAX));
+        let had_lock = self.stream.own.as_ref().is_some_and(|own| own.lock.is_some());
         self.sync_lock()?;
+        // Committed or rolled back, which is told as the worse of the two.
+        self.applied |= result.is_ok() && had_lock && !self.in_transaction();
         result.map_err(|fail| self.halt(fail))
     }
 
@@ -138,7 +160,8 @@ impl OwnExec<'_> {
             let why = "SQLite error: attempt to write a readonly database (the transaction began as READONLY)";
             return Err(Halt::Sql(SqlError::new("SQLITE_READONLY", why)));
         }
-        if let Some(fence) = class.writes.first_missing_in(self.permitted()) {
+        let permitted = self.permitted();
+        if let Some(fence) = class.writes.first_missing_in(permitted) {
             return Err(self.missing(fence));
         }
         if !self.on_writer {
@@ -157,7 +180,7 @@ impl OwnExec<'_> {
         let claims = Arc::clone(self.claims);
         let stale = if explicit { Ok(()) } else { self.verify(&claims) };
         let result = match stale {
-            Ok(()) => self.run(prepared, args, rows),
+            Ok(()) => self.run(prepared, args, permitted, rows),
             Err(halt) => {
                 self.db()?.own(&undo).map_err(storage)?;
                 return Err(halt);
@@ -167,11 +190,12 @@ impl OwnExec<'_> {
         // SQLite ends the transaction by itself after some errors: then there is nothing left to undo.
         let open = !db.conn.is_autocommit();
         let ended = match &result {
-            Ok(_) => db.own(&end),
+            // SQLite has undone what a failed statement changed, or left it (OR FAIL) as it would without the gate.
+            Ok(_) | Err(Fail::Sql(_)) if open => db.own(&end),
             Err(_) if open => db.own(&undo).and_then(|()| if explicit { db.own(&end) } else { Ok(()) }),
-            Err(_) => Ok(()),
+            _ => Ok(()),
         };
-        if let (Ok(_), Err(error)) = (&result, &ended)
+        if let Err(error) = &ended
             && !explicit
         {
             let undone = db.own(&undo);
@@ -181,12 +205,26 @@ impl OwnExec<'_> {
                 return Err(Halt::Sql(SqlError::new("SQLITE_CONSTRAINT", why)));
             }
         }
+        self.applied |= !explicit && ended.is_ok() && matches!(result, Ok(_) | Err(Fail::Sql(_)));
         self.sync_lock()?;
         match (result, ended) {
             (Ok(done), Ok(())) => Ok(done),
             (Ok(_), Err(error)) => Err(storage(error)),
             (Err(fail), _) => Err(self.halt(fail)),
         }
+    }
+
+    /// SQLite knows of no SELECT that writes, but for functions that the sandbox refuses. Should there be another one, what it
+    /// wrote is rolled back here.
+    fn check_that_it_read(&mut self) -> Result<(), Halt> {
+        if self.stream.own.as_mut().is_some_and(|own| own.lock.is_none() && raw::is_writing(&own.db().conn)) {
+            self.stream.own = None;
+            return Err(refuse(Problem::new(
+                ProblemKind::Forbidden,
+                "a statement that seemed to read has written; it was undone",
+            )));
+        }
+        Ok(())
     }
 
     /// Looks at the marks in the very transaction that writes.
@@ -219,8 +257,7 @@ impl Exec for OwnExec<'_> {
     fn execute(&mut self, sql: &str, args: &Args, whole: bool, rows: &mut Rows) -> Result<(Option<Done>, usize), Halt> {
         let prepared = match self.db()?.prepare(sql, whole) {
             Err(Fail::Sql(_)) if whole && is_begin_readonly(sql) => {
-                let begun = if self.in_transaction() { self.control("BEGIN") } else { self.begin("BEGIN", true) };
-                return begun.map(|done| (Some(done), sql.len()));
+                return self.begin_readonly().map(|done| (Some(done), sql.len()));
             }
             Err(fail) => return Err(self.halt(fail)),
             Ok(None) => return Ok((None, sql.len())),
@@ -230,8 +267,16 @@ impl Exec for OwnExec<'_> {
         let (class, sql) = (prepared.class, &sql[..used]);
         let starts = matches!(class.kind, Kind::Begin { .. } | Kind::Control(Control::Savepoint));
         let done = match class.kind {
-            Kind::Read => self.run(prepared, args, rows).map_err(|fail| self.halt(fail))?,
+            Kind::Read => {
+                let result = self.run(prepared, args, self.permitted(), rows);
+                self.check_that_it_read()?;
+                result.map_err(|fail| self.halt(fail))?
+            }
             Kind::Write => self.write(sql, prepared, class, args, rows)?,
+            Kind::Begin { .. } if is_begin_readonly(sql) => {
+                self.db()?.keep(prepared);
+                self.begin_readonly()?
+            }
             Kind::Begin { immediate: true } if self.claims.is_empty() => return Err(self.missing(FenceSet::OWN)),
             Kind::Begin { immediate: true } if !self.on_writer => return Err(Halt::Move),
             _ if starts && !self.in_transaction() => {
@@ -243,12 +288,14 @@ impl Exec for OwnExec<'_> {
                 self.control(sql)?
             }
             // Without a token nothing can be written, so that there are no foreign keys to enforce or not.
-            Kind::ForeignKeys if self.claims.is_empty() => Done::default(),
-            Kind::ForeignKeys => {
-                self.db()?.keep(prepared);
+            Kind::Setting(_) if self.permitted().is_empty() => Done::default(),
+            Kind::Setting(Setting::DeferForeignKeys) if !self.in_transaction() => Done::default(),
+            Kind::Setting(setting) => {
                 self.open()?;
-                self.stream.own.as_mut().expect("opened above").sticky = true;
-                self.control(sql)?
+                let own = self.stream.own.as_mut().expect("opened above");
+                own.sticky |= setting == Setting::ForeignKeys;
+                let set = own.db().set(sql);
+                set.map_err(|fail| self.halt(fail)).map(|()| Done::default())?
             }
         };
         Ok((Some(done), used))

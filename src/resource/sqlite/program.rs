@@ -240,6 +240,11 @@ impl Run {
                 out.extend_from_slice(b"{\"type\":\"describe\",\"result\":");
                 exec.describe(text(source, stored)?, out)?;
                 out.push(b'}');
+                // A few bytes of SQL have up to 32,766 parameters.
+                if self.out.len() + out.len() > self.budget {
+                    let why = format!("the results of one request have at most {} bytes", self.budget);
+                    return Err(Halt::Sql(SqlError::new("RESPONSE_TOO_LARGE", why)));
+                }
             }
             Request::StoreSql { sql_id, sql } => {
                 store(stored, *sql_id, sql)?;
@@ -262,7 +267,7 @@ impl Run {
     fn sequence(&mut self, sql: &str, exec: &mut impl Exec) -> Result<(), Halt> {
         while self.sequence_at < sql.len() {
             let rest = sql.get(self.sequence_at..).unwrap_or_default();
-            let (_, used) = exec.execute(rest, &Args::default(), false, &mut Rows::new(false, 0))?;
+            let (_, used) = exec.execute(rest, &Args::default(), false, &mut Rows::new(false, usize::MAX))?;
             self.sequence_at += used.max(1);
         }
         Ok(())

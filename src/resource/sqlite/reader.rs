@@ -37,6 +37,7 @@ fn serve(shared: &Arc<Shared>, db: &mut Db, mut work: Box<Work>) {
         claims: &work.claims,
         presented: work.presented,
         on_writer: false,
+        applied: false,
     };
     let result = work.run.advance(&work.program, &mut stored, &mut exec);
     work.stream.stored = stored;

@@ -31,13 +31,15 @@ impl Rows {
 
     /// Whether there are more bytes than there may be.
     pub fn is_over_budget(&self) -> bool {
-        self.bytes.len() > self.budget
+        let cols = self.cols.len() - b"[]".len();
+        self.bytes.len() + cols > self.budget
     }
 
     /// Appends the present row of a statement.
     ///
     /// # Errors
-    /// A text that isn't UTF-8, which JSON can't carry: it is refused rather than changed on the way.
+    /// A text that isn't UTF-8, which JSON can't carry: it is refused rather than changed on the way. It stops in the middle of
+    /// a row that is over the budget: a row has up to 2,000 columns.
     pub fn push(&mut self, stmt: &Stmt) -> Result<(), SqlError> {
         let out = &mut self.bytes;
         out.push(b'[');
@@ -46,6 +48,9 @@ impl Rows {
                 out.push(b',');
             }
             value(out, stmt.value(column))?;
+            if out.len() > self.budget {
+                break;
+            }
         }
         out.push(b']');
         self.ends.push(out.len());

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use rusqlite::Connection;
 use rusqlite::hooks::{AuthAction, AuthContext, Authorization, TransactionOperation};
 
-use super::fences::{FenceSet, TableFences};
+use super::fences::{FenceId, FenceSet, TableFences};
 
 /// Names that start with this belong to the gate: its tables, and its savepoints.
 pub const RESERVED: &str = "fencegate";
@@ -37,6 +37,16 @@ pub enum Control {
     InsideSavepoint,
 }
 
+/// A pragma that changes the connection. SQLite carries it out when it is *prepared*, even for EXPLAIN: so it is prepared as
+/// nothing ([`Authorization::Ignore`]), and in earnest only by [`Sandbox::apply`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Setting {
+    /// `PRAGMA foreign_keys = …`
+    ForeignKeys,
+    /// `PRAGMA defer_foreign_keys = …`, which ends with the transaction that it is given in.
+    DeferForeignKeys,
+}
+
 /// What the authorizer saw of one statement.
 #[derive(Debug, Clone, Default)]
 pub struct Seen {
@@ -44,10 +54,14 @@ pub struct Seen {
     pub writes: FenceSet,
     /// Whether it steers transactions.
     pub control: Option<Control>,
-    /// Set where it is `PRAGMA foreign_keys = …`.
-    pub sets_foreign_keys: bool,
-    /// Whether it gives a table a new name, which SQLite doesn't tell in advance.
-    pub alters: bool,
+    /// Set where it is a pragma that changes the connection.
+    pub sets: Option<Setting>,
+    /// Whether it drops or alters a table or makes an index: what it does to SQLite's own tables is part of that.
+    pub of_one_table: bool,
+    /// Whether it is a pragma that only reads. SQLite counts some of these among what writes.
+    pub pragma_reads: bool,
+    /// Whether it makes a table or gives one a new name: SQLite doesn't tell in advance what that refers to or is called.
+    pub reshapes: bool,
     /// Why it was refused.
     pub denied: Option<String>,
     /// The fence for which a token was missing while it ran.
@@ -60,6 +74,10 @@ struct State {
     open: bool,
     /// Where set, writes outside these fences are refused.
     permitted: Option<FenceSet>,
+    /// Settings are carried out.
+    applying: bool,
+    /// SQLite is to leave out what it asks about.
+    ignore: bool,
     seen: Seen,
 }
 
@@ -72,7 +90,13 @@ pub struct Sandbox {
 impl Sandbox {
     /// Puts an authorizer on the connection. It lets everything pass until [`Sandbox::close`].
     pub fn install(conn: &mut Connection, fences: Arc<TableFences>) -> rusqlite::Result<Sandbox> {
-        let state = Arc::new(Mutex::new(State { open: true, permitted: None, seen: Seen::default() }));
+        let state = Arc::new(Mutex::new(State {
+            open: true,
+            permitted: None,
+            applying: false,
+            ignore: false,
+            seen: Seen::default(),
+        }));
         let sandbox = Sandbox { state: Arc::clone(&state) };
         conn.authorizer(Some(move |context: AuthContext<'_>| {
             let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -80,6 +104,7 @@ impl Sandbox {
                 return Authorization::Allow;
             }
             match judge(&mut state, &fences, &context) {
+                Ok(()) if std::mem::take(&mut state.ignore) => Authorization::Ignore,
                 Ok(()) => Authorization::Allow,
                 Err(why) => {
                     state.seen.denied.get_or_insert(why);
@@ -107,6 +132,14 @@ impl Sandbox {
         self.lock().open = false;
     }
 
+    /// Runs what prepares a statement that changes the connection.
+    pub fn apply<T>(&self, run: impl FnOnce() -> T) -> T {
+        self.lock().applying = true;
+        let result = run();
+        self.lock().applying = false;
+        result
+    }
+
     /// From here on a statement that writes outside these fences is refused; `None`: record only.
     pub fn permit(&self, fences: Option<FenceSet>) {
         self.lock().permitted = fences;
@@ -118,7 +151,8 @@ impl Sandbox {
     }
 }
 
-fn is_reserved(name: &str) -> bool {
+/// Whether this name belongs to the gate.
+pub fn is_reserved(name: &str) -> bool {
     name.get(..RESERVED.len()).is_some_and(|start| start.eq_ignore_ascii_case(RESERVED))
 }
 
@@ -130,8 +164,17 @@ fn is_catalogue(name: &str) -> bool {
         .any(|table| name.eq_ignore_ascii_case(table))
 }
 
+/// Tables in which SQLite keeps rows about other tables.
+fn is_bookkeeping(name: &str) -> bool {
+    name.eq_ignore_ascii_case("sqlite_sequence")
+        || name.get(..11).is_some_and(|start| start.eq_ignore_ascii_case("sqlite_stat"))
+}
+
 fn judge(state: &mut State, fences: &TableFences, context: &AuthContext<'_>) -> Result<(), String> {
     use AuthAction as A;
+    if context.database_name == Some("temp") && changes_schema_or_rows(&context.action) {
+        return temporary();
+    }
     match context.action {
         A::Select | A::Recursive => Ok(()),
         A::Read { table_name, .. } if is_reserved(table_name) => own_table(table_name),
@@ -142,16 +185,28 @@ fn judge(state: &mut State, fences: &TableFences, context: &AuthContext<'_>) -> 
         {
             Ok(())
         }
+        A::Delete { table_name } | A::Update { table_name, .. }
+            if state.seen.of_one_table && is_bookkeeping(table_name) =>
+        {
+            Ok(())
+        }
+        A::Insert { table_name } | A::Delete { table_name } | A::Update { table_name, .. }
+            if table_name.eq_ignore_ascii_case("sqlite_sequence") =>
+        {
+            writes_all(state, fences)
+        }
         A::Insert { table_name } | A::Delete { table_name } | A::Update { table_name, .. } => {
-            if context.database_name == Some("temp") {
-                return temporary();
-            }
             writes(state, fences, table_name)
         }
-        A::CreateTable { table_name }
-        | A::DropTable { table_name }
-        | A::CreateVtable { table_name, .. }
-        | A::DropVtable { table_name, .. } => writes(state, fences, table_name),
+        A::CreateTable { table_name } => {
+            state.seen.reshapes = true;
+            writes(state, fences, table_name)
+        }
+        A::DropTable { table_name } | A::DropVtable { table_name, .. } => {
+            state.seen.of_one_table = true;
+            writes(state, fences, table_name)
+        }
+        A::CreateVtable { table_name, .. } => writes(state, fences, table_name),
         A::CreateView { view_name } | A::DropView { view_name } => writes(state, fences, view_name),
         A::CreateIndex { index_name: name, table_name }
         | A::DropIndex { index_name: name, table_name }
@@ -160,14 +215,23 @@ fn judge(state: &mut State, fences: &TableFences, context: &AuthContext<'_>) -> 
             if is_reserved(name) {
                 return own_table(name);
             }
+            state.seen.of_one_table = true;
             writes(state, fences, table_name)
         }
         A::AlterTable { table_name, .. } => {
-            state.seen.alters = true;
+            state.seen.of_one_table = true;
+            state.seen.reshapes = true;
             writes(state, fences, table_name)
         }
+        // A bare ANALYZE goes through all tables, and leaves out the gate's.
+        A::Analyze { table_name } if is_reserved(table_name) => {
+            state.ignore = true;
+            Ok(())
+        }
         A::Analyze { table_name } => writes(state, fences, table_name),
-        A::Reindex { .. } => writes(state, fences, ""),
+        // A new index is filled this way; by itself it may go through all tables.
+        A::Reindex { .. } if state.seen.of_one_table => Ok(()),
+        A::Reindex { .. } => writes_all(state, fences),
         A::Transaction { operation } => {
             state.seen.control = Some(match operation {
                 TransactionOperation::Begin => Control::Begin,
@@ -203,6 +267,18 @@ fn judge(state: &mut State, fences: &TableFences, context: &AuthContext<'_>) -> 
     }
 }
 
+/// Whether this must not happen in the temporary database: `CREATE TABLE temp.x` is asked about as any CREATE TABLE is.
+fn changes_schema_or_rows(action: &AuthAction<'_>) -> bool {
+    use AuthAction as A;
+    match action {
+        A::Select | A::Recursive | A::Read { .. } | A::Function { .. } => false,
+        A::Pragma { pragma_value, .. } => pragma_value.is_some(),
+        // ALTER looks there for triggers and views on what it changes.
+        A::Insert { table_name } | A::Delete { table_name } | A::Update { table_name, .. } => !is_catalogue(table_name),
+        _ => true,
+    }
+}
+
 fn own_table(name: &str) -> Result<(), String> {
     Err(format!("{name} is the gate's own"))
 }
@@ -212,7 +288,8 @@ fn temporary() -> Result<(), String> {
 }
 
 fn function(name: &str) -> Result<(), String> {
-    if name.eq_ignore_ascii_case("load_extension") || name.eq_ignore_ascii_case("fts3_tokenizer") {
+    // optimize() is fts3's: a SELECT that writes.
+    if ["load_extension", "fts3_tokenizer", "optimize"].iter().any(|denied| name.eq_ignore_ascii_case(denied)) {
         return Err(format!("function {name} is not available through the gate"));
     }
     Ok(())
@@ -222,7 +299,15 @@ fn writes(state: &mut State, fences: &TableFences, table: &str) -> Result<(), St
     if is_reserved(table) {
         return own_table(table);
     }
-    let fence = fences.of_table(table);
+    writes_fence(state, fences, table, fences.of_table(table))
+}
+
+/// Of a change to what belongs to all tables.
+fn writes_all(state: &mut State, fences: &TableFences) -> Result<(), String> {
+    (0..fences.names().len()).try_for_each(|fence| writes_fence(state, fences, "sqlite_schema", fence))
+}
+
+fn writes_fence(state: &mut State, fences: &TableFences, table: &str, fence: FenceId) -> Result<(), String> {
     state.seen.writes.insert(fence);
     match state.permitted {
         Some(permitted) if !permitted.contains(fence) => {
@@ -283,15 +368,18 @@ const PRAGMAS_READ_BARE: [&str; 21] = [
 fn pragma(state: &mut State, name: &str, value: Option<&str>) -> Result<(), String> {
     let is = |other: &&str| name.eq_ignore_ascii_case(other);
     if PRAGMAS_READ.iter().any(|other| is(&other)) || (value.is_none() && PRAGMAS_READ_BARE.iter().any(|o| is(&o))) {
+        state.seen.pragma_reads = true;
         return Ok(());
     }
     match name.to_ascii_lowercase().as_str() {
-        "foreign_keys" => {
-            state.seen.sets_foreign_keys = value.is_some();
+        setting @ ("foreign_keys" | "defer_foreign_keys") => {
+            if value.is_some() {
+                let foreign_keys = setting == "foreign_keys";
+                state.seen.sets = Some(if foreign_keys { Setting::ForeignKeys } else { Setting::DeferForeignKeys });
+                state.ignore = !state.applying;
+            }
             Ok(())
         }
-        // Ends with the transaction that it is given in, so it can't leak to another client.
-        "defer_foreign_keys" => Ok(()),
         // Two words in the file's header that are the application's to use.
         "user_version" | "application_id" => {
             if value.is_some() {

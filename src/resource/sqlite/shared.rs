@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Instant;
 
 use tokio::sync::oneshot;
@@ -36,8 +36,8 @@ pub struct Work {
     pub hint: Hint,
     /// How far it has come.
     pub run: Run,
-    /// Where to come back to, when the writer has to run it again: the run and the stored SQL texts.
-    pub checkpoint: Option<Box<(Run, StoredSql)>>,
+    /// Where to come back to, when the writer has to run it again: the run, the stored SQL texts, the last rowid.
+    pub checkpoint: Option<Box<(Run, StoredSql, i64)>>,
     /// It has shown that it can't share a transaction.
     pub alone: bool,
     /// What was decided on its claims.
@@ -137,17 +137,33 @@ pub struct Shared {
     pub refusals: Refusals,
     /// Events for whoever watches.
     pub told: Told,
-    /// What the writer runs just now, so that a newer leader can stop it.
-    pub running: Mutex<Option<Running>>,
+    /// What the writer runs just now, and the newer leaders that would stop it.
+    running: Mutex<Succession>,
     /// Milliseconds since 1970 when the writer last failed to commit; 0 after a success.
     pub failing_since_ms: AtomicI64,
 }
 
-/// What the writer runs just now.
+/// What the writer runs just now, and who comes after.
+#[derive(Debug, Default)]
+struct Succession {
+    running: Option<Running>,
+    /// The claims of newer leaders that are queued: what the writer takes up before it comes to them is stopped, too.
+    coming: Vec<Arc<[Claim]>>,
+}
+
 #[derive(Debug)]
-pub struct Running {
+struct Running {
     claims: Arc<[Claim]>,
     guard: Arc<Guard>,
+}
+
+impl Running {
+    /// Stops it where it is a predecessor of these claims.
+    fn give_way(&self, claims: &[Claim]) {
+        if claims.iter().any(|new| self.claims.iter().any(|old| old.fence == new.fence && old.token < new.token)) {
+            self.guard.cancel();
+        }
+    }
 }
 
 impl std::fmt::Debug for Item {
@@ -184,7 +200,7 @@ impl Shared {
             bytes: AtomicUsize::new(0),
             refusals: Refusals::default(),
             told: Told::default(),
-            running: Mutex::new(None),
+            running: Mutex::default(),
             failing_since_ms: AtomicI64::new(0),
         }
     }
@@ -275,24 +291,37 @@ impl Shared {
         WriteLock { shared: Arc::clone(self) }
     }
 
-    /// Notes what the writer runs from here on.
-    pub fn set_running(&self, running: Option<(Arc<[Claim]>, Arc<Guard>)>) {
-        let mut slot = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-        // Under the same lock that a canceller holds, so that no later request is hit by what was meant for this one.
-        if let Some(old) = slot.take() {
-            old.guard.revive();
-        }
-        *slot = running.map(|(claims, guard)| Running { claims, guard });
+    fn succession(&self) -> MutexGuard<'_, Succession> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Stops what the writer runs just now, where it is a predecessor of these claims.
-    pub fn stop_predecessor(&self, claims: &[Claim]) {
-        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(running) = &*running
-            && claims.iter().any(|new| running.claims.iter().any(|old| old.fence == new.fence && old.token < new.token))
-        {
-            running.guard.cancel();
+    /// Notes what the writer runs from here on.
+    pub fn set_running(&self, running: Option<(Arc<[Claim]>, Arc<Guard>)>) {
+        let mut succession = self.succession();
+        // Under the same lock that a canceller holds, so that no later request is hit by what was meant for this one.
+        if let Some(old) = succession.running.take() {
+            old.guard.revive();
         }
+        if let Some((claims, guard)) = running {
+            let running = Running { claims, guard };
+            succession.coming.iter().for_each(|claims| running.give_way(claims));
+            succession.running = Some(running);
+        }
+    }
+
+    /// Announces a newer leader's request: its predecessors' statements are stopped until the writer has come to it.
+    pub fn announce(&self, claims: &Arc<[Claim]>) {
+        let mut succession = self.succession();
+        if let Some(running) = &succession.running {
+            running.give_way(claims);
+        }
+        succession.coming.push(Arc::clone(claims));
+    }
+
+    /// The writer has come to this request, or never will.
+    pub fn arrived(&self, claims: &Arc<[Claim]>) {
+        let mut succession = self.succession();
+        succession.coming.retain(|coming| !Arc::ptr_eq(coming, claims));
     }
 
     /// Ends idle transactions that began with a claim that `ledger` no longer admits. Returns how many.
@@ -330,6 +359,7 @@ impl Shared {
             self.streams.forget(&work.stream);
             work.stream.own = None;
         }
+        self.arrived(&work.claims);
         let Work { reply, load, .. } = *work;
         drop(load);
         // Where the client has gone, nobody needs the answer.

@@ -155,6 +155,7 @@ impl Writer {
     /// Judges one request and runs it, in the shared transaction or alone.
     fn process(&mut self, mut work: Box<Work>) {
         let shared = Arc::clone(&self.shared);
+        shared.arrived(&work.claims);
         if !shared.enforce {
             self.let_stale_claims_pass(&mut work);
         }
@@ -173,6 +174,14 @@ impl Writer {
                 return self.parked.push_back(work);
             }
         }
+        if holds_lock && self.successor_waits(&work) {
+            work.stream.own = None;
+            let why = "the transaction was rolled back because a newer leader came";
+            work.stream.ended = Some(Box::new(Problem::new(Kind::StreamExpired, why)));
+            // The successor first, so that this one is judged by the mark that it raises.
+            self.unpark();
+            return self.process(work);
+        }
         if holds_lock {
             // Its transaction has SQLite's write lock: a mark that has to rise for another fence would wait for itself.
             return self.process_holder(work, &admission);
@@ -186,15 +195,25 @@ impl Writer {
                 Err(error) => return self.fail(error, Some(work)),
             }
         }
-        if let Some(ended) = work.stream.ended.take() {
-            return self.done(work, Err(*ended));
-        }
         if let Err(refusal) = self.judge_bound(&work) {
             work.stream.own = None;
-            return self.done(work, Err(super::shared::deposed(refusal)));
+            work.stream.ended = Some(Box::new(super::shared::deposed(refusal)));
+        }
+        // It stays on the stream: where this shared transaction has to be run again, it must be found again, or what the client
+        // meant for the middle of its transaction would be carried out by itself.
+        if let Some(ended) = work.stream.ended.clone() {
+            return self.done(work, Err(*ended));
         }
         let alone = work.alone || work.stream.own.is_some() || work.hint.stays_open;
         if alone { self.run_alone(work) } else { self.run_shared(work) }
+    }
+
+    /// Whether a newer leader waits for the transaction of this request, which was on its way here when that one looked for idle
+    /// transactions to end.
+    fn successor_waits(&self, work: &Work) -> bool {
+        let bound = work.stream.own.as_ref().map_or(&[][..], |own| &own.claims[..]);
+        let deposes = |new: &Claim| bound.iter().any(|old| old.fence == new.fence && old.token < new.token);
+        self.parked.iter().any(|parked| parked.claims.iter().any(deposes))
     }
 
     /// A request of the stream whose transaction holds the write lock.
@@ -207,7 +226,7 @@ impl Writer {
                 Kind::TokenConflict,
                 "the transaction began with other claims than this request presents, and was rolled back",
             )));
-            let ended = work.stream.ended.take();
+            let ended = work.stream.ended.clone();
             if let Err(error) = self.begin() {
                 return self.shared.finish(work, Err(unavailable(&error)));
             }
@@ -282,22 +301,17 @@ impl Writer {
         if work.program.requests.is_empty() {
             return self.done(work, Ok(()));
         }
-        let savepoint = work.hint.several;
+        // Virtual tables write what they have pending when a savepoint begins: where tables have fences of their own, that must
+        // happen in the gate's name, and not in that of the next client, whose token may be for another fence.
+        let savepoint = work.hint.several || shared.fences.has_several();
         if savepoint && let Err(error) = self.db.own(&format!("SAVEPOINT {JOB_SAVEPOINT}")) {
             return self.fail(error, Some(work));
         }
         raw::set_last_insert_rowid(&self.db.conn, work.stream.last_rowid);
         let mut stored = std::mem::take(&mut work.stream.stored);
-        work.checkpoint = Some(Box::new((work.run.clone(), stored.clone())));
+        work.checkpoint = Some(Box::new((work.run.clone(), stored.clone(), work.stream.last_rowid)));
         shared.set_running(Some((Arc::clone(&work.claims), Arc::clone(self.db.guard()))));
-        let mut exec = GroupExec {
-            shared: &shared,
-            db: &mut self.db,
-            presented: work.presented,
-            in_tx: false,
-            dirty: false,
-            storage: None,
-        };
+        let mut exec = GroupExec::new(&shared, &mut self.db, work.presented);
         let mut result = work.run.advance(&work.program, &mut stored, &mut exec);
         if result.is_ok() && exec.in_tx {
             result = Err(Halt::Alone);
@@ -358,13 +372,14 @@ impl Writer {
         }
         let shared = Arc::clone(&self.shared);
         let mut stored = std::mem::take(&mut work.stream.stored);
-        work.checkpoint = Some(Box::new((work.run.clone(), stored.clone())));
+        work.checkpoint = Some(Box::new((work.run.clone(), stored.clone(), work.stream.last_rowid)));
         if work.stream.own.is_none() {
             match shared.own_connection() {
                 Ok((db, lease)) => work.stream.own = Some(super::stream::Own::new(db, lease)),
                 Err(problem) => return shared.finish(work, Err(problem)),
             }
         }
+        let was_inside = work.stream.own.as_ref().is_some_and(|own| own.in_transaction());
         let guard = work.stream.own.as_mut().map(|own| Arc::clone(own.db().guard()));
         shared.set_running(guard.map(|guard| (Arc::clone(&work.claims), guard)));
         let (claims, presented) = (Arc::clone(&work.claims), work.presented);
@@ -375,20 +390,23 @@ impl Writer {
             claims: &claims,
             presented,
             on_writer: true,
+            applied: false,
         };
         let result = work.run.advance(&work.program, &mut stored, &mut exec);
+        let applied = exec.applied;
         shared.set_running(None);
         work.stream.stored = stored;
         match result {
             Ok(()) => shared.finish(work, Ok(())),
+            Err(Halt::Refuse(problem)) if applied => shared.finish(work, Err(partly(&problem.detail))),
             Err(Halt::Refuse(problem)) => shared.finish(work, Err(*problem)),
+            Err(Halt::Again) if applied => shared.finish(work, Err(partly("a newer leader came"))),
             Err(Halt::Again) => {
-                // Its transaction is gone. Its successor is in the queue before it, so it will be refused when it comes again.
+                // Its successor is in the queue before it, so it will be refused when it comes again; and where the successor
+                // was turned away, it is run again, unless it was in the middle of a transaction, which is gone.
                 work.stream.own = None;
-                work.stream.ended = Some(Box::new(Problem::new(
-                    Kind::StreamExpired,
-                    "the transaction was rolled back because a newer leader came",
-                )));
+                let why = "the transaction was rolled back because a newer leader came";
+                work.stream.ended = was_inside.then(|| Box::new(Problem::new(Kind::StreamExpired, why)));
                 restore(&mut work);
                 shared.writer.push_again(Item::Work(work));
             }
@@ -564,8 +582,13 @@ impl Writer {
 /// Puts a request back to where the writer took it up.
 fn restore(work: &mut Work) {
     if let Some(checkpoint) = work.checkpoint.take() {
-        (work.run, work.stream.stored) = *checkpoint;
+        (work.run, work.stream.stored, work.stream.last_rowid) = *checkpoint;
     }
+}
+
+/// A request that was run by itself stopped after some of its statements were committed, each by itself.
+fn partly(why: &str) -> Problem {
+    Problem::new(Kind::OutcomeUnknown, format!("earlier statements of this request were applied, then: {why}"))
 }
 
 /// What a failed COMMIT means for the requests in it.

@@ -1,0 +1,278 @@
+//! Transactions that span requests.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use fencegate::fence::Claim;
+use fencegate::resource::Resource;
+use fencegate::resource::sqlite::Limits;
+
+use crate::gate::{Client, Gate, code, execute, presented, refusal, result};
+
+const INSERT: &str = "INSERT INTO t (v) VALUES ('mine')";
+const COUNT: &str = "SELECT count(*) FROM t";
+
+async fn gate(limits: Limits) -> Arc<Gate> {
+    let gate = Gate::with(&[("job*", "jobs")], limits);
+    gate.script("app=1, jobs=1", "CREATE TABLE t (id INTEGER PRIMARY KEY, v); CREATE TABLE job (v)").await;
+    gate
+}
+
+async fn inside(gate: &Arc<Gate>, token: &str) -> Client {
+    let mut client = gate.client(token);
+    client.sql("BEGIN").await.unwrap();
+    client.sql(INSERT).await.unwrap();
+    client
+}
+
+#[tokio::test]
+async fn one_sees_its_own_writes_and_nobody_elses() {
+    let gate = gate(Limits::default()).await;
+    let mut one = inside(&gate, "1").await;
+    assert_eq!(one.column(COUNT).await, ["1"]);
+    assert_eq!(gate.column(COUNT).await, ["0"], "others don't see it");
+    assert_eq!(one.send(vec![json!({"type": "get_autocommit"})]).await.unwrap()[0]["response"]["is_autocommit"], false);
+    assert_eq!(code(&one.sql("INSERT INTO t (id) VALUES (1)").await), "SQLITE_CONSTRAINT");
+    assert_eq!(code(&one.sql("nonsense").await), "SQLITE_ERROR");
+    assert_eq!(one.column(COUNT).await, ["1"], "an error ends no transaction");
+    one.sql("COMMIT").await.unwrap();
+    assert_eq!(gate.column(COUNT).await, ["1"]);
+    assert_eq!(one.send(vec![json!({"type": "get_autocommit"})]).await.unwrap()[0]["response"]["is_autocommit"], true);
+    assert_eq!(gate.gauge("transactions"), 0.0);
+}
+
+#[tokio::test]
+async fn a_snapshot_stays_what_it_was() {
+    let gate = gate(Limits::default()).await;
+    let mut reader = gate.client("");
+    reader.sql("BEGIN").await.unwrap();
+    assert_eq!(reader.column(COUNT).await, ["0"]);
+    gate.sql("1", INSERT).await.unwrap();
+    assert_eq!(reader.column(COUNT).await, ["0"]);
+    reader.sql("COMMIT").await.unwrap();
+    assert_eq!(reader.column(COUNT).await, ["1"]);
+    // One that wants to write from an old snapshot is told so, as by SQLite.
+    let mut late = gate.client("1");
+    late.sql("BEGIN").await.unwrap();
+    late.column(COUNT).await;
+    gate.sql("1", INSERT).await.unwrap();
+    assert_eq!(code(&late.sql(INSERT).await), "SQLITE_BUSY");
+    late.sql("ROLLBACK").await.unwrap();
+    late.sql(INSERT).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_ends_a_transaction_rolls_it_back() {
+    let gate = gate(Limits::default()).await;
+    let mut one = inside(&gate, "1").await;
+    one.close().await;
+    let mut two = inside(&gate, "1").await;
+    two.sql("ROLLBACK").await.unwrap();
+    let mut three = inside(&gate, "1").await;
+    let bad = three.send(vec![json!({"type": "dance"})]).await;
+    assert_eq!(refusal(&bad), "BAD_REQUEST");
+    drop(three);
+    // A body that can't be read never reached its stream, so that one is closed by its idle time, or by a new leader.
+    gate.sql("2", "SELECT 1").await.unwrap();
+    gate.until_gauge("transactions", 0.0).await;
+    let mut four = inside(&gate, "2").await;
+    assert_eq!(code(&four.sql("INSERT INTO job VALUES (1)").await), "TOKEN_REQUIRED");
+    gate.until_gauge("transactions", 0.0).await;
+    assert_eq!(gate.column(COUNT).await, ["0"]);
+    gate.sql("2", INSERT).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_successor_doesnt_wait_for_an_open_transaction() {
+    let gate = gate(Limits::default()).await;
+    for (token, how) in [(2, "write"), (3, "claim"), (4, "read"), (5, "begin")] {
+        let (old_token, token) = ((token - 1).to_string(), token.to_string());
+        let mut old = inside(&gate, &old_token).await;
+        let rows = gate.column(COUNT).await;
+        let started = Instant::now();
+        match how {
+            "write" => drop(gate.sql(&token, "INSERT INTO job SELECT 1 WHERE 0").await),
+            "claim" => {
+                let claim = Claim { fence: "app".parse().unwrap(), token: token.parse().unwrap(), holder: None };
+                let claimed = gate.db.claim(claim).await.unwrap();
+                assert_eq!(claimed.previous, Some(old_token.parse().unwrap()));
+            }
+            "read" => drop(gate.sql(&token, "SELECT 1").await.unwrap()),
+            _ => gate.client(&token).sql("BEGIN IMMEDIATE").await.map(drop).unwrap(),
+        }
+        assert!(started.elapsed() < Duration::from_secs(3), "{how} took {:?}", started.elapsed());
+        assert_eq!(gate.column(COUNT).await, rows, "{how}: the old transaction is gone");
+        let next = old.send(vec![execute(INSERT), execute("COMMIT")]).await;
+        assert_eq!(refusal(&next), "STALE_TOKEN", "{how}");
+        assert_eq!(gate.column(COUNT).await, rows, "{how}");
+        gate.db.reset(&"app".parse().unwrap(), Some(token.parse().unwrap()), "end".into()).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_tokenless_request_goes_on_with_the_transactions_token() {
+    let gate = gate(Limits::default()).await;
+    let mut one = inside(&gate, "1").await;
+    one.token.clear();
+    one.sql(INSERT).await.unwrap();
+    one.sql("COMMIT").await.unwrap();
+    assert_eq!(gate.column(COUNT).await, ["2"]);
+    let mut old = inside(&gate, "1").await;
+    old.token.clear();
+    gate.sql("2", "SELECT 1").await.unwrap();
+    let next = old.send(vec![execute(INSERT), execute("COMMIT")]).await;
+    assert_eq!(refusal(&next), "STALE_TOKEN", "its transaction's, not its request's");
+    assert_eq!(gate.column(COUNT).await, ["2"]);
+}
+
+#[tokio::test]
+async fn another_token_on_a_transactions_baton() {
+    let gate = gate(Limits::default()).await;
+    let mut one = inside(&gate, "1").await;
+    one.token = "2".into();
+    let next = one.send(vec![execute(INSERT), execute("COMMIT")]).await;
+    assert!(["TOKEN_CONFLICT", "STALE_TOKEN"].contains(&refusal(&next)), "{next:?}");
+    assert_eq!(gate.db.fence("app").unwrap().highest.unwrap().get(), 2);
+    let mut two = gate.client("2");
+    two.sql("BEGIN").await.unwrap();
+    two.token = "3".into();
+    let next = two.send(vec![execute(INSERT), execute("COMMIT")]).await;
+    assert!(["TOKEN_CONFLICT", "STALE_TOKEN"].contains(&refusal(&next)), "{next:?}");
+    let mut three = inside(&gate, "3").await;
+    let baton = three.baton.clone();
+    three.token = "2".into();
+    assert_eq!(refusal(&three.send(vec![execute("COMMIT")]).await), "STALE_TOKEN");
+    // Refused at the door, before its stream was looked for.
+    (three.token, three.baton) = ("3".into(), baton);
+    three.close().await;
+    let mut four = gate.client("app=3");
+    four.sql("BEGIN").await.unwrap();
+    four.token = "app=3, jobs=1".into();
+    assert_eq!(code(&four.sql("INSERT INTO job VALUES (1)").await), "TOKEN_REQUIRED", "it began without jobs");
+    gate.sql("4", "SELECT 1").await.unwrap();
+    assert_eq!(gate.column(COUNT).await, ["0"]);
+}
+
+#[tokio::test]
+async fn a_second_writer_waits_for_the_first() {
+    let gate = gate(Limits::default()).await;
+    let mut one = inside(&gate, "1").await;
+    let waiting = {
+        let gate = Arc::clone(&gate);
+        tokio::spawn(async move { gate.sql("1", "INSERT INTO t (v) VALUES ('second')").await })
+    };
+    // Until it is with the writer, which has put it aside.
+    let in_flight = || gate.db.fence("app").unwrap().in_flight;
+    while in_flight() == 0 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(gate.column(COUNT).await, ["0"], "reads go on");
+    one.sql("INSERT INTO t (v) VALUES ('first')").await.unwrap();
+    assert!(!waiting.is_finished());
+    one.sql("COMMIT").await.unwrap();
+    waiting.await.unwrap().unwrap();
+    assert_eq!(gate.column("SELECT v FROM t ORDER BY id").await, ["mine", "first", "second"]);
+}
+
+#[tokio::test]
+async fn who_waits_too_long_is_told_so() {
+    let gate = gate(Limits { lock_wait: Duration::from_millis(50), ..Limits::default() }).await;
+    let mut one = inside(&gate, "1").await;
+    assert_eq!(code(&gate.sql("1", INSERT).await), "BUSY");
+    one.sql("COMMIT").await.unwrap();
+    assert_eq!(gate.column(COUNT).await, ["1"]);
+}
+
+#[tokio::test]
+async fn as_many_transactions_as_there_may_be() {
+    let gate = gate(Limits { transactions: 2, ..Limits::default() }).await;
+    let (mut one, mut two) = (gate.client(""), gate.client(""));
+    one.sql("BEGIN").await.unwrap();
+    two.sql("BEGIN").await.unwrap();
+    assert_eq!(code(&gate.sql("", "BEGIN").await), "OVERLOADED");
+    assert_eq!(code(&gate.sql("1", "BEGIN IMMEDIATE").await), "OVERLOADED");
+    gate.sql("1", INSERT).await.unwrap();
+    one.close().await;
+    gate.client("1").sql("BEGIN IMMEDIATE").await.unwrap();
+    assert_eq!(code(&gate.sql("", "BEGIN").await), "OVERLOADED");
+}
+
+#[tokio::test]
+async fn idle_streams_and_long_transactions_end() {
+    let short = Duration::from_millis(1);
+    let gate = gate(Limits { stream_idle: short, ..Limits::default() }).await;
+    let mut one = inside(&gate, "1").await;
+    gate.until_gauge("streams", 0.0).await;
+    assert_eq!(refusal(&one.send(vec![execute("COMMIT")]).await), "STREAM_EXPIRED");
+    gate.sql("1", INSERT).await.unwrap();
+    assert_eq!(gate.column(COUNT).await, ["1"]);
+
+    let gate = self::gate(Limits { transaction_time: short, ..Limits::default() }).await;
+    let mut one = inside(&gate, "1").await;
+    gate.until_gauge("transactions", 0.0).await;
+    let next = one.send(vec![execute(INSERT), execute("COMMIT")]).await;
+    assert_eq!(refusal(&next), "STREAM_EXPIRED");
+    assert_eq!(gate.column(COUNT).await, ["0"]);
+}
+
+/// What belongs to a transaction that has ended stays unapplied, even where the shared transaction that says so is repeated.
+#[tokio::test]
+async fn the_rest_of_an_ended_transaction_is_never_applied() {
+    for _ in 0..20 {
+        let gate = gate(Limits::default()).await;
+        let mut old = inside(&gate, "1").await;
+        old.token = "2".into();
+        let rollback = "INSERT OR ROLLBACK INTO t (id) VALUES (900), (900)";
+        let (theirs, others) = (Arc::clone(&gate), Arc::clone(&gate));
+        let rest = tokio::spawn(async move { old.send(vec![execute(INSERT), execute(INSERT)]).await });
+        let culprit = tokio::spawn(async move { theirs.sql("2", rollback).await });
+        let another = tokio::spawn(async move { others.sql("2", rollback).await });
+        assert_ne!(refusal(&rest.await.unwrap()), "ok");
+        assert_eq!(code(&culprit.await.unwrap()), "SQLITE_CONSTRAINT");
+        assert_eq!(code(&another.await.unwrap()), "SQLITE_CONSTRAINT");
+        assert_eq!(gate.column(COUNT).await, ["0"]);
+    }
+}
+
+#[tokio::test]
+async fn a_predecessors_long_statement_is_stopped() {
+    let slow = "INSERT INTO t (v) SELECT n FROM
+        (WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c WHERE n < 1000000000) SELECT max(n) AS n FROM c)";
+    let gate = gate(Limits { statement_time: Duration::from_secs(8), ..Limits::default() }).await;
+    for (token, begin) in [(2, false), (3, true)] {
+        let old_token = (token - 1).to_string();
+        let mut old = gate.client(&old_token);
+        if begin {
+            old.sql("BEGIN IMMEDIATE").await.unwrap();
+        }
+        let running = tokio::spawn(async move { old.send(vec![execute(slow), execute("COMMIT")]).await });
+        while gate.db.fence("app").unwrap().in_flight == 0 {
+            tokio::task::yield_now().await;
+        }
+        let started = Instant::now();
+        gate.sql(&token.to_string(), "INSERT INTO t (v) VALUES ('new')").await.unwrap();
+        assert!(started.elapsed() < Duration::from_secs(5), "{begin} took {:?}", started.elapsed());
+        assert_eq!(refusal(&running.await.unwrap()), "STALE_TOKEN");
+    }
+    assert_eq!(gate.column("SELECT v FROM t").await, ["new", "new"]);
+}
+
+#[tokio::test]
+async fn a_statement_has_its_time() {
+    let endless = "WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c) SELECT max(n) FROM c";
+    let gate = gate(Limits { statement_time: Duration::from_millis(400), ..Limits::default() }).await;
+    for (token, sql) in
+        [("", endless.to_owned()), ("1", endless.to_owned()), ("1", format!("INSERT INTO t (v) {endless}"))]
+    {
+        assert_eq!(code(&gate.sql(token, &sql).await), "SQLITE_INTERRUPT", "{sql}");
+    }
+    let mut one = inside(&gate, "1").await;
+    assert_eq!(code(&one.sql(&format!("INSERT INTO t (v) {endless}")).await), "SQLITE_INTERRUPT");
+    let state = one.send(vec![json!({"type": "get_autocommit"}), execute("COMMIT")]).await.unwrap();
+    assert_eq!(state[0]["response"]["is_autocommit"], true, "as in SQLite, which rolls back");
+    assert_eq!(code(&result(&state[1])), "SQLITE_ERROR");
+    assert_eq!(gate.column(COUNT).await, ["0"]);
+    assert!(presented("1").is_some());
+}
