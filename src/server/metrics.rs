@@ -44,6 +44,7 @@ fn describe() {
     describe_counter!("fencegate_sqlite_transactions_repeated_total", Unit::Count, repeated);
     describe_gauge!("fencegate_sqlite_queue_writes", Unit::Count, "Requests that wait for the writer");
     describe_gauge!("fencegate_sqlite_queue_reads", Unit::Count, "Requests that wait for a reader");
+    describe_gauge!("fencegate_sqlite_bytes", Unit::Bytes, "Bytes of requests and answers in work");
     describe_gauge!("fencegate_sqlite_streams", Unit::Count, "Streams that are open");
     describe_gauge!("fencegate_sqlite_transactions", Unit::Count, "Clients' transactions that are open");
     describe_gauge!("fencegate_fence_highest", Unit::Count, "The mark of a fence (first 100 fences of a resource)");

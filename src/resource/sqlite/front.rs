@@ -5,8 +5,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use bytes::{Bytes, BytesMut};
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Body, Incoming};
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Response};
 use tokio::sync::oneshot;
@@ -19,6 +20,7 @@ use super::db::Db;
 use super::fences::{FenceSet, TableFences};
 use super::hrana::{Pipeline, Version};
 use super::program::{Format, Program, Run};
+use super::room::Room;
 use super::shared::{Item, Reply, Shared, Work};
 use super::store::{self, FileLock};
 use super::stream::Stream;
@@ -136,9 +138,10 @@ impl Sqlite {
             Endpoint::Run(version, format) if call.method == Method::POST => (version, format),
             _ => return Err(Problem::new(Kind::MethodNotAllowed, format!("{} is not for {}", call.path, call.method))),
         };
-        let body = self.body(call.body).await?;
-        let reply = self.run(claims.clone(), presented, version, format, &body).await?;
-        Ok(served(Bytes::from(reply.body), "application/json", verdict, claims))
+        let mut room = self.shared.budget.room();
+        let body = self.body(call.body, &mut room).await?;
+        let reply = self.run(claims.clone(), presented, version, format, &body, room).await?;
+        Ok(served(reply.body, "application/json", verdict, claims))
     }
 
     /// Runs the body of a `pipeline` or `cursor` request that presents these tokens: all of the gate but HTTP.
@@ -153,7 +156,9 @@ impl Sqlite {
         body: &[u8],
     ) -> Result<Reply, Problem> {
         let (claims, fences) = self.claims(presented)?;
-        self.run(claims, fences, version, format, body).await
+        let mut room = self.shared.budget.room();
+        room.grow(body.len())?;
+        self.run(claims, fences, version, format, body, room).await
     }
 
     async fn run(
@@ -163,6 +168,7 @@ impl Sqlite {
         version: Version,
         format: Format,
         body: &[u8],
+        room: Room,
     ) -> Result<Reply, Problem> {
         let parsed = match format {
             Format::Pipeline => Pipeline::parse(body, version),
@@ -170,26 +176,40 @@ impl Sqlite {
         };
         let Pipeline { baton, requests } = parsed.map_err(|error| Problem::new(Kind::BadRequest, error.to_string()))?;
         let run = Run::new(self.shared.limits.result_bytes);
-        self.submit(claims, presented, baton, Program { requests, format }, run, body.len()).await
+        self.submit(claims, presented, baton, Program { requests, format }, run, room).await
     }
 
     /// Judges claims, and raises their marks where they rise, without running anything.
     async fn judge(&self, claims: Arc<[Claim]>, presented: FenceSet) -> Result<Reply, Problem> {
         let program = Program { requests: Vec::new(), format: Format::Pipeline };
-        self.submit(claims, presented, None, program, Run::once(), 0).await
+        self.submit(claims, presented, None, program, Run::once(), self.shared.budget.room()).await
     }
 
-    async fn body(&self, body: hyper::body::Incoming) -> Result<Bytes, Problem> {
+    /// Reads the body, as far as there is room for it.
+    async fn body(&self, mut body: Incoming, room: &mut Room) -> Result<Bytes, Problem> {
         let limits = &self.shared.limits;
-        let collected = tokio::time::timeout(limits.body_time, Limited::new(body, limits.body_bytes).collect()).await;
-        match collected {
-            Ok(Ok(body)) => Ok(body.to_bytes()),
-            Ok(Err(error)) if error.is::<LengthLimitError>() => {
-                Err(Problem::new(Kind::BodyTooLarge, format!("a body has at most {} bytes", limits.body_bytes)))
-            }
-            Ok(Err(error)) => Err(Problem::new(Kind::BadRequest, format!("the body broke off: {error}"))),
-            Err(_) => Err(Problem::new(Kind::RequestTimeout, "the body took too long")),
+        let too_large = || Problem::new(Kind::BodyTooLarge, format!("a body has at most {} bytes", limits.body_bytes));
+        if body.size_hint().lower() > limits.body_bytes as u64 {
+            return Err(too_large());
         }
+        let read = async {
+            let mut whole = BytesMut::new();
+            while let Some(frame) = body.frame().await {
+                let broken = |error| Problem::new(Kind::BadRequest, format!("the body broke off: {error}"));
+                let Ok(data) = frame.map_err(broken)?.into_data() else { continue };
+                room.grow(data.len())?;
+                if whole.len() + data.len() > limits.body_bytes {
+                    return Err(too_large());
+                }
+                if whole.is_empty() && body.is_end_stream() {
+                    return Ok(data);
+                }
+                whole.extend_from_slice(&data);
+            }
+            Ok(whole.freeze())
+        };
+        let late = |_| Problem::new(Kind::RequestTimeout, "the body took too long");
+        tokio::time::timeout(limits.body_time, read).await.map_err(late)?
     }
 
     /// Puts a request before the database threads and waits for its answer.
@@ -200,7 +220,7 @@ impl Sqlite {
         baton: Option<String>,
         program: Program,
         run: Run,
-        bytes: usize,
+        room: Room,
     ) -> Result<Reply, Problem> {
         let shared = &self.shared;
         let changes = shared.judge_at_door(&claims)?;
@@ -208,13 +228,7 @@ impl Sqlite {
             Some(baton) => shared.streams.take(&baton)?,
             None => Stream::default(),
         };
-        let load = match shared.load(bytes, presented) {
-            Ok(load) => load,
-            Err(problem) => {
-                shared.streams.forget(&stream);
-                return Err(problem);
-            }
-        };
+        let in_flight = shared.in_flight(presented);
         let (reply, answer) = oneshot::channel();
         let hint = program.hint();
         let work = Box::new(Work {
@@ -230,7 +244,8 @@ impl Sqlite {
             previous: None,
             reply,
             queued: Instant::now(),
-            load,
+            room,
+            in_flight,
         });
         route(shared, work, changes);
         answer.await.unwrap_or_else(|_| Err(Problem::new(Kind::Unavailable, "the gate is stopping")))
@@ -410,6 +425,7 @@ impl Resource for Sqlite {
         vec![
             ("fencegate_sqlite_queue_writes", shared.writer.waiting() as f64),
             ("fencegate_sqlite_queue_reads", shared.readers.waiting() as f64),
+            ("fencegate_sqlite_bytes", shared.budget.used() as f64),
             ("fencegate_sqlite_streams", shared.streams.len() as f64),
             ("fencegate_sqlite_transactions", shared.transactions() as f64),
         ]

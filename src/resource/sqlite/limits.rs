@@ -31,7 +31,7 @@ pub struct Limits {
     pub body_bytes: usize,
     /// How long a request body may take to arrive.
     pub body_time: Duration,
-    /// Most bytes of request bodies in work at once.
+    /// Most bytes of requests and answers in work at once; beyond it new requests are turned away.
     pub queue_bytes: usize,
     /// Threads that read.
     pub readers: usize,

@@ -24,6 +24,7 @@ pub mod raw;
 pub mod reader;
 pub mod refusals;
 pub mod render;
+pub mod room;
 pub mod sandbox;
 pub mod shared;
 pub mod store;

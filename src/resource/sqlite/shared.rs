@@ -5,11 +5,11 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering}
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Instant;
 
+use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use crate::fence::{Claim, Ledger, Mark, Refusal, Token, Verdict};
 use crate::problem::{Kind, Problem};
-
 use crate::resource::Told;
 
 use super::db::{Access, Db, Guard};
@@ -18,6 +18,7 @@ use super::limits::Limits;
 use super::program::{Hint, Program, Run, StoredSql};
 use super::queue::Queue;
 use super::refusals::Refusals;
+use super::room::{Budget, Room};
 use super::stream::{Stream, Streams};
 use super::writer::Writer;
 
@@ -48,15 +49,17 @@ pub struct Work {
     pub reply: oneshot::Sender<Result<Reply, Problem>>,
     /// When it was queued.
     pub queued: Instant,
-    /// What it counts for while it is on its way.
-    pub load: Load,
+    /// The memory that it takes.
+    pub room: Room,
+    /// Its place in its fences' `in_flight`.
+    pub in_flight: InFlight,
 }
 
 /// The answer to one request.
 #[derive(Debug)]
 pub struct Reply {
-    /// The body.
-    pub body: Vec<u8>,
+    /// The body. It counts for the resource's memory until it is dropped.
+    pub body: Bytes,
     /// What was decided on its claims.
     pub verdict: Verdict,
     /// The first claim's mark before the request.
@@ -132,7 +135,8 @@ pub struct Shared {
     /// Connections ready for transactions.
     spare: Mutex<Vec<Db>>,
     transactions: AtomicUsize,
-    bytes: AtomicUsize,
+    /// The memory that requests and answers may take.
+    pub budget: Arc<Budget>,
     /// Who was refused how often.
     pub refusals: Refusals,
     /// Events for whoever watches.
@@ -193,11 +197,11 @@ impl Shared {
             streams: Streams::new(limits.streams),
             writer: Queue::new(limits.queue_requests),
             readers: Queue::new(limits.queue_requests),
+            budget: Budget::new(limits.queue_bytes),
             limits: Arc::new(limits),
             locked: AtomicBool::new(false),
             spare: Mutex::new(Vec::new()),
             transactions: AtomicUsize::new(0),
-            bytes: AtomicUsize::new(0),
             refusals: Refusals::default(),
             told: Told::default(),
             running: Mutex::default(),
@@ -244,18 +248,11 @@ impl Shared {
         self.refusals.count(refusal);
     }
 
-    /// Takes up room for a request's body.
-    ///
-    /// # Errors
-    /// [`Kind::Overloaded`] where too many bytes are in work.
-    pub fn load(self: &Arc<Shared>, bytes: usize, presented: FenceSet) -> Result<Load, Problem> {
-        let before = self.bytes.fetch_add(bytes, Ordering::Relaxed);
-        let load = Load { shared: Arc::clone(self), bytes, presented };
-        load.each(|state| state.in_flight.fetch_add(1, Ordering::Relaxed));
-        if before + bytes > self.limits.queue_bytes {
-            return Err(Problem::new(Kind::Overloaded, "too many bytes of requests are in work; try again"));
-        }
-        Ok(load)
+    /// Counts a request in its fences' `in_flight`.
+    pub fn in_flight(self: &Arc<Shared>, presented: FenceSet) -> InFlight {
+        let counted = InFlight { shared: Arc::clone(self), presented };
+        counted.each(|state| state.in_flight.fetch_add(1, Ordering::Relaxed));
+        counted
     }
 
     /// A connection for a transaction.
@@ -352,7 +349,7 @@ impl Shared {
                 self.streams.put(stream)
             };
             let body = work.run.body(work.program.format, baton.as_deref());
-            Reply { body, verdict: work.verdict, previous: work.previous }
+            (body, work.verdict, work.previous)
         });
         if result.is_err() {
             // An HTTP error ends the stream, as the specification says; its transaction is rolled back with it.
@@ -360,8 +357,9 @@ impl Shared {
             work.stream.own = None;
         }
         self.arrived(&work.claims);
-        let Work { reply, load, .. } = *work;
-        drop(load);
+        let Work { reply, room, in_flight, .. } = *work;
+        let result = result.map(|(body, verdict, previous)| Reply { body: room.hold(body), verdict, previous });
+        drop(in_flight);
         // Where the client has gone, nobody needs the answer.
         let _ = reply.send(result);
     }
@@ -432,15 +430,14 @@ impl Drop for Lease {
     }
 }
 
-/// What a request counts for while it is on its way: its bytes, and its place in its fences' `in_flight`.
+/// A request's place in its fences' `in_flight`.
 #[derive(Debug)]
-pub struct Load {
+pub struct InFlight {
     shared: Arc<Shared>,
-    bytes: usize,
     presented: FenceSet,
 }
 
-impl Load {
+impl InFlight {
     fn each(&self, act: impl Fn(&FenceState) -> u64) {
         for (id, state) in self.shared.states.iter().enumerate() {
             if self.presented.contains(id) {
@@ -450,9 +447,8 @@ impl Load {
     }
 }
 
-impl Drop for Load {
+impl Drop for InFlight {
     fn drop(&mut self) {
-        self.shared.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
         self.each(|state| state.in_flight.fetch_sub(1, Ordering::Relaxed));
     }
 }
