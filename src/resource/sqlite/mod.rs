@@ -11,10 +11,13 @@ use std::time::SystemTime;
 
 use crate::fence::FenceName;
 
+pub mod args;
 pub mod db;
+pub mod errors;
 pub mod fences;
 pub mod front;
 pub mod group;
+pub mod guard;
 pub mod hrana;
 pub mod limits;
 pub mod own;

@@ -366,7 +366,7 @@ const PRAGMAS_READ_BARE: [&str; 20] = [
 
 fn pragma(state: &mut State, name: &str, value: Option<&str>) -> Result<(), String> {
     let is = |other: &&str| name.eq_ignore_ascii_case(other);
-    if PRAGMAS_READ.iter().any(|other| is(&other)) || (value.is_none() && PRAGMAS_READ_BARE.iter().any(|o| is(&o))) {
+    if PRAGMAS_READ.iter().any(&is) || (value.is_none() && PRAGMAS_READ_BARE.iter().any(&is)) {
         state.seen.pragma_reads = true;
         return Ok(());
     }
