@@ -71,7 +71,7 @@ impl Gate {
         let presented = presented(token);
         let answer = self.db.hrana(presented.as_ref(), version, format, body);
         let reply = tokio::time::timeout(LONG, answer).await.expect("an answer in time")?;
-        Ok(String::from_utf8(reply.body).unwrap())
+        Ok(String::from_utf8(reply.body.to_vec()).unwrap())
     }
 
     /// These requests on a stream of their own; their results.

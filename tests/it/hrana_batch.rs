@@ -7,7 +7,8 @@ use fencegate::resource::sqlite::program::Format;
 
 use crate::gate::{Gate, column, text};
 
-fn step(sql: &str, condition: Value) -> Value {
+fn step(sql: &str, condition: impl Into<Value>) -> Value {
+    let condition = condition.into();
     json!({"stmt": {"sql": sql}, "condition": condition})
 }
 

@@ -68,7 +68,7 @@ impl World {
     }
 }
 
-fn stmt(sql: String) -> Value {
+fn stmt(sql: &str) -> Value {
     json!({ "type": "execute", "stmt": { "sql": sql } })
 }
 
@@ -123,17 +123,17 @@ fn write(client: &mut Client, dice: &mut Dice, id: u64, term: u64) -> (u64, std:
             (2, client.pipeline(Some(&token), None, &requests))
         }
         1 => {
-            let begun = client.pipeline(Some(&token), None, &json!([stmt("BEGIN".into()), stmt(insert(id, 0, term))]));
+            let begun = client.pipeline(Some(&token), None, &json!([stmt("BEGIN"), stmt(&insert(id, 0, term))]));
             let baton = match begun {
                 Ok(ref answer) if answer.status == 200 => answer.json()["baton"].as_str().map(str::to_owned),
                 // Nothing was committed, so whatever became of it, it must not be there.
                 Ok(answer) => return (2, Ok(answer)),
                 Err(error) => return (2, Err(error)),
             };
-            let rest = json!([stmt(insert(id, 1, term)), stmt("COMMIT".into()), { "type": "close" }]);
+            let rest = json!([stmt(&insert(id, 1, term)), stmt("COMMIT"), { "type": "close" }]);
             (2, client.pipeline(Some(&token), baton.as_deref(), &rest))
         }
-        _ => (1, client.pipeline(Some(&token), None, &json!([stmt(insert(id, 0, term)), { "type": "close" }]))),
+        _ => (1, client.pipeline(Some(&token), None, &json!([stmt(&insert(id, 0, term)), { "type": "close" }]))),
     }
 }
 

@@ -1,6 +1,7 @@
 //! The integration tests: one binary, one module for each subject.
 //!
 //! `process` starts real gates and speaks HTTP to them; `gate` opens the SQLite resource in this process.
+#![allow(clippy::unwrap_used, reason = "a test that can't go on ends here")]
 
 mod cli;
 mod coordinator;

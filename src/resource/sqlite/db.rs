@@ -2,8 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rusqlite::config::DbConfig;
@@ -11,11 +10,17 @@ use rusqlite::ffi;
 use rusqlite::limits::Limit;
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
 
+use super::args::bind;
+use super::errors::code_name;
 use super::fences::{FenceId, FenceSet, TableFences};
 use super::limits::Limits;
-use super::raw::{self, SqliteError, Stmt, Value};
+use super::raw::{self, SqliteError, Stmt};
 use super::render::Rows;
 use super::sandbox::{self, Control, STMT_SAVEPOINT, Sandbox, Seen, Setting};
+
+pub use super::args::Args;
+pub use super::errors::SqlError;
+pub use super::guard::Guard;
 
 /// How many instructions of SQLite's virtual machine pass between two looks at the clock.
 const OPS_PER_LOOK: i32 = 2_000;
@@ -23,57 +28,6 @@ const OPS_PER_LOOK: i32 = 2_000;
 const CACHED_STATEMENTS_MAX: usize = 256;
 /// Longer statements are prepared anew each time.
 const CACHED_SQL_BYTES_MAX: usize = 16 * 1024;
-
-/// Stops a running statement: by its deadline, or from another thread.
-#[derive(Debug, Default)]
-pub struct Guard {
-    deadline: Mutex<Option<Instant>>,
-    cancelled: AtomicBool,
-}
-
-impl Guard {
-    /// Sets the time at which the running statement is stopped.
-    pub fn set_deadline(&self, deadline: Option<Instant>) {
-        *self.deadline.lock().unwrap_or_else(PoisonError::into_inner) = deadline;
-    }
-
-    /// Stops the running statement and every later one until [`Guard::revive`].
-    pub fn cancel(&self) {
-        self.cancelled.store(true, Ordering::SeqCst);
-    }
-
-    /// Lets statements run again.
-    pub fn revive(&self) {
-        self.cancelled.store(false, Ordering::SeqCst);
-    }
-
-    /// Whether [`Guard::cancel`] was called.
-    pub fn is_cancelled(&self) -> bool {
-        self.cancelled.load(Ordering::SeqCst)
-    }
-
-    fn must_stop(&self) -> bool {
-        let deadline = *self.deadline.lock().unwrap_or_else(PoisonError::into_inner);
-        self.is_cancelled() || deadline.is_some_and(|deadline| Instant::now() >= deadline)
-    }
-}
-
-/// An SQL error as the client is told it.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{message}")]
-pub struct SqlError {
-    /// The machine-readable code, such as `SQLITE_CONSTRAINT`.
-    pub code: &'static str,
-    /// The message.
-    pub message: String,
-}
-
-impl SqlError {
-    /// An error of this code.
-    pub fn new(code: &'static str, message: impl Into<String>) -> SqlError {
-        SqlError { code, message: message.into() }
-    }
-}
 
 /// Why a statement did not run to its end.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -149,15 +103,6 @@ pub struct Done {
     pub rows_read: u64,
     /// How long it ran.
     pub duration: Duration,
-}
-
-/// Arguments of one statement.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Args {
-    /// By position.
-    pub positional: Vec<Value>,
-    /// By name, with or without the prefix.
-    pub named: Vec<(String, Value)>,
 }
 
 /// How a connection is opened.
@@ -520,74 +465,4 @@ fn classify(stmt: &Stmt, seen: &Seen) -> Class {
         writes.insert(FenceSet::OWN);
     }
     Class { kind, writes, reshapes: kind == Kind::Write && seen.reshapes }
-}
-
-/// Binds the arguments: a named one takes precedence over one by position; each parameter needs exactly one, and an argument
-/// that the statement doesn't expect is an error.
-fn bind(stmt: &mut Stmt, args: &Args) -> Result<(), SqlError> {
-    let invalid =
-        |what: String| SqlError::new("ARGS_INVALID", format!("Arguments do not match SQL parameters: {what}"));
-    let count = stmt.parameter_count();
-    if args.positional.len() > count {
-        let given = args.positional.len();
-        return Err(invalid(format!("{given} values by position for {count} parameters")));
-    }
-    // By a table, since both numbers are the client's choice: names times parameters would be a thousand million comparisons.
-    let mut named: HashMap<&str, (&Value, bool)> = HashMap::with_capacity(args.named.len());
-    for (name, value) in &args.named {
-        named.entry(name).or_insert((value, false));
-    }
-    for index in 1..=count {
-        let name = stmt.parameter_name(index);
-        let found = match name {
-            Some(name) if named.contains_key(name) => named.get_mut(name),
-            Some(name) => named.get_mut(&name[1..]),
-            None => None,
-        };
-        let by_name = found.map(|(value, used)| {
-            *used = true;
-            *value
-        });
-        let value = by_name.or_else(|| args.positional.get(index - 1)).ok_or_else(|| {
-            invalid(match name {
-                Some(name) => format!("no value for parameter {name}"),
-                None => format!("no value for parameter {index}"),
-            })
-        })?;
-        stmt.bind(index, value)
-            .map_err(|error| SqlError::new(code_name(error.primary()), format!("SQLite error: {}", error.message)))?;
-    }
-    match named.iter().find(|(_, (_, used))| !used) {
-        Some((name, _)) => Err(invalid(format!("no parameter named {name}"))),
-        None => Ok(()),
-    }
-}
-
-/// The name of a primary result code, as SQLite's documentation has it.
-pub fn code_name(primary: i32) -> &'static str {
-    match primary {
-        ffi::SQLITE_INTERNAL => "SQLITE_INTERNAL",
-        ffi::SQLITE_PERM => "SQLITE_PERM",
-        ffi::SQLITE_ABORT => "SQLITE_ABORT",
-        ffi::SQLITE_BUSY => "SQLITE_BUSY",
-        ffi::SQLITE_LOCKED => "SQLITE_LOCKED",
-        ffi::SQLITE_NOMEM => "SQLITE_NOMEM",
-        ffi::SQLITE_READONLY => "SQLITE_READONLY",
-        ffi::SQLITE_INTERRUPT => "SQLITE_INTERRUPT",
-        ffi::SQLITE_IOERR => "SQLITE_IOERR",
-        ffi::SQLITE_CORRUPT => "SQLITE_CORRUPT",
-        ffi::SQLITE_NOTFOUND => "SQLITE_NOTFOUND",
-        ffi::SQLITE_FULL => "SQLITE_FULL",
-        ffi::SQLITE_CANTOPEN => "SQLITE_CANTOPEN",
-        ffi::SQLITE_PROTOCOL => "SQLITE_PROTOCOL",
-        ffi::SQLITE_SCHEMA => "SQLITE_SCHEMA",
-        ffi::SQLITE_TOOBIG => "SQLITE_TOOBIG",
-        ffi::SQLITE_CONSTRAINT => "SQLITE_CONSTRAINT",
-        ffi::SQLITE_MISMATCH => "SQLITE_MISMATCH",
-        ffi::SQLITE_MISUSE => "SQLITE_MISUSE",
-        ffi::SQLITE_AUTH => "SQLITE_AUTH",
-        ffi::SQLITE_RANGE => "SQLITE_RANGE",
-        ffi::SQLITE_NOTADB => "SQLITE_NOTADB",
-        _ => "SQLITE_ERROR",
-    }
 }

@@ -11,10 +11,14 @@ use std::time::SystemTime;
 
 use crate::fence::FenceName;
 
+pub mod args;
+mod commit;
 pub mod db;
+pub mod errors;
 pub mod fences;
 pub mod front;
 pub mod group;
+pub mod guard;
 pub mod hrana;
 pub mod limits;
 pub mod own;
@@ -29,6 +33,7 @@ pub mod sandbox;
 pub mod shared;
 pub mod store;
 pub mod stream;
+mod upkeep;
 pub mod writer;
 
 pub use fences::TableFence;

@@ -176,13 +176,13 @@ impl OwnExec<'_> {
         } else {
             ("BEGIN IMMEDIATE".to_owned(), "COMMIT".to_owned(), "ROLLBACK".to_owned())
         };
-        db.own(&begin).map_err(storage)?;
+        db.own(&begin).map_err(|error| storage(&error))?;
         let claims = Arc::clone(self.claims);
         let stale = if explicit { Ok(()) } else { self.verify(&claims) };
         let result = match stale {
             Ok(()) => self.run(prepared, args, permitted, rows),
             Err(halt) => {
-                self.db()?.own(&undo).map_err(storage)?;
+                self.db()?.own(&undo).map_err(|error| storage(&error))?;
                 return Err(halt);
             }
         };
@@ -209,7 +209,7 @@ impl OwnExec<'_> {
         self.sync_lock()?;
         match (result, ended) {
             (Ok(done), Ok(())) => Ok(done),
-            (Ok(_), Err(error)) => Err(storage(error)),
+            (Ok(_), Err(error)) => Err(storage(&error)),
             (Err(fail), _) => Err(self.halt(fail)),
         }
     }
@@ -235,7 +235,7 @@ impl OwnExec<'_> {
         match store::refusal(self.db()?, claims) {
             Ok(None) => Ok(()),
             Ok(Some(refusal)) => Err(refuse(refusal.into())),
-            Err(error) => Err(storage(error)),
+            Err(error) => Err(storage(&error)),
         }
     }
 
@@ -340,8 +340,8 @@ fn refuse(problem: Problem) -> Halt {
     Halt::Refuse(Box::new(problem))
 }
 
-fn storage(error: SqliteError) -> Halt {
-    refuse(unavailable(&error))
+fn storage(error: &SqliteError) -> Halt {
+    refuse(unavailable(error))
 }
 
 /// What a client is told where the file or its disk is at fault.

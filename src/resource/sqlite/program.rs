@@ -121,6 +121,11 @@ impl Run {
         Rows::new(wanted, self.budget.saturating_sub(self.out.len() + batch))
     }
 
+    /// Bytes of the answer so far.
+    pub fn len_bytes(&self) -> usize {
+        self.out.len()
+    }
+
     /// Whether the stream was closed by a request.
     pub fn is_closed(&self) -> bool {
         self.closed

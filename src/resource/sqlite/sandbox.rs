@@ -180,24 +180,58 @@ fn judge(state: &mut State, fences: &TableFences, context: &AuthContext<'_>) -> 
         A::Read { table_name, .. } if is_reserved(table_name) => own_table(table_name),
         A::Read { .. } => Ok(()),
         A::Function { function_name } => function(function_name),
-        A::Insert { table_name } | A::Delete { table_name } | A::Update { table_name, .. }
-            if is_catalogue(table_name) =>
-        {
+        A::Insert { table_name } => rows(state, fences, table_name, true),
+        A::Delete { table_name } | A::Update { table_name, .. } => rows(state, fences, table_name, false),
+        A::Transaction { operation } => {
+            state.seen.control = Some(match operation {
+                TransactionOperation::Begin => Control::Begin,
+                TransactionOperation::Rollback => Control::Rollback,
+                _ => Control::Commit,
+            });
             Ok(())
         }
-        A::Delete { table_name } | A::Update { table_name, .. }
-            if state.seen.of_one_table && is_bookkeeping(table_name) =>
-        {
+        A::Savepoint { operation, savepoint_name } => {
+            if is_reserved(savepoint_name) {
+                return Err(format!("savepoint names that start with {RESERVED} are the gate's own"));
+            }
+            state.seen.control = Some(match operation {
+                TransactionOperation::Begin => Control::Savepoint,
+                _ => Control::InsideSavepoint,
+            });
             Ok(())
         }
-        A::Insert { table_name } | A::Delete { table_name } | A::Update { table_name, .. }
-            if table_name.eq_ignore_ascii_case("sqlite_sequence") =>
-        {
-            writes_all(state, fences)
+        A::Pragma { pragma_name, pragma_value } => pragma(state, pragma_name, pragma_value),
+        A::Attach { .. } | A::Detach { .. } => {
+            Err("ATTACH, DETACH and VACUUM are not available through the gate: they leave the database it fences"
+                .into())
         }
-        A::Insert { table_name } | A::Delete { table_name } | A::Update { table_name, .. } => {
-            writes(state, fences, table_name)
-        }
+        A::CreateTempIndex { .. }
+        | A::CreateTempTable { .. }
+        | A::CreateTempTrigger { .. }
+        | A::CreateTempView { .. }
+        | A::DropTempIndex { .. }
+        | A::DropTempTable { .. }
+        | A::DropTempTrigger { .. }
+        | A::DropTempView { .. } => temporary(),
+        _ => schema(state, fences, &context.action),
+    }
+}
+
+/// Rows of a table are inserted, or else deleted or updated.
+fn rows(state: &mut State, fences: &TableFences, table: &str, inserts: bool) -> Result<(), String> {
+    if is_catalogue(table) || (!inserts && state.seen.of_one_table && is_bookkeeping(table)) {
+        return Ok(());
+    }
+    if table.eq_ignore_ascii_case("sqlite_sequence") {
+        return writes_all(state, fences);
+    }
+    writes(state, fences, table)
+}
+
+/// Tables, views, indexes and triggers come, go and change.
+fn schema(state: &mut State, fences: &TableFences, action: &AuthAction<'_>) -> Result<(), String> {
+    use AuthAction as A;
+    match *action {
         A::CreateTable { table_name } => {
             state.seen.reshapes = true;
             writes(state, fences, table_name)
@@ -232,37 +266,6 @@ fn judge(state: &mut State, fences: &TableFences, context: &AuthContext<'_>) -> 
         // A new index is filled this way; by itself it may go through all tables.
         A::Reindex { .. } if state.seen.of_one_table => Ok(()),
         A::Reindex { .. } => writes_all(state, fences),
-        A::Transaction { operation } => {
-            state.seen.control = Some(match operation {
-                TransactionOperation::Begin => Control::Begin,
-                TransactionOperation::Rollback => Control::Rollback,
-                _ => Control::Commit,
-            });
-            Ok(())
-        }
-        A::Savepoint { operation, savepoint_name } => {
-            if is_reserved(savepoint_name) {
-                return Err(format!("savepoint names that start with {RESERVED} are the gate's own"));
-            }
-            state.seen.control = Some(match operation {
-                TransactionOperation::Begin => Control::Savepoint,
-                _ => Control::InsideSavepoint,
-            });
-            Ok(())
-        }
-        A::Pragma { pragma_name, pragma_value } => pragma(state, pragma_name, pragma_value),
-        A::Attach { .. } | A::Detach { .. } => {
-            Err("ATTACH, DETACH and VACUUM are not available through the gate: they leave the database it fences"
-                .into())
-        }
-        A::CreateTempIndex { .. }
-        | A::CreateTempTable { .. }
-        | A::CreateTempTrigger { .. }
-        | A::CreateTempView { .. }
-        | A::DropTempIndex { .. }
-        | A::DropTempTable { .. }
-        | A::DropTempTrigger { .. }
-        | A::DropTempView { .. } => temporary(),
         _ => Err("this kind of statement is not available through the gate".into()),
     }
 }
@@ -367,7 +370,7 @@ const PRAGMAS_READ_BARE: [&str; 21] = [
 
 fn pragma(state: &mut State, name: &str, value: Option<&str>) -> Result<(), String> {
     let is = |other: &&str| name.eq_ignore_ascii_case(other);
-    if PRAGMAS_READ.iter().any(|other| is(&other)) || (value.is_none() && PRAGMAS_READ_BARE.iter().any(|o| is(&o))) {
+    if PRAGMAS_READ.iter().any(&is) || (value.is_none() && PRAGMAS_READ_BARE.iter().any(&is)) {
         state.seen.pragma_reads = true;
         return Ok(());
     }

@@ -129,6 +129,11 @@ impl Streams {
         self.lock().slots.len()
     }
 
+    /// Whether no stream is open.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// Takes the stream of a baton out for a request.
     ///
     /// # Errors

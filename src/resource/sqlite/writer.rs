@@ -17,53 +17,41 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use metrics::{counter, histogram};
+use metrics::counter;
 
-use crate::fence::{Admission, Claim, FenceName, Ledger, Mark, Refusal};
+use crate::fence::{Admission, Claim, Ledger, Refusal};
 use crate::problem::{Kind, Problem};
-use crate::resource::Happened;
 
+use super::commit::Group;
 use super::db::{Access, Db};
-use super::fences::DatedMark;
 use super::group::GroupExec;
 use super::own::{OwnExec, unavailable};
 use super::program::Halt;
 use super::raw::{self, SqliteError};
-use super::refusals::Refusals;
 use super::sandbox::JOB_SAVEPOINT;
 use super::shared::{Item, Shared, Work};
-use super::{now_ms, store};
+use super::store;
 
 /// Most requests in one shared transaction.
 const BATCH_MAX: usize = 1024;
+/// Bytes of answers after which a shared transaction is committed.
+const BATCH_BYTES_MAX: usize = 16 << 20;
 /// How often the writer looks after what nobody asks for: expired streams, counted refusals.
-const TICK: Duration = Duration::from_millis(500);
-/// How often counted refusals are written down.
-const REFUSALS_EVERY: Duration = Duration::from_secs(1);
+pub(super) const TICK: Duration = Duration::from_millis(500);
 
 /// The writer's state.
 #[derive(Debug)]
 pub struct Writer {
-    shared: Arc<Shared>,
-    db: Db,
-    ledger: Ledger,
-    data_version: i64,
+    pub(super) shared: Arc<Shared>,
+    pub(super) db: Db,
+    pub(super) ledger: Ledger,
+    pub(super) data_version: i64,
     /// The open shared transaction.
-    group: Option<Group>,
+    pub(super) group: Option<Group>,
     /// Requests that wait until a client's transaction ends.
     parked: VecDeque<Box<Work>>,
-    refusals_at: Instant,
-    ticked_at: Instant,
-}
-
-/// A shared transaction.
-#[derive(Debug, Default)]
-struct Group {
-    /// The requests run in it, each with how it will be answered.
-    done: Vec<(Box<Work>, Result<(), Problem>)>,
-    /// What it admitted, in order.
-    admissions: Vec<Admission>,
-    at_ms: i64,
+    pub(super) refusals_at: Instant,
+    pub(super) ticked_at: Instant,
 }
 
 impl Writer {
@@ -99,7 +87,12 @@ impl Writer {
             self.unpark();
             for item in items {
                 match item {
-                    Item::Work(work) => self.process(work),
+                    Item::Work(work) => {
+                        self.process(work);
+                        if self.group.as_ref().is_some_and(|group| group.bytes > BATCH_BYTES_MAX) {
+                            self.commit();
+                        }
+                    }
                     Item::Task(task) => {
                         self.commit();
                         task(&mut self);
@@ -114,42 +107,6 @@ impl Writer {
         }
         shared.refusals.fresh();
         self.flush_refusals();
-    }
-
-    /// Reads the marks from the database into the ledger, and publishes them.
-    fn reload(&mut self) -> Result<(), SqliteError> {
-        self.data_version = store::data_version(&self.db)?;
-        let mut marks = store::marks(&self.db)?;
-        for (id, name) in self.shared.fences.names().iter().enumerate() {
-            let dated = marks.remove(name);
-            self.ledger.put(name.clone(), dated.as_ref().map(|dated| dated.mark.clone()));
-            self.shared.states[id].publish(dated);
-        }
-        Ok(())
-    }
-
-    /// Begins the shared transaction.
-    fn begin(&mut self) -> Result<(), SqliteError> {
-        if self.group.is_some() {
-            return Ok(());
-        }
-        self.db.own("BEGIN IMMEDIATE")?;
-        self.group = Some(Group { at_ms: now_ms(), ..Group::default() });
-        // The mark in the file is the truth. Another connection has changed the file where a client's own transaction committed,
-        // or where somebody wrote to it past the gate.
-        let version = store::data_version(&self.db);
-        let loaded = version.and_then(|version| if version == self.data_version { Ok(()) } else { self.reload() });
-        loaded.inspect_err(|_| self.rollback())
-    }
-
-    fn rollback(&mut self) {
-        if !self.db.conn.is_autocommit() {
-            let _ = self.db.own("ROLLBACK");
-        }
-        if let Some(group) = self.group.take() {
-            group.admissions.iter().rev().for_each(|admission| self.ledger.undo(admission));
-            debug_assert!(group.done.is_empty(), "the requests were taken out first");
-        }
     }
 
     /// Judges one request and runs it, in the shared transaction or alone.
@@ -192,7 +149,7 @@ impl Writer {
         if let Err(refusal) = self.admit(&mut work) {
             match refusal {
                 Ok(refusal) => return self.refuse(work, refusal),
-                Err(error) => return self.fail(error, Some(work)),
+                Err(error) => return self.fail(&error, Some(work)),
             }
         }
         if let Err(refusal) = self.judge_bound(&work) {
@@ -233,7 +190,7 @@ impl Writer {
             return match self.admit(&mut work) {
                 Ok(()) => self.done(work, ended.map_or(Ok(()), |ended| Err(*ended))),
                 Err(Ok(refusal)) => self.refuse(work, refusal),
-                Err(Err(error)) => self.fail(error, Some(work)),
+                Err(Err(error)) => self.fail(&error, Some(work)),
             };
         }
         if let Err(refusal) = self.judge_bound(&work) {
@@ -291,7 +248,10 @@ impl Writer {
     /// Notes how a request will be answered: after the commit, or now where nothing is open.
     fn done(&mut self, work: Box<Work>, outcome: Result<(), Problem>) {
         match &mut self.group {
-            Some(group) => group.done.push((work, outcome)),
+            Some(group) => {
+                group.bytes += work.run.len_bytes();
+                group.done.push((work, outcome));
+            }
             None => self.shared.finish(work, outcome),
         }
     }
@@ -305,7 +265,7 @@ impl Writer {
         // happen in the gate's name, and not in that of the next client, whose token may be for another fence.
         let savepoint = work.hint.several || shared.fences.has_several();
         if savepoint && let Err(error) = self.db.own(&format!("SAVEPOINT {JOB_SAVEPOINT}")) {
-            return self.fail(error, Some(work));
+            return self.fail(&error, Some(work));
         }
         raw::set_last_insert_rowid(&self.db.conn, work.stream.last_rowid);
         let mut stored = std::mem::take(&mut work.stream.stored);
@@ -321,7 +281,7 @@ impl Writer {
         work.stream.stored = stored;
         work.stream.last_rowid = self.db.conn.last_insert_rowid();
         if let Some(error) = storage {
-            return self.fail(error, Some(work));
+            return self.fail(&error, Some(work));
         }
         let undo = result.is_err();
         // Gone where SQLite rolled everything back by itself.
@@ -329,7 +289,7 @@ impl Writer {
         if open && savepoint {
             let undone = if undo { self.db.own(&format!("ROLLBACK TO {JOB_SAVEPOINT}")) } else { Ok(()) };
             if let Err(error) = undone.and_then(|()| self.db.own(&format!("RELEASE {JOB_SAVEPOINT}"))) {
-                return self.fail(error, Some(work));
+                return self.fail(&error, Some(work));
             }
         } else if undo && (dirty || !open) {
             // Nothing to go back to for this request alone: the whole transaction is run again without it.
@@ -417,81 +377,6 @@ impl Writer {
         }
     }
 
-    /// Makes the shared transaction durable and answers its requests. `false` where that failed; they are answered all the same.
-    fn commit(&mut self) -> bool {
-        let Some(group) = &mut self.group else { return true };
-        let done = std::mem::take(&mut group.done);
-        let started = Instant::now();
-        if let Err(error) = self.db.own("COMMIT") {
-            self.rollback();
-            self.storage_failed(&error);
-            let problem = commit_problem(&error);
-            done.into_iter().for_each(|(work, _)| self.shared.finish(work, Err(problem.clone())));
-            return false;
-        }
-        let name = || self.shared.name.clone();
-        histogram!("fencegate_sqlite_commit_seconds", "resource" => name()).record(started.elapsed());
-        histogram!("fencegate_sqlite_commit_requests", "resource" => name()).record(done.len() as f64);
-        if self.shared.failing_since_ms.swap(0, Ordering::Relaxed) != 0 {
-            tracing::info!(resource = self.shared.name, "the database can be written again");
-        }
-        let Some(group) = self.group.take() else { return true };
-        self.publish(&group);
-        for (work, outcome) in done {
-            self.shared.finish(work, outcome);
-        }
-        true
-    }
-
-    fn publish(&self, group: &Group) {
-        if group.admissions.iter().all(|admission| admission.changes.is_empty()) {
-            return;
-        }
-        for change in group.admissions.iter().flat_map(|admission| &admission.changes) {
-            let Some(id) = self.shared.fences.id(&change.fence) else { continue };
-            let state = &self.shared.states[id];
-            state.publish(Some(store::dated(change, state.mark(), group.at_ms)));
-            if change.advances() {
-                counter!("fencegate_advances_total", "resource" => self.shared.name.clone()).increment(1);
-                let holder = change.after.holder.as_ref().map_or("-", |holder| holder.as_str());
-                self.tell("advanced", &change.fence, Some(&change.after), change.before.as_ref(), group.at_ms);
-                tracing::info!(fence = %change.fence, token = %change.after.token, holder, "the mark advanced");
-            }
-        }
-        // Once more, now that the marks are published: what came to the table in between was judged by the old ones.
-        self.shared.end_deposed(&self.ledger);
-    }
-
-    fn tell(&self, event: &'static str, fence: &FenceName, after: Option<&Mark>, before: Option<&Mark>, at_ms: i64) {
-        self.shared.told.add(Happened {
-            event,
-            fence: fence.clone(),
-            token: after.map(|mark| mark.token),
-            previous: before.map(|mark| mark.token),
-            holder: after.and_then(|mark| mark.holder.clone()),
-            count: 1,
-            at_ms,
-        });
-    }
-
-    /// The whole shared transaction failed: nothing of it was applied.
-    fn fail(&mut self, error: SqliteError, work: Option<Box<Work>>) {
-        let done = self.group.as_mut().map(|group| std::mem::take(&mut group.done)).unwrap_or_default();
-        self.rollback();
-        self.storage_failed(&error);
-        let problem = unavailable(&error);
-        for work in done.into_iter().map(|(work, _)| work).chain(work) {
-            self.shared.finish(work, Err(problem.clone()));
-        }
-    }
-
-    fn storage_failed(&self, error: &SqliteError) {
-        counter!("fencegate_sqlite_commit_failures_total", "resource" => self.shared.name.clone()).increment(1);
-        if self.shared.failing_since_ms.swap(now_ms(), Ordering::Relaxed) == 0 {
-            tracing::error!(resource = self.shared.name, %error, "the database can't be written");
-        }
-    }
-
     /// Runs what waited for a client's transaction, as far as that has ended; answers what waited too long.
     fn unpark(&mut self) {
         if !self.shared.locked.load(Ordering::SeqCst) {
@@ -506,77 +391,6 @@ impl Writer {
             self.shared.finish(work, Err(Problem::new(Kind::Busy, why)));
         }
     }
-
-    fn tick(&mut self) {
-        let now = Instant::now();
-        if now - self.ticked_at < TICK {
-            return;
-        }
-        self.ticked_at = now;
-        let limits = &self.shared.limits;
-        let ago = |time: Duration| now.checked_sub(time).unwrap_or(now);
-        for (presenter, knocks) in self.shared.refusals.fresh() {
-            self.shared.told.add(Happened {
-                event: presenter.verdict.as_str(),
-                fence: presenter.fence,
-                token: Some(presenter.token),
-                previous: None,
-                holder: presenter.holder,
-                count: knocks.count,
-                at_ms: knocks.last_at_ms,
-            });
-        }
-        self.shared.streams.sweep(ago(limits.stream_idle), ago(limits.transaction_time));
-        if now - self.refusals_at >= REFUSALS_EVERY {
-            self.refusals_at = now;
-            self.flush_refusals();
-        }
-    }
-
-    /// Writes counted refusals to the database.
-    pub fn flush_refusals(&mut self) {
-        let refusals: &Refusals = &self.shared.refusals;
-        let taken = refusals.take();
-        // While a client is inside a transaction, a write of ours would make its snapshot too old to write from.
-        if taken.is_empty() || self.shared.transactions() > 0 {
-            return refusals.put_back(taken);
-        }
-        let written = self.db.own("BEGIN IMMEDIATE").and_then(|()| store::write_refusals(&self.db, &taken));
-        if let Err(error) = written.and_then(|()| self.db.own("COMMIT")) {
-            if !self.db.conn.is_autocommit() {
-                let _ = self.db.own("ROLLBACK");
-            }
-            self.shared.refusals.put_back(taken);
-            self.storage_failed(&error);
-        }
-    }
-
-    /// Sets a fence's mark to what an operator says, and puts that into the history. Open transactions on the fence end.
-    ///
-    /// # Errors
-    /// A database that can't be written.
-    pub fn reset(&mut self, fence: &FenceName, to: Option<Mark>, reason: &str) -> Result<Option<Mark>, Problem> {
-        self.shared.streams.end_where(|claims| {
-            let why = "an operator reset the fence; the open transaction was rolled back";
-            claims.iter().any(|claim| claim.fence == *fence).then(|| Problem::new(Kind::StreamExpired, why))
-        });
-        self.begin().map_err(|error| unavailable(&error))?;
-        let (before, at_ms) = (self.ledger.get(fence).cloned(), now_ms());
-        let written = store::set_mark(&self.db, fence, to.as_ref(), before.as_ref(), "reset", Some(reason), at_ms)
-            .and_then(|()| self.db.own("COMMIT"));
-        if let Err(error) = written {
-            self.rollback();
-            return Err(unavailable(&error));
-        }
-        self.group = None;
-        self.ledger.put(fence.clone(), to.clone());
-        if let Some(id) = self.shared.fences.id(fence) {
-            self.shared.states[id].publish(to.map(|mark| DatedMark { mark, advanced_at_ms: at_ms }));
-        }
-        self.tell("reset", fence, self.ledger.get(fence), before.as_ref(), at_ms);
-        tracing::warn!(%fence, reason, "an operator reset the mark");
-        Ok(before)
-    }
 }
 
 /// Puts a request back to where the writer took it up.
@@ -589,16 +403,4 @@ fn restore(work: &mut Work) {
 /// A request that was run by itself stopped after some of its statements were committed, each by itself.
 fn partly(why: &str) -> Problem {
     Problem::new(Kind::OutcomeUnknown, format!("earlier statements of this request were applied, then: {why}"))
-}
-
-/// What a failed COMMIT means for the requests in it.
-fn commit_problem(error: &SqliteError) -> Problem {
-    if error.primary() == rusqlite::ffi::SQLITE_IOERR {
-        // Frames may have reached the disk although the sync failed; after a crash they could count.
-        return Problem::new(
-            Kind::OutcomeUnknown,
-            format!("{}: the commit may or may not survive a crash", error.message),
-        );
-    }
-    unavailable(error)
 }

@@ -1,0 +1,161 @@
+//! The writer's shared transaction: how it begins, commits, fails, and is published.
+
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use metrics::{counter, histogram};
+
+use crate::fence::{Admission, FenceName, Mark};
+use crate::problem::{Kind, Problem};
+use crate::resource::Happened;
+
+use super::own::unavailable;
+use super::raw::SqliteError;
+use super::shared::Work;
+use super::writer::Writer;
+use super::{now_ms, store};
+
+/// A shared transaction.
+#[derive(Debug, Default)]
+pub(super) struct Group {
+    /// The requests run in it, each with how it will be answered.
+    pub done: Vec<(Box<Work>, Result<(), Problem>)>,
+    /// What it admitted, in order.
+    pub admissions: Vec<Admission>,
+    /// When it began, in milliseconds since 1970 (UTC).
+    pub at_ms: i64,
+    /// Bytes of the answers that wait in it.
+    pub bytes: usize,
+}
+
+impl Writer {
+    /// Reads the marks from the database into the ledger, and publishes them.
+    pub(super) fn reload(&mut self) -> Result<(), SqliteError> {
+        self.data_version = store::data_version(&self.db)?;
+        let mut marks = store::marks(&self.db)?;
+        for (id, name) in self.shared.fences.names().iter().enumerate() {
+            let dated = marks.remove(name);
+            self.ledger.put(name.clone(), dated.as_ref().map(|dated| dated.mark.clone()));
+            self.shared.states[id].publish(dated);
+        }
+        Ok(())
+    }
+
+    /// Begins the shared transaction.
+    pub(super) fn begin(&mut self) -> Result<(), SqliteError> {
+        if self.group.is_some() {
+            return Ok(());
+        }
+        self.db.own("BEGIN IMMEDIATE")?;
+        self.group = Some(Group { at_ms: now_ms(), ..Group::default() });
+        // The mark in the file is the truth. Another connection has changed the file where a client's own transaction committed,
+        // or where somebody wrote to it past the gate.
+        let version = store::data_version(&self.db);
+        let loaded = version.and_then(|version| if version == self.data_version { Ok(()) } else { self.reload() });
+        loaded.inspect_err(|_| self.rollback())
+    }
+
+    pub(super) fn rollback(&mut self) {
+        if !self.db.conn.is_autocommit() {
+            let _ = self.db.own("ROLLBACK");
+        }
+        if let Some(group) = self.group.take() {
+            group.admissions.iter().rev().for_each(|admission| self.ledger.undo(admission));
+            debug_assert!(group.done.is_empty(), "the requests were taken out first");
+        }
+    }
+
+    /// Makes the shared transaction durable and answers its requests. `false` where that failed; they are answered all the same.
+    pub(super) fn commit(&mut self) -> bool {
+        let Some(group) = &mut self.group else { return true };
+        let done = std::mem::take(&mut group.done);
+        let started = Instant::now();
+        if let Err(error) = self.db.own("COMMIT") {
+            self.rollback();
+            self.storage_failed(&error);
+            let problem = commit_problem(&error);
+            done.into_iter().for_each(|(work, _)| self.shared.finish(work, Err(problem.clone())));
+            return false;
+        }
+        let name = || self.shared.name.clone();
+        histogram!("fencegate_sqlite_commit_seconds", "resource" => name()).record(started.elapsed());
+        histogram!("fencegate_sqlite_commit_requests", "resource" => name()).record(done.len() as f64);
+        if self.shared.failing_since_ms.swap(0, Ordering::Relaxed) != 0 {
+            tracing::info!(resource = self.shared.name, "the database can be written again");
+        }
+        let Some(group) = self.group.take() else { return true };
+        self.publish(&group);
+        for (work, outcome) in done {
+            self.shared.finish(work, outcome);
+        }
+        true
+    }
+
+    pub(super) fn publish(&self, group: &Group) {
+        if group.admissions.iter().all(|admission| admission.changes.is_empty()) {
+            return;
+        }
+        for change in group.admissions.iter().flat_map(|admission| &admission.changes) {
+            let Some(id) = self.shared.fences.id(&change.fence) else { continue };
+            let state = &self.shared.states[id];
+            state.publish(Some(store::dated(change, state.mark(), group.at_ms)));
+            if change.advances() {
+                counter!("fencegate_advances_total", "resource" => self.shared.name.clone()).increment(1);
+                let holder = change.after.holder.as_ref().map_or("-", |holder| holder.as_str());
+                self.tell("advanced", &change.fence, Some(&change.after), change.before.as_ref(), group.at_ms);
+                tracing::info!(fence = %change.fence, token = %change.after.token, holder, "the mark advanced");
+            }
+        }
+        // Once more, now that the marks are published: what came to the table in between was judged by the old ones.
+        self.shared.end_deposed(&self.ledger);
+    }
+
+    pub(super) fn tell(
+        &self,
+        event: &'static str,
+        fence: &FenceName,
+        after: Option<&Mark>,
+        before: Option<&Mark>,
+        at_ms: i64,
+    ) {
+        self.shared.told.add(Happened {
+            event,
+            fence: fence.clone(),
+            token: after.map(|mark| mark.token),
+            previous: before.map(|mark| mark.token),
+            holder: after.and_then(|mark| mark.holder.clone()),
+            count: 1,
+            at_ms,
+        });
+    }
+
+    /// The whole shared transaction failed: nothing of it was applied.
+    pub(super) fn fail(&mut self, error: &SqliteError, work: Option<Box<Work>>) {
+        let done = self.group.as_mut().map(|group| std::mem::take(&mut group.done)).unwrap_or_default();
+        self.rollback();
+        self.storage_failed(error);
+        let problem = unavailable(error);
+        for work in done.into_iter().map(|(work, _)| work).chain(work) {
+            self.shared.finish(work, Err(problem.clone()));
+        }
+    }
+
+    pub(super) fn storage_failed(&self, error: &SqliteError) {
+        counter!("fencegate_sqlite_commit_failures_total", "resource" => self.shared.name.clone()).increment(1);
+        if self.shared.failing_since_ms.swap(now_ms(), Ordering::Relaxed) == 0 {
+            tracing::error!(resource = self.shared.name, %error, "the database can't be written");
+        }
+    }
+}
+
+/// What a failed COMMIT means for the requests in it.
+fn commit_problem(error: &SqliteError) -> Problem {
+    if error.primary() == rusqlite::ffi::SQLITE_IOERR {
+        // Frames may have reached the disk although the sync failed; after a crash they could count.
+        return Problem::new(
+            Kind::OutcomeUnknown,
+            format!("{}: the commit may or may not survive a crash", error.message),
+        );
+    }
+    unavailable(error)
+}
