@@ -1,61 +1,70 @@
-# fencegate: `make serve` runs it, `make test` tests it, `make help` lists the rest.
+# What there is to do here; `make help` lists it. Each target gets the tools that it needs through scripts/ensure.
 
-SHELL := /bin/bash
-ARGS ?=
-CARGO ?= cargo
-# A fresh rustup or cargo installation is found without a new login.
-export PATH := $(PATH):$(HOME)/.cargo/bin
-
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help serve build test check test-rust test-drivers doc soak bench fmt deps man clean
+MAKEFLAGS += --no-print-directory
 
+CARGO ?= cargo
+# Arguments for `make serve`, for example: make serve ARGS="--config fencegate.toml"
+ARGS ?=
+# How often `make soak` kills the gate.
+KILLS ?= 500
+
+.PHONY: help
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-14s %s\n", $$1, $$2 }'
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-serve: ## build and run the gate (ARGS="--sqlite app.db --fence app")
-	@scripts/ensure cc rust
+.PHONY: serve
+serve: ## build the gate and run it; ARGS="..." goes to `fencegate serve`
+	@scripts/ensure rust cc
 	$(CARGO) build --release --locked
 	target/release/fencegate serve $(ARGS)
 
-build: ## build the release binary: target/release/fencegate
-	@scripts/ensure cc rust
+.PHONY: build
+build: ## build target/release/fencegate
+	@scripts/ensure rust cc
 	$(CARGO) build --release --locked
 
-test: check test-rust doc test-drivers ## everything: format, lints, tests, docs, drivers
-
-check: ## format and lints
-	@scripts/ensure cc rust
+.PHONY: test
+test: ## everything: format, lints, tests, docs, drivers
+	@scripts/ensure rust cc node python
 	$(CARGO) fmt --check
 	$(CARGO) clippy --all-targets --locked -- -D warnings
-
-test-rust: ## the tests of the crate
-	@scripts/ensure cc rust
 	$(CARGO) test --locked
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps --locked
+	@$(MAKE) test-drivers
 
-test-drivers: ## real libSQL drivers (Node, Python, Rust) through the gate
-	@scripts/ensure cc rust node python
+.PHONY: test-drivers
+test-drivers: ## drive the gate with real libSQL drivers (Node, Python, Rust)
+	@scripts/ensure rust cc node python
 	tests/drivers/run
 
-doc: ## the API documentation, without warnings
-	@scripts/ensure cc rust
-	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps --locked
+.PHONY: soak
+soak: ## kill the gate KILLS times (500) under load, and judge what it kept
+	@scripts/ensure rust cc
+	FENCEGATE_SOAK_KILLS=$(KILLS) $(CARGO) test --release --locked --test it kill -- --nocapture
 
-soak: ## the slow tests: 1,000 kills (about 4 minutes)
-	@scripts/ensure cc rust
-	FENCEGATE_SOAK_KILLS=1000 $(CARGO) test --release --locked --test it kill -- --nocapture
-
+.PHONY: bench
 bench: ## benchmarks: the core, and durable writes against a plain loop
-	@scripts/ensure cc rust
+	@scripts/ensure rust cc
 	$(CARGO) bench --locked
 
+.PHONY: deps
+deps: ## install the tools that the other targets need and fetch the crates
+	@scripts/ensure rust cc node python
+	$(CARGO) fetch --locked
+
+.PHONY: deny
+deny: ## check the crates' licences, bans and sources against deny.toml (needs cargo-deny)
+	@command -v cargo-deny >/dev/null || { echo "make deny needs cargo-deny: cargo install --locked cargo-deny" >&2; exit 1; }
+	$(CARGO) deny --locked check licenses bans sources
+
+.PHONY: fmt
 fmt: ## format the code
+	@scripts/ensure rust
 	$(CARGO) fmt
 
-deps: ## install what the other targets need
-	@scripts/ensure cc rust node python
-
-man: build ## write the manual pages to target/man
-	target/release/fencegate man --dir target/man
-
+.PHONY: clean
 clean: ## remove what was built
 	$(CARGO) clean
