@@ -1,6 +1,6 @@
 //! Seam 1: the thing written to.
 //!
-//! A new kind of resource is one folder here, one arm in [`open`], and one line in the conformance tests.
+//! A new kind of resource is one folder here, one arm in `server/serve.rs`, and one line in the conformance tests.
 
 use std::collections::VecDeque;
 use std::future::Future;
