@@ -168,6 +168,8 @@ async fn reads_need_none() {
         "EXPLAIN PRAGMA user_version = 5",
         "PRAGMA user_version",
         "PRAGMA table_info(t)",
+        "PRAGMA temp.table_info(t)",
+        "PRAGMA read_uncommitted",
         "PRAGMA table_list",
         "PRAGMA index_list(t)",
         "SELECT * FROM pragma_table_info('t')",

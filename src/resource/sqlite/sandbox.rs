@@ -275,11 +275,17 @@ fn changes_schema_or_rows(action: &AuthAction<'_>) -> bool {
     use AuthAction as A;
     match action {
         A::Select | A::Recursive | A::Read { .. } | A::Function { .. } => false,
-        A::Pragma { pragma_value, .. } => pragma_value.is_some(),
+        // SQLAlchemy looks for its tables there, too, with PRAGMA temp.table_info(…).
+        A::Pragma { pragma_name, pragma_value } => pragma_value.is_some() && !only_reads(pragma_name),
         // ALTER looks there for triggers and views on what it changes.
         A::Insert { table_name } | A::Delete { table_name } | A::Update { table_name, .. } => !is_catalogue(table_name),
         _ => true,
     }
+}
+
+/// Whether this pragma only reads, whatever its argument.
+fn only_reads(pragma: &str) -> bool {
+    PRAGMAS_READ.iter().any(|other| pragma.eq_ignore_ascii_case(other))
 }
 
 fn own_table(name: &str) -> Result<(), String> {
@@ -370,7 +376,7 @@ const PRAGMAS_READ_BARE: [&str; 21] = [
 
 fn pragma(state: &mut State, name: &str, value: Option<&str>) -> Result<(), String> {
     let is = |other: &&str| name.eq_ignore_ascii_case(other);
-    if PRAGMAS_READ.iter().any(&is) || (value.is_none() && PRAGMAS_READ_BARE.iter().any(&is)) {
+    if only_reads(name) || (value.is_none() && PRAGMAS_READ_BARE.iter().any(&is)) {
         state.seen.pragma_reads = true;
         return Ok(());
     }
