@@ -4,6 +4,7 @@
 //!
 //! - [`fence`]: the pure core: token, claim, mark, verdict
 //! - [`problem`]: everything that is refused or fails, in one table
+//! - [`lock`]: keeps a second process away
 //! - [`resource`]: seam 1, the thing written to
 //! - [`coordinator`]: seam 2, what elects a leader and issues the token
 //! - [`server`]: listeners, routes, responses
@@ -14,6 +15,7 @@ pub mod cli;
 pub mod config;
 pub mod coordinator;
 pub mod fence;
+pub mod lock;
 pub mod problem;
 pub mod resource;
 pub mod server;

@@ -1,6 +1,6 @@
 //! Where elections are remembered: the file `gate.db`, SQLite with a write-ahead log, synced on every commit.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
@@ -11,6 +11,7 @@ use rusqlite::{Connection, Row, params};
 use super::CandidateId;
 use super::elections::{Change, Entrant, Stored};
 use crate::fence::Token;
+use crate::lock::{LockError, LockFile};
 
 mod schema {
     refinery::embed_migrations!("migrations/gate");
@@ -45,8 +46,11 @@ pub struct JournalError(pub String);
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// Another process runs elections on this directory.
-    #[error("{} is locked: another fencegate runs on this data directory", .0.display())]
-    InUse(PathBuf),
+    #[error("it is in use by another fencegate ({holder}); stop that one first, or choose another with --data-dir")]
+    InUse {
+        /// What the other one wrote about itself.
+        holder: String,
+    },
     /// The directory or a file in it can't be made or opened.
     #[error("can't open {}: {cause}", path.display())]
     Files {
@@ -98,7 +102,7 @@ pub struct Store {
     path: PathBuf,
     /// Two processes that each keep the elections in memory would issue the same tokens. The kernel lets go of the lock when
     /// the process ends, however it ends.
-    _lock: File,
+    _lock: LockFile,
 }
 
 impl Store {
@@ -109,7 +113,7 @@ impl Store {
     /// See [`OpenError`].
     pub fn open(data_dir: &Path) -> Result<Store, OpenError> {
         make_dir(data_dir).map_err(|cause| OpenError::Files { path: data_dir.to_owned(), cause })?;
-        let lock = lock(data_dir.join(LOCK_FILE_NAME))?;
+        let lock = lock(data_dir)?;
         let path = data_dir.join(FILE_NAME);
         make_private_file(&path).map_err(|cause| OpenError::Files { path: path.clone(), cause })?;
         let mut connection = connect(&path).map_err(|cause| OpenError::Sqlite { path: path.clone(), cause })?;
@@ -209,13 +213,11 @@ fn make_private_file(path: &Path) -> io::Result<()> {
     }
 }
 
-fn lock(path: PathBuf) -> Result<File, OpenError> {
-    let file = File::create(&path).map_err(|cause| OpenError::Files { path: path.clone(), cause })?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(OpenError::InUse(path)),
-        Err(TryLockError::Error(cause)) => Err(OpenError::Files { path, cause }),
-    }
+fn lock(data_dir: &Path) -> Result<LockFile, OpenError> {
+    LockFile::take(&data_dir.join(LOCK_FILE_NAME)).map_err(|error| match error {
+        LockError::Held { holder, .. } => OpenError::InUse { holder },
+        LockError::Io { path, source } => OpenError::Files { path, cause: source },
+    })
 }
 
 fn connect(path: &Path) -> rusqlite::Result<Connection> {

@@ -13,6 +13,7 @@ use hyper::{Method, Response};
 use tokio::sync::oneshot;
 
 use crate::fence::{Claim, FenceName, Mark, Presented, Token, Verdict};
+use crate::lock::LockFile;
 use crate::problem::{Kind, Problem};
 use crate::resource::{Boxed, Call, Claimed, Event, FenceInfo, Guarantee, Happened, Judged, Knock, Resource, Served};
 
@@ -22,7 +23,7 @@ use super::hrana::{Pipeline, Version};
 use super::program::{Format, Program, Run};
 use super::room::Room;
 use super::shared::{Item, Reply, Shared, Work};
-use super::store::{self, FileLock};
+use super::store;
 use super::stream::Stream;
 use super::writer::Writer;
 use super::{OpenError, Options, SharedRef, reader, spawn};
@@ -35,7 +36,7 @@ pub struct Sqlite {
     admin: Arc<Mutex<Db>>,
     writer: Mutex<Option<JoinHandle<()>>>,
     readers: Mutex<Vec<JoinHandle<()>>>,
-    _lock: FileLock,
+    _lock: LockFile,
 }
 
 /// What a path below the mount point is.
@@ -63,7 +64,7 @@ impl Sqlite {
     pub fn open(options: Options) -> Result<Sqlite, OpenError> {
         let Options { name, file, fence, tables, limits, enforce } = options;
         let fences = TableFences::new(fence, &tables).ok_or(OpenError::TooManyFences)?;
-        let lock = FileLock::take(&file)?;
+        let lock = store::lock(&file)?;
         store::migrate(&file, limits.lock_wait)?;
         let readers = limits.readers;
         let shared = Arc::new(Shared::new(name, file, fences, limits, enforce));
@@ -358,20 +359,7 @@ impl Resource for Sqlite {
 
     fn history(&self, fence: &FenceName, before: i64, limit: usize) -> Boxed<'_, Result<Vec<Event>, Problem>> {
         let fence = fence.clone();
-        Box::pin(async move {
-            let events = self.read_own(move |db| store::history(db, &fence, before, limit)).await?;
-            let token = |number: Option<i64>| Token::new(u64::try_from(number?).ok()?).ok();
-            let event = |event: store::Event| Event {
-                id: event.id,
-                at_ms: event.at_ms,
-                event: event.event,
-                token: token(event.token),
-                previous: token(event.previous),
-                holder: event.holder,
-                reason: event.reason,
-            };
-            Ok(events.into_iter().map(event).collect())
-        })
+        Box::pin(async move { self.read_own(move |db| store::history(db, &fence, before, limit)).await })
     }
 
     fn knocks(&self, fence: &FenceName) -> Boxed<'_, Result<Vec<Knock>, Problem>> {

@@ -1,15 +1,14 @@
 //! The gate's own tables in the resource's database: marks, history, refusals. And the lock that keeps a second gate out.
 
 use std::collections::HashMap;
-use std::fs::{File, OpenOptions};
-use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
 use rusqlite::{OptionalExtension, params};
-use rustix::fs::FlockOperation;
 
 use crate::fence::ledger::Change;
 use crate::fence::{Claim, FenceName, Ledger, Mark, Refusal, Token, Verdict};
+use crate::lock::{LockError, LockFile};
+use crate::resource::Event;
 
 use super::db::{self, Access, Db};
 use super::fences::{DatedMark, holder_text};
@@ -34,7 +33,7 @@ const HISTORY_MAX: i64 = 10_000;
 pub fn migrate(file: &Path, busy: std::time::Duration) -> Result<(), OpenError> {
     let cannot = |error: SqliteError| OpenError::File { file: file.to_owned(), why: error.message };
     let mut conn = db::connect(file, Access::Write, busy).map_err(cannot)?;
-    let mut runner = embedded::migrations::runner().set_abort_divergent(true).set_abort_missing(true);
+    let mut runner = embedded::migrations::runner().set_abort_divergent(true).set_abort_missing(true).set_grouped(true);
     runner.set_migration_table_name(MIGRATIONS_TABLE);
     match runner.run(&mut conn) {
         Ok(_) => Ok(()),
@@ -47,40 +46,18 @@ pub fn migrate(file: &Path, busy: std::time::Duration) -> Result<(), OpenError> 
     }
 }
 
-/// Keeps a second gate away from a database, for as long as it lives.
-#[derive(Debug)]
-pub struct FileLock {
-    _file: File,
-}
-
-impl FileLock {
-    /// Locks the database file, through a file of its own beside it (`NAME-fencegate.lock`), which stays when the lock goes: the
-    /// operating system lets the lock go with the process, however that ends.
-    ///
-    /// # Errors
-    /// [`OpenError::Locked`], with what the holder wrote about itself; or a file that can't be made.
-    pub fn take(database: &Path) -> Result<FileLock, OpenError> {
-        let file = absolute(database);
-        let mut name = file.clone().into_os_string();
-        name.push("-fencegate.lock");
-        let path = PathBuf::from(name);
-        let cannot = |error: std::io::Error| OpenError::File { file: path.clone(), why: error.to_string() };
-        let mut lock =
-            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).map_err(cannot)?;
-        if rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
-            let mut holder = String::new();
-            let _ = lock.read_to_string(&mut holder);
-            let holder = if holder.trim().is_empty() { "another process".to_owned() } else { holder.trim().to_owned() };
-            return Err(OpenError::Locked { file, holder, lock: path });
-        }
-        let text = format!(
-            "process {} since {}\n",
-            std::process::id(),
-            humantime::format_rfc3339_seconds(std::time::SystemTime::now())
-        );
-        lock.set_len(0).and_then(|()| lock.rewind()).and_then(|()| lock.write_all(text.as_bytes())).map_err(cannot)?;
-        Ok(FileLock { _file: lock })
-    }
+/// Locks the database file against a second gate, through a file of its own beside it (`NAME-fencegate.lock`).
+///
+/// # Errors
+/// [`OpenError::Locked`], with what the holder wrote about itself; or a file that can't be made.
+pub fn lock(database: &Path) -> Result<LockFile, OpenError> {
+    let file = absolute(database);
+    let mut name = file.clone().into_os_string();
+    name.push("-fencegate.lock");
+    LockFile::take(Path::new(&name)).map_err(|error| match error {
+        LockError::Held { path, holder } => OpenError::Locked { file, holder, lock: path },
+        LockError::Io { path, source } => OpenError::File { file: path, why: source.to_string() },
+    })
 }
 
 /// The file by its real path, so that two names of one file give one lock.
@@ -216,25 +193,6 @@ pub fn write_refusals(db: &Db, refusals: &HashMap<Presenter, Knocks>) -> Result<
     })
 }
 
-/// One line of a fence's history.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Event {
-    /// Its number, rising.
-    pub id: i64,
-    /// When, in milliseconds since 1970 (UTC).
-    pub at_ms: i64,
-    /// `advanced`, `bound`, `reset` or `released`.
-    pub event: String,
-    /// The mark after it.
-    pub token: Option<i64>,
-    /// The mark before it.
-    pub previous: Option<i64>,
-    /// The holder.
-    pub holder: Option<String>,
-    /// An operator's reason.
-    pub reason: Option<String>,
-}
-
 /// The latest events of a fence before the one with number `before`, newest first.
 ///
 /// # Errors
@@ -246,12 +204,13 @@ pub fn history(db: &Db, fence: &str, before: i64, limit: usize) -> Result<Vec<Ev
         let mut stmt = db.conn.prepare_cached(sql)?;
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let rows = stmt.query_map(params![fence, before, limit], |row| {
+            let token = |number: Option<i64>| Token::new(u64::try_from(number?).ok()?).ok();
             Ok(Event {
                 id: row.get(0)?,
                 at_ms: row.get(1)?,
                 event: row.get(2)?,
-                token: row.get(3)?,
-                previous: row.get(4)?,
+                token: token(row.get(3)?),
+                previous: token(row.get(4)?),
                 holder: row.get(5)?,
                 reason: row.get(6)?,
             })

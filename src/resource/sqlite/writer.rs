@@ -178,17 +178,16 @@ impl Writer {
         if !admission.changes.is_empty() {
             // It presents a higher token, or names a holder, in the middle of a transaction that began otherwise. The transaction
             // is bound to what it began with: it ends here, and the claim takes effect.
-            work.stream.own = None;
-            work.stream.ended = Some(Box::new(Problem::new(
-                Kind::TokenConflict,
-                "the transaction began with other claims than this request presents, and was rolled back",
-            )));
-            let ended = work.stream.ended.clone();
+            let bound = work.stream.own.take().map(|own| Arc::clone(&own.claims)).unwrap_or_default();
             if let Err(error) = self.begin() {
                 return self.shared.finish(work, Err(unavailable(&error)));
             }
             return match self.admit(&mut work) {
-                Ok(()) => self.done(work, ended.map_or(Ok(()), |ended| Err(*ended))),
+                Ok(()) => {
+                    let ended = self.ledger.judge(&bound).err().map_or_else(other_claims, super::shared::deposed);
+                    work.stream.ended = Some(Box::new(ended.clone()));
+                    self.done(work, Err(ended))
+                }
                 Err(Ok(refusal)) => self.refuse(work, refusal),
                 Err(Err(error)) => self.fail(&error, Some(work)),
             };
@@ -391,6 +390,12 @@ impl Writer {
             self.shared.finish(work, Err(Problem::new(Kind::Busy, why)));
         }
     }
+}
+
+/// What the owner of a transaction is told that goes on with it under another holder's name.
+fn other_claims() -> Problem {
+    let why = "the transaction began with other claims than this request presents, and was rolled back";
+    Problem::new(Kind::TokenConflict, why)
 }
 
 /// Puts a request back to where the writer took it up.

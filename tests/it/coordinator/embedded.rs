@@ -93,7 +93,7 @@ async fn a_leader_leads_on_over_a_restart_and_nobody_else_before_its_lease_is_ov
 async fn a_second_gate_on_the_same_directory_is_refused() {
     let site = Local::start().await;
     let second = Embedded::open(site.dir.path(), Options::new(Arc::new(|_| None))).await;
-    assert!(matches!(second.err(), Some(OpenError::InUse(_))));
+    assert!(matches!(second.err(), Some(OpenError::InUse { .. })));
 }
 
 #[tokio::test]

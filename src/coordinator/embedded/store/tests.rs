@@ -140,7 +140,7 @@ fn a_migration_that_differs_from_ours_is_refused() {
 fn one_coordinator_at_a_time_has_the_directory() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path()).unwrap();
-    assert!(matches!(Store::open(dir.path()).unwrap_err(), OpenError::InUse(_)));
+    assert!(matches!(Store::open(dir.path()).unwrap_err(), OpenError::InUse { .. }));
     drop(store);
     assert!(Store::open(dir.path()).is_ok());
 }
