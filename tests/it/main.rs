@@ -15,6 +15,7 @@ mod hrana_stream;
 mod http;
 mod interactive;
 mod kill;
+mod pause;
 mod process;
 mod resource;
 mod rule;
