@@ -37,6 +37,8 @@ pub struct OwnExec<'a> {
     pub on_writer: bool,
     /// Whether something that this request wrote is committed already.
     pub applied: bool,
+    /// When the request has had its time: a thread is not one client's for longer than a transaction may be open.
+    pub until: Instant,
 }
 
 /// `BEGIN READONLY` and `BEGIN TRANSACTION READONLY` are libSQL's. SQLite doesn't know the one, and takes the other for a BEGIN
@@ -107,7 +109,11 @@ impl OwnExec<'_> {
 
     /// `permitted`: of [`OwnExec::permitted`], asked for before the gate begins a transaction of its own around the statement.
     fn run(&mut self, mut prepared: Prepared, args: &Args, permitted: FenceSet, rows: &mut Rows) -> Result<Done, Fail> {
-        let deadline = Instant::now() + self.shared.limits.statement_time;
+        let now = Instant::now();
+        if now >= self.until {
+            return Err(Fail::TimedOut);
+        }
+        let deadline = self.until.min(now + self.shared.limits.statement_time);
         let last_rowid = self.stream.last_rowid;
         let db = match self.db() {
             Ok(db) => db,
@@ -357,6 +363,10 @@ pub fn unavailable(error: &SqliteError) -> Problem {
 
 /// What a client is told whose statement ran too long.
 pub fn timed_out(shared: &Shared) -> SqlError {
-    let most = humantime::format_duration(shared.limits.statement_time);
-    SqlError::new("SQLITE_INTERRUPT", format!("the statement ran for longer than {most}, and was stopped"))
+    let [statement, request] =
+        [shared.limits.statement_time, shared.limits.transaction_time].map(humantime::format_duration);
+    let why = format!(
+        "the statement ran for longer than {statement}, or its request for longer than {request}, and was stopped"
+    );
+    SqlError::new("SQLITE_INTERRUPT", why)
 }

@@ -38,6 +38,7 @@ fn serve(shared: &Arc<Shared>, db: &mut Db, mut work: Box<Work>) {
         presented: work.presented,
         on_writer: false,
         applied: false,
+        until: Instant::now() + shared.limits.transaction_time,
     };
     let result = work.run.advance(&work.program, &mut stored, &mut exec);
     work.stream.stored = stored;

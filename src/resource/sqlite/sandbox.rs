@@ -240,7 +240,17 @@ fn schema(state: &mut State, fences: &TableFences, action: &AuthAction<'_>) -> R
             state.seen.of_one_table = true;
             writes(state, fences, table_name)
         }
-        A::CreateVtable { table_name, .. } => writes(state, fences, table_name),
+        A::CreateVtable { table_name, .. } => {
+            // FTS and R*Tree keep their rows in tables named after theirs, with endings of their own.
+            let fence = fences.of_table(table_name);
+            let elsewhere = SHADOWS.iter().any(|ending| fences.of_table(&format!("{table_name}_{ending}")) != fence);
+            if elsewhere {
+                return Err(format!(
+                    "the data of {table_name} would be in tables of another fence: configure \"{table_name}*\""
+                ));
+            }
+            writes(state, fences, table_name)
+        }
         A::CreateView { view_name } | A::DropView { view_name } => writes(state, fences, view_name),
         A::CreateIndex { index_name: name, table_name }
         | A::DropIndex { index_name: name, table_name }
@@ -326,6 +336,10 @@ fn writes_fence(state: &mut State, fences: &TableFences, table: &str, fence: Fen
         _ => Ok(()),
     }
 }
+
+/// How the tables end in which virtual tables keep their rows.
+const SHADOWS: [&str; 11] =
+    ["data", "idx", "content", "docsize", "config", "node", "parent", "rowid", "segments", "segdir", "stat"];
 
 /// Pragmas that only read, whatever their argument.
 const PRAGMAS_READ: [&str; 18] = [

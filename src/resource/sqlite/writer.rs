@@ -350,6 +350,7 @@ impl Writer {
             presented,
             on_writer: true,
             applied: false,
+            until: Instant::now() + shared.limits.transaction_time,
         };
         let result = work.run.advance(&work.program, &mut stored, &mut exec);
         let applied = exec.applied;
