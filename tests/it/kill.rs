@@ -62,6 +62,13 @@ impl World {
         }
     }
 
+    /// Ends the writers; false, for use in a condition that fails.
+    fn stop(&self) -> bool {
+        self.over.store(true, Ordering::SeqCst);
+        self.set(None);
+        false
+    }
+
     fn set(&self, gate: Option<SocketAddr>) {
         *self.gate.lock().unwrap() = gate;
         self.up.notify_all();
@@ -195,6 +202,7 @@ fn run(dir: &Path, kills: u32, args: &[&str]) -> Vec<Written> {
             world.set(Some(gate.data));
             let goal = world.acknowledged.load(Ordering::SeqCst) + 20 + dice.roll(200);
             while world.acknowledged.load(Ordering::SeqCst) < goal {
+                assert!(gate.is_running() || world.stop(), "the gate ended by itself");
                 std::thread::yield_now();
             }
             world.set(None);

@@ -71,6 +71,11 @@ impl Gate {
         rustix::process::kill_process(pid, signal).expect("the process can be signalled");
     }
 
+    /// Whether it still runs.
+    pub fn is_running(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
     /// `kill -9`.
     pub fn kill(mut self) {
         self.child.kill().expect("it can be killed");
