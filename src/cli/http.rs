@@ -64,10 +64,19 @@ impl Endpoint {
         ))
     }
 
+    /// What is told where a request was sent and no whole answer came: it matters for one that may have changed something.
+    fn unanswered(&self, method: &Method, why: &str) -> Failure {
+        if method == Method::GET {
+            return self.unreachable(why);
+        }
+        let authority = &self.authority;
+        Failure::Other(format!("{authority} did not answer ({why}); the request may or may not have been applied"))
+    }
+
     /// Sends one request and reads its answer.
     ///
     /// # Errors
-    /// [`Failure::Unreachable`] where there is no whole answer.
+    /// [`Failure::Unreachable`] where nothing was sent; [`Failure::Other`] where it was, and no whole answer came.
     pub fn send(
         &self,
         method: Method,
@@ -77,10 +86,10 @@ impl Endpoint {
     ) -> Result<Reply, Failure> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
-            let exchange = self.exchange(method, path, headers, body);
+            let exchange = self.exchange(method.clone(), path, headers, body);
             match tokio::time::timeout(ANSWER_TIME, exchange).await {
                 Ok(result) => result,
-                Err(_) => Err(self.unreachable("it took too long")),
+                Err(_) => Err(self.unanswered(&method, "it took too long")),
             }
         })
     }
@@ -98,12 +107,13 @@ impl Endpoint {
             Ok(Err(error)) => return Err(self.unreachable(&error.to_string())),
             Err(_) => return Err(self.unreachable("no connection in time")),
         };
-        let broken = |error: hyper::Error| self.unreachable(&error.to_string());
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
+        let broken = |error: hyper::Error| self.unanswered(&method, &error.to_string());
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| self.unreachable(&error.to_string()))?;
         tokio::spawn(connection);
         let mut request = Request::builder()
-            .method(method)
+            .method(method.clone())
             .uri(format!("{}{path}", self.base))
             .header(HOST, &self.authority)
             .header(CONTENT_TYPE, "application/json");

@@ -14,7 +14,8 @@ use super::table;
 
 /// Run SQL through a gate.
 ///
-/// Each argument is one statement; `-` reads a script from standard input. Reads need no token. Exit status 77 where the gate
+/// Each argument is one statement, and the first that fails is the last that is run; `-` reads a script from standard input. Reads
+/// need no token. Exit status 77 where the gate
 /// refuses the token, 1 where a statement fails.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
@@ -48,43 +49,61 @@ pub struct SqlArgs {
 /// [`Failure::Refused`], [`Failure::Other`] for a statement that failed, …
 pub fn run(args: &SqlArgs, out: &mut dyn Write) -> Result<(), Failure> {
     let gate = Endpoint::parse(&args.gate, "--gate")?;
-    let mut requests = Vec::with_capacity(args.sql.len() + 1);
-    for sql in &args.sql {
-        requests.push(if sql == "-" {
-            let mut script = String::new();
-            std::io::stdin().lock().read_to_string(&mut script)?;
-            json!({ "type": "sequence", "sql": script })
-        } else {
-            json!({ "type": "execute", "stmt": { "sql": sql } })
-        });
-    }
-    requests.push(json!({ "type": "close" }));
+    let work = work(&args.sql)?;
+    // Asked before the stream is closed: what a transaction without COMMIT did is rolled back then, which must not look like success.
+    let requests = json!([work, { "type": "get_autocommit" }, { "type": "close" }]);
     let mut headers = Vec::new();
     headers.extend(args.token.iter().map(|token| ("fencing-token", token.clone())));
     headers.extend(args.holder.iter().map(|holder| ("fencing-holder", holder.clone())));
     let path = format!("{}/v3/pipeline", args.path.trim_end_matches('/'));
     let body = json!({ "baton": null, "requests": requests }).to_string().into_bytes();
     let answer = gate.send(Method::POST, &path, &headers, body)?.json()?;
-    let results = answer["results"].as_array().cloned().unwrap_or_default();
     if args.json {
         writeln!(out, "{answer}")?;
     }
-    let mut first = true;
-    for result in &results {
-        if let Some(message) = result["error"]["message"].as_str() {
-            out.flush()?;
-            return Err(Failure::Other(format!("{}: {message}", table::cell(&result["error"]["code"]))));
-        }
-        let response = &result["response"];
-        if args.json || response["type"] == "close" {
+    let work = &answer["results"][0];
+    let failed = |error: &Value| {
+        let message = error["message"].as_str()?;
+        Some(Failure::Other(format!("{}: {message}", table::cell(&error["code"]))))
+    };
+    let result = &work["response"]["result"];
+    for (index, step) in result["step_results"].as_array().into_iter().flatten().enumerate() {
+        if step.is_null() || args.json {
             continue;
         }
-        if !std::mem::take(&mut first) {
+        if index > 0 {
             writeln!(out)?;
         }
-        print(&response["result"], out)?;
+        print(step, out)?;
+    }
+    out.flush()?;
+    let mut errors = result["step_errors"].as_array().into_iter().flatten();
+    if let Some(failure) = failed(&work["error"]).or_else(|| errors.find_map(failed)) {
+        return Err(failure);
+    }
+    if answer["results"][1]["response"]["is_autocommit"] == false {
+        let why = "a transaction was left open and has been rolled back; end it with COMMIT";
+        return Err(Failure::Other(why.into()));
     }
     Ok(())
+}
+
+/// What to run: a script from standard input, or statements, each only where the one before it went well.
+fn work(sql: &[String]) -> Result<Value, Failure> {
+    if sql == ["-"] {
+        let mut script = String::new();
+        std::io::stdin().lock().read_to_string(&mut script)?;
+        return Ok(json!({ "type": "sequence", "sql": script }));
+    }
+    if sql.iter().any(|sql| sql == "-") {
+        return Err(Failure::Usage("- reads a script from standard input, and stands alone".into()));
+    }
+    let step = |(index, sql): (usize, &String)| match index.checked_sub(1) {
+        Some(before) => json!({ "stmt": { "sql": sql }, "condition": { "type": "ok", "step": before } }),
+        None => json!({ "stmt": { "sql": sql } }),
+    };
+    let steps: Vec<Value> = sql.iter().enumerate().map(step).collect();
+    Ok(json!({ "type": "batch", "batch": { "steps": steps } }))
 }
 
 fn print(result: &Value, out: &mut dyn Write) -> std::io::Result<()> {

@@ -184,6 +184,7 @@ fn resource(
     let Some(file) = &item.file else {
         return Err(source.at(span, about("file is missing: the database file, such as file = \"shop.db\"")));
     };
+    super::database_file(file.get_ref()).map_err(|why| source.at(file.span(), about(&why)))?;
     let path = match &item.path {
         Some(path) => source.parse(path, |text| mount_point(text).map_err(|why| about(&why)))?,
         None if single => "/".to_owned(),

@@ -114,6 +114,7 @@ impl Config {
             Some(file) => (name_of(file), file.clone()),
             None => ("main".to_owned(), data_dir.join("main.db")),
         };
+        database_file(&file)?;
         let fence = overrides.fence.as_deref().unwrap_or(&name);
         let fence = fence.parse().map_err(|error| format!("fence {fence:?}: {error}"))?;
         let (tables, enforce) = (Vec::new(), !overrides.no_enforce);
@@ -147,6 +148,18 @@ impl Config {
         }
         Ok(config)
     }
+}
+
+/// Refuses what SQLite would take for something other than a file's name.
+///
+/// # Errors
+/// A sentence that says what is wrong.
+pub fn database_file(file: &Path) -> Result<(), String> {
+    let text = file.to_string_lossy();
+    if text.is_empty() || text.starts_with("file:") || text.starts_with(":memory:") {
+        return Err(format!("{text:?} is no file: the gate needs a database that outlives it; write a path"));
+    }
+    Ok(())
 }
 
 /// A resource's name from its file's: `app` for `data/app.db`.
@@ -188,6 +201,9 @@ mod tests {
         assert_eq!(sqlite("my app.db", None).unwrap().name, "my-app");
         assert_eq!(sqlite("app.db", Some("orders")).unwrap().fence.as_str(), "orders");
         assert!(sqlite("app.db", Some("two words")).unwrap_err().contains("two words"));
+        for no_file in [":memory:", "file:app.db?mode=memory", ""] {
+            assert!(sqlite(no_file, None).unwrap_err().contains("is no file"));
+        }
     }
 
     #[test]

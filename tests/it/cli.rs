@@ -66,6 +66,14 @@ fn a_day_with_a_gate() {
     assert_eq!((wrong.status, wrong.out.as_str()), (1, "1\n1\n(1 row)\n"));
     assert!(wrong.err.contains("syntax error"), "{}", wrong.err);
 
+    let half = run(&["sql", "--token", "6", "BEGIN", "INSERT INTO t (v) VALUES ('half')", "SELEC 2", "COMMIT"]);
+    assert_eq!(half.status, 1, "a transaction is whole or not at all");
+    let open = run(&["sql", "--token", "6", "BEGIN", "INSERT INTO t (v) VALUES ('half')"]);
+    assert!(open.status == 1 && open.err.contains("left open"), "{}", open.err);
+    let open = world.run(&["sql", "--token", "6", "-"], "BEGIN; INSERT INTO t (v) VALUES ('half');");
+    assert!(open.status == 1 && open.err.contains("left open"), "{}", open.err);
+    assert_eq!(run(&["sql", "SELECT count(*) AS n FROM t WHERE v = 'half'"]).out, "n\n0\n(1 row)\n");
+
     let claimed = run(&["claim", "app", "9", "--holder", "node-a"]);
     assert_eq!(claimed.out, "advanced: fence app is at token 9 (before: 6)\n");
     assert_eq!(run(&["claim", "app", "9", "--holder", "node-b"]).status, 77);
@@ -95,6 +103,7 @@ fn what_goes_wrong_is_told_with_its_own_status() {
         (&["sql", "--gate", "127.0.0.1:1", "SELECT 1"], 64, "http://127.0.0.1:7070"),
         (&["sql", "--gate", "https://127.0.0.1:1", "SELECT 1"], 64, "not in this version"),
         (&["sql"], 64, "Usage"),
+        (&["sql", "SELECT 1", "-"], 64, "stands alone"),
         (&["claim", "app", "07"], 64, "leading zero"),
         (&["claim", "other", "7"], 1, "no resource here has a fence"),
         (&["fences", "reset", "app", "--to", "x", "--reason", "y"], 64, "digits only"),

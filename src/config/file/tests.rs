@@ -52,6 +52,7 @@ fn every_mistake_is_told_with_its_place() {
             with(&a.replace("\"a\"", "\"b\"").replace("a.db", "b.db").replace("kind", "fence = \"a\"\nkind")),
             "conf/gate.toml:6:8: resource \"b\": fence a belongs to resource \"a\", too",
         ),
+        (a.replace("a.db", ":memory:"), "conf/gate.toml:4:8: resource \"a\": \":memory:\" is no file"),
         (a.replace("sqlite", "http"), "conf/gate.toml:3:8: resource \"a\": kind \"http\" is not in this version"),
         (a.replace("sqlite", "oracle"), "conf/gate.toml:3:8: resource \"a\": kind \"oracle\" is not known"),
         (a.replace("file = \"a.db\"\n", ""), "conf/gate.toml:1:1: resource \"a\": file is missing"),
