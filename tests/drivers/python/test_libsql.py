@@ -45,7 +45,7 @@ class Libsql(unittest.TestCase):
     def test_every_kind_of_value_comes_back(self):
         db = self.connect()
         values = ["", "a\0b", "漢字 עברית 👩‍👩‍👧", "quote ' \" \\ \u2028", "x" * 100_000, b"", bytes(range(256)), b"\xff" * 70_000]
-        values += [0, -1, 2**31 - 1, 0.1, 1.7976931348623157e308, 5e-324, None, True]
+        values += [0, -1, 2**31 - 1, 0.1, -1.5e-300, 1.7976931348623157e308, 5e-324, None, True]
         for value in values:
             kind = {str: "text", bytes: "blob", int: "integer", bool: "integer", float: "real"}.get(type(value), "null")
             self.assertEqual(db.execute("SELECT ?, typeof(?)", (value, value)).fetchone(), (value, kind))
@@ -65,6 +65,18 @@ class Libsql(unittest.TestCase):
         self.assertEqual([column[0] for column in none.description], ["id", "label", "1 + 1"])
         self.assertEqual(none.fetchall(), [])
         db.commit()
+
+    def test_columns_of_a_table_that_was_just_changed(self):
+        db = self.lead()
+        db.execute("CREATE TABLE grown (a)")
+        db.commit()
+        read = "SELECT * FROM grown"
+        for _ in range(16):
+            self.assertEqual([column[0] for column in self.connect().execute(read).description], ["a"])
+        db.execute("ALTER TABLE grown ADD COLUMN b")
+        db.commit()
+        for _ in range(16):
+            self.assertEqual([column[0] for column in self.connect().execute(read).description], ["a", "b"])
 
     def test_without_implicit_transactions(self):
         db = self.lead()
