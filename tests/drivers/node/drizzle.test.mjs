@@ -75,3 +75,38 @@ test("migrations, queries, relations, transactions, and being replaced", async (
     return true;
   });
 });
+
+test("batches, prepared queries, nested transactions, and a transaction that is overtaken", async (t) => {
+  const own = await startGate(t);
+  const open = (token) => drizzle(own.client(token), { schema });
+  const db = open(1);
+  await migrate(db, { migrationsFolder: fileURLToPath(new URL("./migrations", import.meta.url)) });
+  const names = async () => (await open().select({ name: authors.name }).from(authors).orderBy(authors.id)).map((row) => row.name);
+
+  const add = (on, name) => on.insert(authors).values({ name });
+  const [, found] = await db.batch([add(db, "Ursula"), db.select().from(authors)]);
+  assert.equal(found[0].name, "Ursula");
+  const byName = db.select({ id: authors.id }).from(authors).where(eq(authors.name, sql.placeholder("name"))).prepare();
+  assert.deepEqual(await byName.all({ name: "Ursula" }), [{ id: 1 }]);
+  assert.deepEqual(await byName.all({ name: "nobody" }), []);
+  const changed = add(db, "Ursula").onConflictDoUpdate({ target: authors.name, set: { born: new Date(0) } });
+  assert.equal((await changed.returning())[0].born.getTime(), 0);
+
+  await db.transaction(async (tx) => {
+    await add(tx, "outer");
+    const inner = tx.transaction(async (nested) => {
+      await add(nested, "undone");
+      nested.rollback();
+    });
+    await assert.rejects(inner, /Rollback/i);
+    await tx.transaction((nested) => add(nested, "inner"));
+  });
+  assert.deepEqual(await names(), ["Ursula", "outer", "inner"]);
+
+  const overtaken = db.transaction(async (tx) => {
+    await add(tx, "never committed");
+    await add(open(2), "the successor's");
+  });
+  await assert.rejects(overtaken, { code: "STALE_TOKEN" });
+  assert.deepEqual(await names(), ["Ursula", "outer", "inner", "the successor's"]);
+});
