@@ -79,24 +79,24 @@ impl Endpoint {
     /// [`Failure::Unreachable`] where nothing was sent; [`Failure::Other`] where it was, and no whole answer came.
     pub fn send(
         &self,
-        method: Method,
+        method: &Method,
         path: &str,
         headers: &[(&str, String)],
         body: Vec<u8>,
     ) -> Result<Reply, Failure> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
-            let exchange = self.exchange(method.clone(), path, headers, body);
+            let exchange = self.exchange(method, path, headers, body);
             match tokio::time::timeout(ANSWER_TIME, exchange).await {
                 Ok(result) => result,
-                Err(_) => Err(self.unanswered(&method, "it took too long")),
+                Err(_) => Err(self.unanswered(method, "it took too long")),
             }
         })
     }
 
     async fn exchange(
         &self,
-        method: Method,
+        method: &Method,
         path: &str,
         headers: &[(&str, String)],
         body: Vec<u8>,
@@ -107,7 +107,7 @@ impl Endpoint {
             Ok(Err(error)) => return Err(self.unreachable(&error.to_string())),
             Err(_) => return Err(self.unreachable("no connection in time")),
         };
-        let broken = |error: hyper::Error| self.unanswered(&method, &error.to_string());
+        let broken = |error: hyper::Error| self.unanswered(method, &error.to_string());
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
             .map_err(|error| self.unreachable(&error.to_string()))?;
@@ -132,7 +132,7 @@ impl Endpoint {
     /// # Errors
     /// As [`Endpoint::send`] and [`Reply::json`].
     pub fn get(&self, path: &str) -> Result<Value, Failure> {
-        self.send(Method::GET, path, &[], Vec::new())?.json()
+        self.send(&Method::GET, path, &[], Vec::new())?.json()
     }
 
     /// A POST of JSON whose answer is JSON.
@@ -140,7 +140,7 @@ impl Endpoint {
     /// # Errors
     /// As [`Endpoint::send`] and [`Reply::json`].
     pub fn post(&self, path: &str, headers: &[(&str, String)], body: &Value) -> Result<Value, Failure> {
-        self.send(Method::POST, path, headers, body.to_string().into_bytes())?.json()
+        self.send(&Method::POST, path, headers, body.to_string().into_bytes())?.json()
     }
 }
 

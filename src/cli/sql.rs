@@ -57,7 +57,7 @@ pub fn run(args: &SqlArgs, out: &mut dyn Write) -> Result<(), Failure> {
     headers.extend(args.holder.iter().map(|holder| ("fencing-holder", holder.clone())));
     let path = format!("{}/v3/pipeline", args.path.trim_end_matches('/'));
     let body = json!({ "baton": null, "requests": requests }).to_string().into_bytes();
-    let answer = gate.send(Method::POST, &path, &headers, body)?.json()?;
+    let answer = gate.send(&Method::POST, &path, &headers, body)?.json()?;
     if args.json {
         writeln!(out, "{answer}")?;
     }

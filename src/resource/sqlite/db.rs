@@ -209,6 +209,7 @@ impl Db {
         if whole && let Some((key, (prepared, _))) = self.cache.remove_entry(sql) {
             return Ok(Some((Prepared { key: Some(key), ..prepared }, sql.len())));
         }
+        self.refresh_schema()?;
         self.sandbox.permit(None);
         self.sandbox.take();
         let cached = whole && sql.len() <= CACHED_SQL_BYTES_MAX;
@@ -220,7 +221,21 @@ impl Db {
             return Err(Fail::Sql(SqlError::new("SQL_MANY_STATEMENTS", "SQL string contains more than one statement")));
         }
         let class = classify(&stmt, &seen);
+        // A pragma that reads the schema is answered from what the connection knows of it when it is prepared.
+        let cached = cached && !seen.pragma_reads;
         Ok(Some((Prepared { stmt, class, key: cached.then(|| Box::from(sql)) }, used)))
+    }
+
+    /// Makes the connection look whether another one has changed the schema: preparing alone doesn't look, only running does, so
+    /// that columns would be described, and pragmas answered, as they were before.
+    fn refresh_schema(&self) -> Result<(), Fail> {
+        let look = || self.conn.prepare_cached("SELECT 1 FROM sqlite_schema LIMIT 0")?.query([])?.next().map(|_| ());
+        self.sandbox.open(look).map_err(|error| Fail::Storage(error.into()))
+    }
+
+    /// Forgets what is cached of this statement: for describing it as it is now.
+    pub fn forget(&mut self, sql: &str) {
+        self.cache.remove(sql);
     }
 
     /// Whether there is no statement in this text: white space, comments, semicolons.

@@ -111,30 +111,46 @@ impl Sqlite {
 
     async fn serve(&self, call: Call) -> Result<Served, Problem> {
         let (claims, presented) = self.claims(call.presented.as_ref())?;
-        // Before the body is read, and before anything is queued. A mark that rises, rises now: whoever presents a token claims,
-        // whatever becomes of the rest of the request, and its predecessor doesn't write on while this body trickles in.
-        let verdict = match self.shared.judge_at_door(&claims)? {
-            true => self.judge(Arc::clone(&claims), presented).await?.verdict,
-            false => Verdict::Admitted,
-        };
-        let served = self.answer(call, Arc::clone(&claims), presented, verdict).await;
-        served.map_err(|problem| if claims.is_empty() { problem } else { problem.after(verdict, &claims) })
+        // Before the body is read, and before anything is queued.
+        let changes = self.shared.judge_at_door(&claims)?;
+        match self.answer(call, Arc::clone(&claims), presented).await {
+            Err(problem) if !claims.is_empty() && problem.kind.row().verdict.is_none() => {
+                Err(self.claimed_all_the_same(problem, claims, presented, changes).await)
+            }
+            served => served,
+        }
     }
 
-    async fn answer(
+    /// Whoever presents a token claims, whatever becomes of the rest of the request. The claim of one that could be run was
+    /// judged with it, in one transaction; that of one that couldn't be understood is judged now.
+    async fn claimed_all_the_same(
         &self,
-        call: Call,
+        problem: Problem,
         claims: Arc<[Claim]>,
         presented: FenceSet,
-        verdict: Verdict,
-    ) -> Result<Served, Problem> {
+        changes: bool,
+    ) -> Problem {
+        let verdict = match self.shared.judge_at_door(&claims) {
+            Ok(true) => self.judge(Arc::clone(&claims), presented).await.ok().map(|reply| reply.verdict),
+            Ok(false) if changes => Some(Verdict::Advanced),
+            Ok(false) => Some(Verdict::Admitted),
+            Err(_) => None,
+        };
+        match verdict {
+            Some(verdict) => problem.after(verdict, &claims),
+            None => problem,
+        }
+    }
+
+    async fn answer(&self, call: Call, claims: Arc<[Claim]>, presented: FenceSet) -> Result<Served, Problem> {
         let Some(endpoint) = endpoint(&call.path) else {
             let why = format!("{} is not here; SQL is at v2/pipeline, v3/pipeline and v3/cursor", call.path);
             return Err(Problem::new(Kind::NotFound, why));
         };
         let (version, format) = match endpoint {
             Endpoint::Hello if matches!(call.method, Method::GET | Method::HEAD) => {
-                return Ok(served(Bytes::new(), "text/plain", verdict, claims));
+                let reply = self.judge(Arc::clone(&claims), presented).await?;
+                return Ok(served(Bytes::new(), "text/plain", reply.verdict, claims));
             }
             Endpoint::Run(version, format) if call.method == Method::POST => (version, format),
             _ => return Err(Problem::new(Kind::MethodNotAllowed, format!("{} is not for {}", call.path, call.method))),
@@ -142,7 +158,7 @@ impl Sqlite {
         let mut room = self.shared.budget.room();
         let body = self.body(call.body, &mut room).await?;
         let reply = self.run(claims.clone(), presented, version, format, &body, room).await?;
-        Ok(served(reply.body, "application/json", verdict, claims))
+        Ok(served(reply.body, "application/json", reply.verdict, claims))
     }
 
     /// Runs the body of a `pipeline` or `cursor` request that presents these tokens: all of the gate but HTTP.

@@ -322,6 +322,7 @@ impl Exec for OwnExec<'_> {
 /// # Errors
 /// A statement that can't be prepared, and a text with none or several.
 pub fn describe(db: &mut Db, sql: &str, out: &mut Vec<u8>) -> Result<(), Fail> {
+    db.forget(sql);
     let Some((prepared, _)) = db.prepare(sql, true)? else {
         return Err(Fail::Sql(SqlError::new("SQL_NO_STATEMENT", "SQL string does not contain any statement")));
     };
@@ -334,10 +335,10 @@ pub fn describe(db: &mut Db, sql: &str, out: &mut Vec<u8>) -> Result<(), Fail> {
     }
     out.extend_from_slice(b"],\"cols\":");
     render::columns(out, stmt);
-    out.extend_from_slice(
-        format!(",\"is_explain\":{},\"is_readonly\":{}}}", stmt.is_explain(), prepared.class.kind == Kind::Read)
-            .as_bytes(),
-    );
+    // SQLite counts EXPLAIN INSERT among what writes, and COMMIT among what doesn't.
+    let is_readonly = prepared.class.kind == Kind::Read || (prepared.class.writes.is_empty() && stmt.readonly());
+    let tail = format!(",\"is_explain\":{},\"is_readonly\":{is_readonly}}}", stmt.is_explain());
+    out.extend_from_slice(tail.as_bytes());
     db.keep(prepared);
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -90,6 +90,9 @@ impl Drop for Own {
         }
     }
 }
+
+/// How long an unused stream is kept that holds nothing but its place in the table.
+const KEPT_WITHOUT_STATE: Duration = Duration::from_secs(3600);
 
 #[derive(Debug)]
 struct Slot {
@@ -185,13 +188,19 @@ impl Streams {
         self.lock().slots.remove(&stream.id);
     }
 
-    /// Closes streams that were not used since `before`, and ends transactions that began before `began_before`.
+    /// Closes streams that were not used since `before` and hold something (a transaction, stored SQL texts), and those that hold
+    /// nothing after an hour: drivers keep a baton for as long as their connection lives, and don't get over its end. Ends transactions that began before `began_before`.
     pub fn sweep(&self, before: Instant, began_before: Instant) -> usize {
         let mut gone = Vec::new();
         let mut late = Vec::new();
         let mut table = self.lock();
         table.slots.retain(|_, slot| {
-            let expired = slot.used < before && slot.stream.is_some();
+            let holds = |stream: &Stream| stream.own.is_some() || !stream.stored.is_empty();
+            let expired = match &slot.stream {
+                Some(stream) if holds(stream) => slot.used < before,
+                Some(_) => slot.used.elapsed() > KEPT_WITHOUT_STATE,
+                None => false,
+            };
             gone.extend(slot.stream.take_if(|_| expired));
             !expired
         });
