@@ -204,7 +204,7 @@ async fn idle_streams_and_long_transactions_end() {
     let short = Duration::from_millis(1);
     let gate = gate(Limits { stream_idle: short, ..Limits::default() }).await;
     let mut one = inside(&gate, "1").await;
-    gate.until_gauge("streams", 0.0).await;
+    gate.until_gauge("transactions", 0.0).await;
     assert_eq!(refusal(&one.send(vec![execute("COMMIT")]).await), "STREAM_EXPIRED");
     gate.sql("1", INSERT).await.unwrap();
     assert_eq!(gate.column(COUNT).await, ["1"]);

@@ -228,7 +228,12 @@ impl Db {
 
     /// Makes the connection look whether another one has changed the schema: preparing alone doesn't look, only running does, so
     /// that columns would be described, and pragmas answered, as they were before.
+    ///
+    /// Not at the start of a client's transaction: looking would take its snapshot before its first statement runs.
     fn refresh_schema(&self) -> Result<(), Fail> {
+        if !self.conn.is_autocommit() && !raw::has_snapshot(&self.conn) {
+            return Ok(());
+        }
         let look = || self.conn.prepare_cached("SELECT 1 FROM sqlite_schema LIMIT 0")?.query([])?.next().map(|_| ());
         self.sandbox.open(look).map_err(|error| Fail::Storage(error.into()))
     }

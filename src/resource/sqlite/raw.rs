@@ -132,6 +132,12 @@ pub fn changes(conn: &Connection) -> i64 {
     unsafe { ffi::sqlite3_changes64(handle(conn)) }
 }
 
+/// Whether the connection has a snapshot of the database: it has read or written in its present transaction.
+pub fn has_snapshot(conn: &Connection) -> bool {
+    // SAFETY: as above.
+    unsafe { ffi::sqlite3_txn_state(handle(conn), ptr::null()) != ffi::SQLITE_TXN_NONE }
+}
+
 /// Whether the connection has begun to write in its present transaction.
 pub fn is_writing(conn: &Connection) -> bool {
     // SAFETY: an open connection; a null schema name asks for the highest state of all.

@@ -189,7 +189,8 @@ impl Streams {
     }
 
     /// Closes streams that were not used since `before` and hold something (a transaction, stored SQL texts), and those that hold
-    /// nothing after an hour: drivers keep a baton for as long as their connection lives, and don't get over its end. Ends transactions that began before `began_before`.
+    /// nothing after an hour: drivers keep a baton for as long as their connection lives, and don't get over its end.
+    /// Ends transactions that began before `began_before`.
     pub fn sweep(&self, before: Instant, began_before: Instant) -> usize {
         let mut gone = Vec::new();
         let mut late = Vec::new();
