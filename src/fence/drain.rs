@@ -1,0 +1,396 @@
+//! One fence of a resource that can't check by itself: guarantee *drained*.
+//!
+//! Such a resource only gets writes forwarded, and applies each at some moment between the first byte and the end of its answer. So
+//! an advance is more than a comparison: the mark is made durable, no older write starts, those in flight finish or are cut off,
+//! what may still be applied behind the gate's back is waited for (*quarantine*), and only then the first newer write goes.
+//!
+//! This is the whole of that as a state machine. It has no clock, no store and no tasks: it is told the time, says what has to be
+//! stored, and is told how that went. The gate runs it behind one lock a fence; the model checker runs the same code.
+
+use super::{FenceName, Holder, Mark, Refusal, Token, Verdict};
+
+/// A moment on a clock that never goes back, in milliseconds from whatever beginning its owner chose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Moment(pub u64);
+
+impl Moment {
+    /// The moment so many milliseconds later.
+    #[must_use]
+    pub fn after_ms(self, ms: u64) -> Moment {
+        Moment(self.0.saturating_add(ms))
+    }
+}
+
+/// What is done about a write whose outcome isn't known, when a newer one wants to follow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum OnUnknown {
+    /// Newer tokens wait for [`Policy::settle_ms`].
+    #[default]
+    Wait,
+    /// Newer tokens wait until an operator releases the fence.
+    Hold,
+    /// Newer tokens go on at once; an older write may be applied after them.
+    Proceed,
+}
+
+/// How a fence is run. The same for all fences of a resource.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Policy {
+    /// How long older writes in flight may take to finish after an advance, in milliseconds.
+    pub drain_ms: u64,
+    /// How long a write of unknown outcome keeps newer tokens waiting, in milliseconds.
+    pub settle_ms: u64,
+    /// What a write of unknown outcome does to newer tokens.
+    pub on_unknown: OnUnknown,
+    /// Whether the rule is enforced. False lets everything through: for rehearsals, for measuring, and for tests that must see
+    /// the damage.
+    pub enforce: bool,
+}
+
+/// Why newer tokens have to wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Quarantine {
+    None,
+    Until(Moment),
+    Held,
+}
+
+/// What waits for the store.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Pending {
+    /// A higher token, or the mark's own bound to its first named holder.
+    Raise(Mark),
+    /// An operator's reset.
+    Reset(Option<Mark>),
+}
+
+/// The state of one fence.
+///
+/// **Invariant.** A write is forwarded only while its token is the durable mark's, no store is under way, and nothing that was
+/// admitted with another token can still be applied: none of it is in flight, and no quarantine is on. The one exception is the
+/// mark's own token once its advance has completed: it goes on through a quarantine, which then is about its own writes.
+///
+/// **Invariant.** The mark in here is durable: it changes only in [`DrainedFence::stored`].
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct DrainedFence {
+    mark: Option<Mark>,
+    pending: Option<Box<Pending>>,
+    /// Counts advances and resets. A pass is of the term in which it was given.
+    term: u32,
+    /// Writes in flight that were given a pass in this term.
+    current: u32,
+    /// Writes in flight of earlier terms.
+    older: u32,
+    /// Whether the advance to the mark has completed: nothing older can be applied any more.
+    is_settled: bool,
+    /// Until when older writes in flight may finish. Of meaning only while there are any.
+    drain_until: Moment,
+    quarantine: Quarantine,
+}
+
+/// What a request wants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Purpose {
+    /// To change the resource.
+    Write,
+    /// To read, or only to claim: nothing of it is ever waited for.
+    Read,
+}
+
+/// The right to forward one write. It has to be given back with [`DrainedFence::finish`], whatever becomes of the write.
+#[derive(Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(test, derive(Clone))]
+#[must_use]
+pub struct Pass {
+    term: u32,
+}
+
+/// How a forwarded write ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// The whole answer came, or it is certain that nothing was sent: the resource will not apply it later than now.
+    Known,
+    /// It was cut off, or its connection broke before the whole answer came: it may be applied later.
+    Unknown,
+}
+
+/// What the fence says to a request.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Asked {
+    /// Forward it. The pass is there for [`Purpose::Write`] only.
+    Go(Option<Pass>),
+    /// The claim is refused.
+    Refused(Refusal),
+    /// Make this durable, then call [`DrainedFence::stored`] or [`DrainedFence::not_stored`], then ask again. Nothing else is
+    /// stored for this fence meanwhile.
+    Store(Store),
+    /// Ask again when [`Woken`] says so, at this moment at the latest.
+    Wait(Option<Moment>),
+    /// Older writes may still be applied until this moment (`None`: until an operator says otherwise). Nothing was forwarded.
+    Quarantined(Option<Moment>),
+}
+
+/// What has to be made durable.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Store {
+    /// The mark before.
+    pub before: Option<Mark>,
+    /// The mark after; `None` only for an operator's reset.
+    pub after: Option<Mark>,
+    /// Whether the advance is complete with the mark being durable: nothing older is in flight, and no quarantine is on. To be
+    /// stored in one transaction with the mark.
+    pub is_settled: bool,
+}
+
+impl Store {
+    /// Whether the token rises; otherwise it is only bound to its first named holder.
+    pub fn advances(&self) -> bool {
+        match (&self.before, &self.after) {
+            (Some(before), Some(after)) => before.token < after.token,
+            (None, Some(_)) => true,
+            (_, None) => false,
+        }
+    }
+}
+
+/// Whether those who wait have to ask again, and those in flight to look at [`DrainedFence::ends_at`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub enum Woken {
+    /// Nothing changed for them.
+    Nobody,
+    /// Something did.
+    Everybody,
+}
+
+/// Why a fence is not free for newer tokens, for people.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Blocked {
+    /// It is free.
+    No,
+    /// Quarantined until this moment.
+    Until(Moment),
+    /// Quarantined until an operator releases it.
+    Held,
+}
+
+impl DrainedFence {
+    /// A fence as it comes out of the store. `is_settled` as it was stored; `was_dirty`: [`DrainedFence::is_dirty`] was true, or
+    /// may have been, when the gate last ran. Then a quarantine counts from now.
+    pub fn restored(
+        mark: Option<Mark>,
+        is_settled: bool,
+        was_dirty: bool,
+        now: Moment,
+        policy: &Policy,
+    ) -> DrainedFence {
+        let mut fence = DrainedFence {
+            mark,
+            pending: None,
+            term: 0,
+            current: 0,
+            older: 0,
+            is_settled,
+            drain_until: now,
+            quarantine: Quarantine::None,
+        };
+        if was_dirty {
+            fence.quarantine(now, policy);
+        }
+        fence.settle(now);
+        fence
+    }
+
+    /// The mark. It is durable.
+    pub fn mark(&self) -> Option<&Mark> {
+        self.mark.as_ref()
+    }
+
+    /// Writes in flight.
+    pub fn in_flight(&self) -> u64 {
+        u64::from(self.current) + u64::from(self.older)
+    }
+
+    /// Whether the advance to the mark has completed.
+    pub fn is_settled(&self) -> bool {
+        self.is_settled
+    }
+
+    /// Whether newer tokens have to wait, and for what.
+    pub fn blocked(&self, now: Moment) -> Blocked {
+        match self.quarantine {
+            Quarantine::Until(until) if now < until => Blocked::Until(until),
+            Quarantine::None | Quarantine::Until(_) => Blocked::No,
+            Quarantine::Held => Blocked::Held,
+        }
+    }
+
+    /// Whether something may be applied that the gate doesn't know the end of: what has to be known after a crash. It must be
+    /// recorded before a write that made it true is forwarded; recording later that it is false again is safe.
+    pub fn is_dirty(&self) -> bool {
+        self.in_flight() > 0 || self.quarantine != Quarantine::None
+    }
+
+    /// What becomes of a request that presents this token.
+    pub fn ask(
+        &mut self,
+        name: &FenceName,
+        token: Token,
+        holder: Option<&Holder>,
+        purpose: Purpose,
+        now: Moment,
+        policy: &Policy,
+    ) -> Asked {
+        let verdict = Mark::judge(self.mark.as_ref(), token, holder);
+        match verdict {
+            Verdict::Stale | Verdict::Conflict if policy.enforce => self.refuse(verdict, name, token, holder),
+            Verdict::Stale | Verdict::Conflict => self.go(purpose),
+            // The door is closed while a mark is stored: what is in flight then is all that has to finish before it.
+            Verdict::Admitted | Verdict::Advanced if self.pending.is_some() => Asked::Wait(None),
+            Verdict::Advanced => self.begin_raise(token, holder, now),
+            Verdict::Admitted if self.mark.as_ref().is_some_and(|mark| mark.holder.is_none()) && holder.is_some() => {
+                self.begin_raise(token, holder, now)
+            }
+            Verdict::Admitted => self.enter(purpose, now, policy),
+        }
+    }
+
+    fn refuse(&self, verdict: Verdict, name: &FenceName, token: Token, holder: Option<&Holder>) -> Asked {
+        Asked::Refused(Refusal {
+            verdict,
+            fence: name.clone(),
+            presented: token,
+            holder: holder.cloned(),
+            highest: self.mark.clone().expect("only a mark can refuse: without one, judge says advanced"),
+        })
+    }
+
+    fn begin_raise(&mut self, token: Token, holder: Option<&Holder>, now: Moment) -> Asked {
+        let after = Mark { token, holder: holder.cloned() };
+        let advances = self.mark.as_ref().is_none_or(|mark| mark.token < token);
+        let is_settled =
+            if advances { self.in_flight() == 0 && self.blocked(now) == Blocked::No } else { self.is_settled };
+        self.pending = Some(Box::new(Pending::Raise(after.clone())));
+        Asked::Store(Store { before: self.mark.clone(), after: Some(after), is_settled })
+    }
+
+    /// The token is the mark's.
+    fn enter(&mut self, purpose: Purpose, now: Moment, policy: &Policy) -> Asked {
+        self.settle(now);
+        if self.is_settled || !policy.enforce {
+            return self.go(purpose);
+        }
+        match self.blocked(now) {
+            Blocked::Until(until) => Asked::Quarantined(Some(until)),
+            Blocked::Held => Asked::Quarantined(None),
+            // Those overdue cut themselves off at that moment, and say so with `finish`.
+            Blocked::No => Asked::Wait((now < self.drain_until).then_some(self.drain_until)),
+        }
+    }
+
+    fn go(&mut self, purpose: Purpose) -> Asked {
+        match purpose {
+            Purpose::Read => Asked::Go(None),
+            Purpose::Write => {
+                self.current += 1;
+                Asked::Go(Some(Pass { term: self.term }))
+            }
+        }
+    }
+
+    /// An operator sets the mark. `None`: a store is under way; ask again when it is done.
+    pub fn reset(&mut self, to: Option<Mark>, now: Moment) -> Option<Store> {
+        if self.pending.is_some() {
+            return None;
+        }
+        let is_settled = self.in_flight() == 0 && self.blocked(now) == Blocked::No;
+        self.pending = Some(Box::new(Pending::Reset(to.clone())));
+        Some(Store { before: self.mark.clone(), after: to, is_settled })
+    }
+
+    /// What was to be stored is durable.
+    pub fn stored(&mut self, now: Moment, policy: &Policy) -> Woken {
+        let Some(pending) = self.pending.take() else { return Woken::Nobody };
+        let (after, is_new_term) = match *pending {
+            Pending::Raise(mark) => {
+                let advances = self.mark.as_ref().is_none_or(|before| before.token < mark.token);
+                (Some(mark), advances)
+            }
+            Pending::Reset(mark) => (mark, true),
+        };
+        self.mark = after;
+        if is_new_term {
+            // Those older than the term before have had their time already: a second advance doesn't give them more.
+            if self.older == 0 {
+                self.drain_until = now.after_ms(policy.drain_ms);
+            }
+            self.term = self.term.wrapping_add(1);
+            self.older += self.current;
+            self.current = 0;
+            self.is_settled = false;
+            self.settle(now);
+        }
+        Woken::Everybody
+    }
+
+    /// What was to be stored is not: nothing has changed, and the door is open again.
+    pub fn not_stored(&mut self) -> Woken {
+        self.pending = None;
+        Woken::Everybody
+    }
+
+    /// By when a write in flight has to end; `None` while it may go on.
+    pub fn ends_at(&self, pass: &Pass) -> Option<Moment> {
+        (pass.term != self.term).then_some(self.drain_until)
+    }
+
+    /// A write has ended. For one that was cut off: after the last byte that can go out for it has gone out.
+    #[expect(clippy::needless_pass_by_value, reason = "a pass comes back once")]
+    pub fn finish(&mut self, pass: Pass, outcome: Outcome, now: Moment, policy: &Policy) -> Woken {
+        let count = if pass.term == self.term { &mut self.current } else { &mut self.older };
+        *count = count.checked_sub(1).expect("a pass is given once and comes back once");
+        let is_unknown = outcome == Outcome::Unknown && policy.on_unknown != OnUnknown::Proceed;
+        if is_unknown {
+            self.quarantine(now, policy);
+        }
+        if !self.is_settled && self.older == 0 {
+            self.settle(now);
+            // Either newer writes may go, or they needn't wait for their answer that they may not.
+            return Woken::Everybody;
+        }
+        Woken::Nobody
+    }
+
+    fn quarantine(&mut self, now: Moment, policy: &Policy) {
+        self.quarantine = match (policy.on_unknown, self.quarantine) {
+            (OnUnknown::Proceed, before) => before,
+            (OnUnknown::Hold, _) | (OnUnknown::Wait, Quarantine::Held) => Quarantine::Held,
+            (OnUnknown::Wait, Quarantine::None) => Quarantine::Until(now.after_ms(policy.settle_ms)),
+            (OnUnknown::Wait, Quarantine::Until(until)) => Quarantine::Until(until.max(now.after_ms(policy.settle_ms))),
+        };
+    }
+
+    fn settle(&mut self, now: Moment) {
+        if self.blocked(now) == Blocked::No {
+            self.quarantine = Quarantine::None;
+            if self.older == 0 {
+                self.is_settled = true;
+            }
+        }
+    }
+
+    /// Looks whether a quarantine has run out. True where it has just now.
+    pub fn tick(&mut self, now: Moment) -> bool {
+        let was_on = self.quarantine != Quarantine::None;
+        self.settle(now);
+        was_on && self.quarantine == Quarantine::None
+    }
+
+    /// An operator ends the quarantine. True where there was one.
+    pub fn release(&mut self, now: Moment) -> bool {
+        let was_on = self.blocked(now) != Blocked::No;
+        self.quarantine = Quarantine::None;
+        self.settle(now);
+        was_on
+    }
+}
