@@ -110,7 +110,8 @@ impl Sqlite {
     }
 
     async fn serve(&self, call: Call) -> Result<Served, Problem> {
-        let (claims, presented) = self.claims(call.presented.as_ref())?;
+        let given = call.presented(Some(self.shared.fences.name(FenceSet::OWN)))?;
+        let (claims, presented) = self.claims(given.as_ref())?;
         // Before the body is read, and before anything is queued.
         let changes = self.shared.judge_at_door(&claims)?;
         match self.answer(call, Arc::clone(&claims), presented).await {
@@ -288,6 +289,7 @@ impl Sqlite {
             holder: mark.as_ref().and_then(|dated| dated.mark.holder.clone()),
             advanced_at_ms: mark.map(|dated| dated.advanced_at_ms),
             in_flight: state.in_flight.load(Ordering::Relaxed),
+            quarantine: None,
             refused: state.refused.load(Ordering::Relaxed),
         }
     }
@@ -313,7 +315,7 @@ fn route(shared: &SharedRef, work: Box<Work>, changes: bool) {
 }
 
 fn served(body: Bytes, media_type: &'static str, verdict: Verdict, claims: Arc<[Claim]>) -> Served {
-    let mut response = Response::new(Full::new(body));
+    let mut response = Response::new(Full::new(body).into());
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
     Served { response, judged: (!claims.is_empty()).then_some(Judged { verdict, claims }) }
 }
@@ -333,10 +335,6 @@ impl Resource for Sqlite {
 
     fn location(&self) -> String {
         self.shared.file.display().to_string()
-    }
-
-    fn bare_fence(&self, _path: &str) -> Option<FenceName> {
-        Some(self.shared.fences.name(FenceSet::OWN).clone())
     }
 
     fn fence(&self, name: &str) -> Option<FenceInfo> {
@@ -416,6 +414,11 @@ impl Resource for Sqlite {
             self.shared.writer.push(task, true).map_err(|_| self.shared.writer.why_not("writes"))?;
             Ok(answer.await.map_err(|_| self.shared.writer.why_not("writes"))??.map(|mark| mark.token))
         })
+    }
+
+    fn release(&self, _fence: &FenceName, _reason: String) -> Boxed<'_, Result<bool, Problem>> {
+        // A write here is in the transaction of its check, or nowhere: nothing is ever quarantined.
+        Box::pin(async { Ok(false) })
     }
 
     fn trouble(&self) -> Option<String> {

@@ -1,0 +1,1 @@
+//! An HTTP service behind the gate, fenced with guarantee *drained*.
