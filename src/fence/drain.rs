@@ -33,6 +33,17 @@ pub enum OnUnknown {
     Proceed,
 }
 
+impl OnUnknown {
+    /// The word for configuration and JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            OnUnknown::Wait => "wait",
+            OnUnknown::Hold => "hold",
+            OnUnknown::Proceed => "proceed",
+        }
+    }
+}
+
 /// How a fence is run. The same for all fences of a resource.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Policy {
