@@ -143,11 +143,7 @@ fn a_full_disk_loses_nothing_and_recovers() {
 #[test]
 fn a_stop_lets_work_finish() {
     let dir = tempfile::tempdir().expect("a directory");
-    let (config, file) = (dir.path().join("gate.toml"), dir.path().join("app.db"));
-    let limits = "[limits]\ndrain = \"10m\"\nstatement_time = \"10m\"\nbody_time = \"10m\"\n";
-    let resource = "[[resource]]\nname = \"app\"\nkind = \"sqlite\"\nfile = \"app.db\"\n";
-    std::fs::write(&config, format!("{resource}{limits}")).expect("written");
-    let gate = Gate::start(dir.path(), &["--config", config.to_str().expect("UTF-8")]);
+    let gate = Gate::patient(dir.path());
     let (mut client, mut admin) = (gate.client(), gate.admin());
     client.sql(Some("1"), &["CREATE TABLE t (v)"]);
     let slow = "INSERT INTO t WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n WHERE x < 600000) SELECT x FROM n";
@@ -165,7 +161,7 @@ fn a_stop_lets_work_finish() {
     client.send(body.as_bytes()).expect("sent");
     assert_eq!(client.read_answer().expect("the answer still comes").status, 200);
     assert_eq!(gate.wait(), Some(0));
-    let db = Connection::open(&file).expect("it opens");
+    let db = Connection::open(dir.path().join("app.db")).expect("it opens");
     let rows: i64 = db.query_row("SELECT count(*) FROM t", [], |row| row.get(0)).expect("it can be read");
     assert_eq!(rows, 600_000);
 }

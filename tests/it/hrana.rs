@@ -165,7 +165,7 @@ async fn as_many_arguments_as_a_body_holds() {
     let sql = format!("SELECT 1 WHERE 7 IN ({})", params.join(","));
     // By a gate of its own, whose work can be told from what else the machine does meanwhile.
     let dir = tempfile::tempdir().unwrap();
-    let gate = crate::process::Gate::start(dir.path(), &["--sqlite", dir.path().join("app.db").to_str().unwrap()]);
+    let gate = crate::process::Gate::patient(dir.path());
     let stmt = json!([{"type": "execute", "stmt": {"sql": sql, "named_args": names[..30_000]}}]);
     let answer = gate.client().pipeline(None, None, &stmt).unwrap();
     assert_eq!(code(&result(&answer.json()["results"][0])), "ok");

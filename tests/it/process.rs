@@ -35,7 +35,16 @@ impl Gate {
         Gate::try_start(dir, args).unwrap_or_else(|error| panic!("the gate did not start: {error}"))
     }
 
-    /// The same; what it printed to standard error where it did not start.
+    /// A gate before `app.db` in `dir`, with limits whose times no test runs into.
+    pub fn patient(dir: &Path) -> Gate {
+        let config = dir.join("gate.toml");
+        let resource = "[[resource]]\nname = \"app\"\nkind = \"sqlite\"\nfile = \"app.db\"\n";
+        let limits = "[limits]\ndrain = \"10m\"\nstatement_time = \"10m\"\nbody_time = \"10m\"\n";
+        std::fs::write(&config, format!("{resource}{limits}")).expect("written");
+        Gate::start(dir, &["--config", config.to_str().expect("UTF-8")])
+    }
+
+    /// As [`Gate::start`]; what it printed to standard error where it did not start.
     pub fn try_start(dir: &Path, args: &[&str]) -> Result<Gate, String> {
         let mut child = Command::new(PROGRAM)
             .arg("serve")
