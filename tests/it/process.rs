@@ -39,8 +39,9 @@ impl Gate {
     pub fn patient(dir: &Path) -> Gate {
         let config = dir.join("gate.toml");
         let resource = "[[resource]]\nname = \"app\"\nkind = \"sqlite\"\nfile = \"app.db\"\n";
-        let limits = "[limits]\ndrain = \"10m\"\nstatement_time = \"10m\"\nbody_time = \"10m\"\n";
-        std::fs::write(&config, format!("{resource}{limits}")).expect("written");
+        let times = ["drain", "body_time", "statement_time", "transaction_time", "stream_idle", "lock_wait"];
+        let limits: String = times.iter().map(|time| format!("{time} = \"10m\"\n")).collect();
+        std::fs::write(&config, format!("{resource}[limits]\n{limits}")).expect("written");
         Gate::start(dir, &["--config", config.to_str().expect("UTF-8")])
     }
 
