@@ -6,7 +6,7 @@ use std::process::Command;
 
 use rusqlite::Connection;
 
-use crate::process::{Gate, PROGRAM};
+use crate::process::{Gate, PROGRAM, until};
 
 #[test]
 fn a_second_gate_on_one_database_says_who_has_it() {
@@ -143,24 +143,25 @@ fn a_full_disk_loses_nothing_and_recovers() {
 #[test]
 fn a_stop_lets_work_finish() {
     let dir = tempfile::tempdir().expect("a directory");
-    let file = dir.path().join("app.db");
-    let gate = Gate::start(dir.path(), &["--sqlite", file.to_str().expect("UTF-8"), "--fence", "app"]);
-    let mut client = gate.client();
+    let gate = Gate::patient(dir.path());
+    let (mut client, mut admin) = (gate.client(), gate.admin());
     client.sql(Some("1"), &["CREATE TABLE t (v)"]);
     let slow = "INSERT INTO t WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n WHERE x < 600000) SELECT x FROM n";
     let body = serde_json::json!({ "requests": [{ "type": "execute", "stmt": { "sql": slow } }, { "type": "close" }] });
     let body = body.to_string();
-    let request = format!(
-        "POST /v3/pipeline HTTP/1.1\r\nhost: g\r\nfencing-token: 1\r\ncontent-length: {}\r\n\r\n{body}",
+    let head = format!(
+        "POST /v3/pipeline HTTP/1.1\r\nhost: g\r\nfencing-token: 1\r\nexpect: 100-continue\r\ncontent-length: {}\r\n\r\n",
         body.len()
     );
-    client.send(request.as_bytes()).expect("sent");
-    while gate.client().get("/-/fences/app").json()["in_flight"] != 1 {
-        std::thread::yield_now();
-    }
-    assert_eq!(gate.terminate(), Some(0));
+    client.send(head.as_bytes()).expect("sent");
+    // The gate is at work on the request, and asks for its body. So all that is left of it is done while the gate stops.
+    assert!(client.read_until("\r\n\r\n").starts_with("HTTP/1.1 100 "));
+    gate.signal(rustix::process::Signal::TERM);
+    until("the gate is stopping", || admin.get("/readyz").status == 503);
+    client.send(body.as_bytes()).expect("sent");
     assert_eq!(client.read_answer().expect("the answer still comes").status, 200);
-    let db = Connection::open(&file).expect("it opens");
+    assert_eq!(gate.wait(), Some(0));
+    let db = Connection::open(dir.path().join("app.db")).expect("it opens");
     let rows: i64 = db.query_row("SELECT count(*) FROM t", [], |row| row.get(0)).expect("it can be read");
     assert_eq!(rows, 600_000);
 }

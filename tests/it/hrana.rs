@@ -163,10 +163,14 @@ async fn as_many_arguments_as_a_body_holds() {
     assert_eq!(code(&answer), "ARGS_INVALID");
     let params: Vec<String> = (0..30_000).map(|n| format!(":n{n}")).collect();
     let sql = format!("SELECT 1 WHERE 7 IN ({})", params.join(","));
-    let started = std::time::Instant::now();
-    let answer = run(&gate, json!({"sql": sql, "named_args": names[..30_000]})).await;
-    assert_eq!(code(&answer), "ok");
-    assert!(started.elapsed().as_secs() < 20, "looking up names took {:?}", started.elapsed());
+    // By a gate of its own, whose work can be told from what else the machine does meanwhile.
+    let dir = tempfile::tempdir().unwrap();
+    let gate = crate::process::Gate::patient(dir.path());
+    let stmt = json!([{"type": "execute", "stmt": {"sql": sql, "named_args": names[..30_000]}}]);
+    let answer = gate.client().pipeline(None, None, &stmt).unwrap();
+    assert_eq!(code(&result(&answer.json()["results"][0])), "ok");
+    let took = gate.processor_time();
+    assert!(took.as_secs() < 20, "looking up names took {took:?}");
 }
 
 #[tokio::test]

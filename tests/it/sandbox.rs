@@ -5,7 +5,7 @@ use serde_json::json;
 use fencegate::resource::Resource;
 use fencegate::resource::sqlite::Limits;
 
-use crate::gate::{Gate, batch, code, execute, result, sequence};
+use crate::gate::{Gate, batch, code, execute, patient, result, sequence};
 
 const SCHEMA: &str = "
     CREATE TABLE t (id INTEGER PRIMARY KEY, v);
@@ -257,7 +257,7 @@ async fn transactions_in_odd_places() {
 
 #[tokio::test]
 async fn statements_that_no_stack_or_memory_would_hold() {
-    let gate = Gate::with(&[], Limits { statement_time: std::time::Duration::from_millis(300), ..Limits::default() });
+    let gate = Gate::with(&[], Limits { statement_time: std::time::Duration::from_millis(300), ..patient() });
     gate.script("1", "CREATE TABLE t (v)").await;
     let union = vec!["SELECT 1"; 5000].join(" UNION ALL ");
     let sum = format!("SELECT {}", vec!["1"; 5000].join("+"));

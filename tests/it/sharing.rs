@@ -8,7 +8,7 @@ use tokio::task::JoinSet;
 use fencegate::problem::Problem;
 use fencegate::resource::sqlite::Limits;
 
-use crate::gate::{Gate, batch, code, execute, result, sequence};
+use crate::gate::{Gate, batch, code, execute, patient, result, sequence};
 
 const SCHEMA: &str = "
     CREATE TABLE innocent (n INTEGER PRIMARY KEY, half TEXT);
@@ -199,7 +199,7 @@ async fn a_culprit_gets_what_sqlite_gives_and_nobody_else_anything() {
 
 #[tokio::test]
 async fn a_result_too_large_undoes_its_statement() {
-    let limits = || Limits { result_bytes: 2_000, ..Limits::default() };
+    let limits = || Limits { result_bytes: 2_000, ..patient() };
     for sqls in [
         &["INSERT INTO t SELECT value, 'r' || value FROM json_each('[2,3,4]') RETURNING hex(zeroblob(1000))"][..],
         &["INSERT INTO t VALUES (9, 'x') RETURNING CAST(x'ff' AS TEXT)"],
@@ -222,7 +222,7 @@ async fn a_result_too_large_undoes_its_statement() {
 
 #[tokio::test]
 async fn an_answer_never_grows_past_its_limit() {
-    let limits = Limits { result_bytes: 100_000, ..Limits::default() };
+    let limits = Limits { result_bytes: 100_000, ..patient() };
     let gate = Gate::with(&[], limits);
     let wide = format!("SELECT {} WHERE 0", vec!["1"; 2000].join(","));
     let fat = format!("SELECT {}", vec!["zeroblob(1000000)"; 500].join(","));

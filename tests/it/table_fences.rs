@@ -5,15 +5,14 @@ use std::sync::Arc;
 use serde_json::json;
 
 use fencegate::resource::Resource;
-use fencegate::resource::sqlite::Limits;
 
-use crate::gate::{Gate, batch, code, execute, refusal, sequence};
+use crate::gate::{Gate, batch, code, execute, patient, refusal, sequence};
 
 const BOTH: &str = "app=1, jobs=1, billing=1";
 
 async fn gate() -> Arc<Gate> {
     let tables = [("job", "jobs"), ("job_*", "jobs"), ("invoice*", "billing")];
-    let gate = Gate::with(&tables, Limits::default());
+    let gate = Gate::with(&tables, patient());
     gate.script(BOTH, "
         CREATE TABLE t (id INTEGER PRIMARY KEY, v UNIQUE);
         CREATE TABLE parent (id INTEGER PRIMARY KEY, v);

@@ -381,8 +381,13 @@ impl Resource for Sqlite {
     fn knocks(&self, fence: &FenceName) -> Boxed<'_, Result<Vec<Knock>, Problem>> {
         let name = fence.clone();
         Box::pin(async move {
-            let mut found = self.shared.refusals.unwritten(&name);
-            for (presenter, knocks) in self.read_own(move |db| store::refusals(db, &name, 1000)).await? {
+            let shared = Arc::clone(&self.shared);
+            let both = self.read_own(move |db| {
+                let _steady = shared.refusals.steady();
+                Ok((shared.refusals.unwritten(&name), store::refusals(db, &name, 1000)?))
+            });
+            let (mut found, written) = both.await?;
+            for (presenter, knocks) in written {
                 match found.iter_mut().find(|(other, _)| *other == presenter) {
                     Some((_, sum)) => {
                         sum.count += knocks.count;
