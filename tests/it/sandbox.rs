@@ -295,6 +295,8 @@ async fn statements_that_no_stack_or_memory_would_hold() {
         views,
         cross,
         glob,
+        "SELECT 'a' LIKE '%' || hex(zeroblob(600))",
+        "SELECT 'a' GLOB '*' || hex(zeroblob(600))",
         "SELECT printf('%99999999d', 1)",
         "SELECT zeroblob(2147483647)",
         "SELECT randomblob(1000000000)",

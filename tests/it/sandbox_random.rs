@@ -442,7 +442,10 @@ async fn a_token_for_one_fence_changes_no_table_of_another() {
         // What stands in the tables of the fence jobs, and what these tables are.
         let dump = |sql: &str| {
             let conn = gate.plain();
-            let mut stmt = conn.prepare(sql).unwrap();
+            let mut stmt = match conn.prepare(sql) {
+                Ok(stmt) => stmt,
+                Err(gone) => return gone.to_string(),
+            };
             let width = stmt.column_count();
             let rows = stmt.query_map([], |row| {
                 (0..width).map(|n| row.get::<_, rusqlite::types::Value>(n)).collect::<Result<Vec<_>, _>>()

@@ -29,6 +29,12 @@ const CACHED_STATEMENTS_MAX: usize = 256;
 /// Longer statements are prepared anew each time.
 const CACHED_SQL_BYTES_MAX: usize = 16 * 1024;
 
+/// Longest pattern of LIKE and GLOB. Matching takes the length of the pattern times that of the text, in a single instruction
+/// that nothing can stop.
+const LIKE_PATTERN_BYTES_MAX: i32 = 1_000;
+/// What SQLite may take of memory: one row of many computed values, each within its limit, would otherwise take all there is.
+const HEAP_BYTES_MAX: i64 = 512 << 20;
+
 /// Why a statement did not run to its end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fail {
@@ -170,6 +176,9 @@ impl Db {
         conn.set_limit(Limit::SQLITE_LIMIT_LENGTH, to_i32(limits.value_bytes))?;
         conn.set_limit(Limit::SQLITE_LIMIT_SQL_LENGTH, to_i32(limits.sql_bytes))?;
         conn.set_limit(Limit::SQLITE_LIMIT_ATTACHED, 0)?;
+        conn.set_limit(Limit::SQLITE_LIMIT_LIKE_PATTERN_LENGTH, LIKE_PATTERN_BYTES_MAX)?;
+        // Of all connections of the process together. A second one can only lower it.
+        conn.pragma_update(None, "hard_heap_limit", HEAP_BYTES_MAX)?;
         conn.set_limit(Limit::SQLITE_LIMIT_WORKER_THREADS, 0)?;
         let guard = Arc::new(Guard::default());
         let watched = Arc::clone(&guard);
@@ -402,14 +411,17 @@ impl Db {
             ffi::SQLITE_CORRUPT if error.code == ffi::SQLITE_CORRUPT_VTAB => {
                 Fail::Unfinished(SqlError::new("SQLITE_CORRUPT", format!("SQLite error: {}", error.message)))
             }
+            // Asked for by a statement that wants more than there is for all; SQLite may have undone a part or everything.
+            ffi::SQLITE_NOMEM => {
+                Fail::Unfinished(SqlError::new("SQLITE_NOMEM", "SQLite error: out of memory for this statement"))
+            }
             ffi::SQLITE_FULL
             | ffi::SQLITE_IOERR
             | ffi::SQLITE_CORRUPT
             | ffi::SQLITE_NOTADB
             | ffi::SQLITE_CANTOPEN
             | ffi::SQLITE_READONLY
-            | ffi::SQLITE_PROTOCOL
-            | ffi::SQLITE_NOMEM => Fail::Storage(error),
+            | ffi::SQLITE_PROTOCOL => Fail::Storage(error),
             ffi::SQLITE_AUTH => {
                 let why = seen.denied.as_deref().unwrap_or("not available through the gate");
                 Fail::Sql(SqlError::new("SQLITE_AUTH", format!("not authorized: {why}")))

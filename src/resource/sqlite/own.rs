@@ -6,6 +6,7 @@ use std::time::Instant;
 use crate::fence::Claim;
 use crate::problem::{Kind as ProblemKind, Problem};
 
+use super::commit::commit_problem;
 use super::db::{Args, Class, Db, Done, Fail, Kind, Prepared, SqlError};
 use super::fences::{FenceId, FenceSet};
 use super::program::{Exec, Halt};
@@ -156,7 +157,13 @@ impl OwnExec<'_> {
         self.sync_lock()?;
         // Committed or rolled back, which is told as the worse of the two.
         self.applied |= result.is_ok() && had_lock && !self.in_transaction();
-        result.map_err(|fail| self.halt(fail))
+        result.map_err(|fail| match fail {
+            Fail::Storage(error) if had_lock => refuse(commit_problem(&error)),
+            Fail::Unfinished(error) if had_lock && error.code == "SQLITE_NOMEM" => {
+                refuse(commit_problem(&SqliteError { code: rusqlite::ffi::SQLITE_NOMEM, message: error.message }))
+            }
+            fail => self.halt(fail),
+        })
     }
 
     fn write(
@@ -220,7 +227,8 @@ impl OwnExec<'_> {
         self.sync_lock()?;
         match (result, ended) {
             (Ok(done), Ok(())) => Ok(done),
-            (Ok(_), Err(error)) => Err(storage(&error)),
+            (Ok(_), Err(error)) if explicit => Err(storage(&error)),
+            (Ok(_), Err(error)) => Err(refuse(commit_problem(&error))),
             (Err(fail), _) => Err(self.halt(fail)),
         }
     }
