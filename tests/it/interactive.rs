@@ -189,6 +189,33 @@ async fn who_waits_too_long_is_told_so() {
 }
 
 #[tokio::test]
+async fn a_full_queue_turns_away_all_but_a_successor() {
+    let slow = "INSERT INTO t (v) SELECT n FROM
+        (WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c WHERE n < 1000000000) SELECT max(n) AS n FROM c)";
+    let gate = gate(Limits { queue_requests: 1, ..Limits::default() }).await;
+    let ask = |sql: &'static str| {
+        let gate = Arc::clone(&gate);
+        tokio::spawn(async move { gate.sql("1", sql).await })
+    };
+    let running = ask(slow);
+    while gate.db.fence("app").unwrap().in_flight == 0 {
+        tokio::task::yield_now().await;
+    }
+    gate.until_gauge("queue_writes", 0.0).await;
+    let waiting = ask(INSERT);
+    gate.until_gauge("queue_writes", 1.0).await;
+    assert_eq!(code(&gate.sql("1", INSERT).await), "OVERLOADED");
+    gate.sql("2", INSERT).await.unwrap();
+    assert_eq!(code(&running.await.unwrap()), "STALE_TOKEN");
+    assert_eq!(code(&waiting.await.unwrap()), "STALE_TOKEN");
+    assert_eq!(gate.column(COUNT).await, ["1"]);
+    let small = self::gate(Limits { queue_bytes: 1000, ..Limits::default() }).await;
+    let long = format!("SELECT 1 -- {}", "x".repeat(1000));
+    assert_eq!(code(&small.sql("", &long).await), "OVERLOADED");
+    assert_eq!(code(&small.sql("", "SELECT 1").await), "ok");
+}
+
+#[tokio::test]
 async fn as_many_transactions_as_there_may_be() {
     let gate = gate(Limits { transactions: 2, ..Limits::default() }).await;
     let (mut one, mut two) = (gate.client(""), gate.client(""));
