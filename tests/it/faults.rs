@@ -26,6 +26,27 @@ fn a_second_gate_on_one_database_says_who_has_it() {
 }
 
 #[test]
+fn a_restored_backup_has_its_mark() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (file, copy) = (dir.path().join("app.db"), dir.path().join("copy.db"));
+    let gate = Gate::start(dir.path(), &["--sqlite", file.to_str().expect("UTF-8"), "--fence", "app"]);
+    gate.client().sql(Some("7"), &["CREATE TABLE t (v)", "INSERT INTO t VALUES (1)"]);
+    let db = Connection::open(&file).expect("it opens");
+    db.execute("VACUUM INTO ?1", [copy.to_str().expect("UTF-8")]).expect("a backup while the gate runs");
+    gate.client().sql(Some("9"), &["INSERT INTO t VALUES (2)"]);
+    gate.kill();
+    for name in ["app.db", "app.db-wal", "app.db-shm"] {
+        let _ = std::fs::remove_file(dir.path().join(name));
+    }
+    std::fs::rename(&copy, &file).expect("restored");
+    let gate = Gate::start(dir.path(), &["--sqlite", file.to_str().expect("UTF-8"), "--fence", "app"]);
+    for (token, status) in [("6", 412), ("7", 200), ("9", 200), ("8", 412)] {
+        let answer = gate.client().sql(Some(token), &["INSERT INTO t VALUES (3)"]);
+        assert_eq!(answer.status, status, "{token}: {answer:?}");
+    }
+}
+
+#[test]
 fn a_newer_schema_is_refused() {
     let dir = tempfile::tempdir().expect("a directory");
     let file = dir.path().join("app.db");

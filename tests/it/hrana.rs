@@ -192,7 +192,7 @@ async fn one_statement_to_an_execute() {
         ("  ;; ", "SQL_NO_STATEMENT"),
         ("-- nothing", "SQL_NO_STATEMENT"),
         ("/* nothing", "SQL_NO_STATEMENT"),
-        ("\0SELECT 1", "SQL_NO_STATEMENT"),
+        ("\0SELECT 1", "SQLITE_ERROR"),
         ("SELECT 1; SELECT 2", "SQL_MANY_STATEMENTS"),
         ("SELECT 1; nonsense", "SQL_MANY_STATEMENTS"),
         ("SELECT 1;;;  ", "ok"),
@@ -233,7 +233,7 @@ async fn a_sequence_runs_to_its_end_or_its_first_error() {
     assert_eq!(gate.column("SELECT v FROM t").await, ["a;b", "2"]);
     assert_eq!(code(&ask("INSERT INTO t VALUES (3); INSERT INTO x VALUES (4); DELETE FROM t").await), "SQLITE_ERROR");
     assert_eq!(gate.column("SELECT count(*) FROM t").await, ["3"], "what came before the error stays");
-    for sql in ["", ";", "-- only this", "\0DELETE FROM t", &";".repeat(500_000), "\u{feff}"] {
+    for sql in ["", ";", "-- only this", &";".repeat(500_000), "\u{feff}"] {
         assert_eq!(code(&ask(sql).await), "ok", "{:?}", &sql[..sql.len().min(20)]);
     }
     assert_eq!(code(&ask("INSERT INTO t VALUES (?)").await), "ARGS_INVALID");

@@ -9,6 +9,9 @@ use tokio::time::timeout;
 use fencegate::fence::Claim;
 use fencegate::resource::Resource;
 use fencegate::resource::sqlite::Limits;
+use fencegate::resource::sqlite::db::{Access, Args, Db};
+use fencegate::resource::sqlite::fences::{FenceSet, TableFences};
+use fencegate::resource::sqlite::render::Rows;
 
 use crate::gate::{Client, Gate, LONG, code, execute, patient, presented, refusal, result, until};
 
@@ -183,6 +186,33 @@ async fn who_waits_too_long_is_told_so() {
 }
 
 #[tokio::test]
+async fn a_full_queue_turns_away_all_but_a_successor() {
+    let slow = "INSERT INTO t (v) SELECT n FROM
+        (WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c WHERE n < 1000000000) SELECT max(n) AS n FROM c)";
+    let gate = gate(Limits { queue_requests: 1, ..Limits::default() }).await;
+    let ask = |sql: &'static str| {
+        let gate = Arc::clone(&gate);
+        tokio::spawn(async move { gate.sql("1", sql).await })
+    };
+    let running = ask(slow);
+    while gate.db.fence("app").unwrap().in_flight == 0 {
+        tokio::task::yield_now().await;
+    }
+    gate.until_gauge("queue_writes", 0.0).await;
+    let waiting = ask(INSERT);
+    gate.until_gauge("queue_writes", 1.0).await;
+    assert_eq!(code(&gate.sql("1", INSERT).await), "OVERLOADED");
+    gate.sql("2", INSERT).await.unwrap();
+    assert_eq!(code(&running.await.unwrap()), "STALE_TOKEN");
+    assert_eq!(code(&waiting.await.unwrap()), "STALE_TOKEN");
+    assert_eq!(gate.column(COUNT).await, ["1"]);
+    let small = self::gate(Limits { queue_bytes: 1000, ..Limits::default() }).await;
+    let long = format!("SELECT 1 -- {}", "x".repeat(1000));
+    assert_eq!(code(&small.sql("", &long).await), "OVERLOADED");
+    assert_eq!(code(&small.sql("", "SELECT 1").await), "ok");
+}
+
+#[tokio::test]
 async fn as_many_transactions_as_there_may_be() {
     let gate = gate(Limits { transactions: 2, ..patient() }).await;
     let (mut one, mut two) = (gate.client(""), gate.client(""));
@@ -255,6 +285,48 @@ async fn a_predecessors_long_statement_is_stopped() {
         assert_eq!(refusal(&running.await.unwrap()), "STALE_TOKEN");
     }
     assert_eq!(gate.column("SELECT v FROM t").await, ["new", "new"]);
+}
+
+/// SQLite looks at the time after a statement's last instruction, too, once in some thousand instructions: a COMMIT that comes
+/// through is never called interrupted, be it the client's or the gate's.
+#[test]
+fn what_is_committed_is_not_called_interrupted() {
+    let folder = tempfile::tempdir().unwrap();
+    let fences = Arc::new(TableFences::new("app".parse().unwrap(), &[]).unwrap());
+    let open = Db::open(&folder.path().join("app.db"), Access::Write, &fences, &Arc::new(Limits::default()));
+    let mut db = open.unwrap();
+    for turn in 0..3000 {
+        db.own("BEGIN").unwrap();
+        db.guard().cancel();
+        if turn % 2 == 0 {
+            db.own("COMMIT").unwrap();
+        } else {
+            let (none, later) = (FenceSet::default(), Instant::now() + LONG);
+            let (mut commit, _) = db.prepare("COMMIT", true, none, later).unwrap().unwrap();
+            db.run(&mut commit, &Args::default(), none, later, &mut Rows::new(false, 0)).unwrap();
+            db.keep(commit);
+        }
+        db.guard().revive();
+    }
+}
+
+/// A text of many joins takes SQLite long to prepare, and a request has room for many thousand of it.
+#[tokio::test]
+async fn preparing_and_failing_take_a_requests_time_too() {
+    let limits = Limits { transaction_time: Duration::from_millis(200), ..Limits::default() };
+    let gate = gate(limits).await;
+    let joins = format!("SELECT 1 FROM t {}", "JOIN t USING (id) ".repeat(60));
+    for token in ["", "1"] {
+        let mut requests = vec![json!({"type": "store_sql", "sql_id": 1, "sql": joins})];
+        for _ in 0..3000 {
+            requests.push(json!({"type": "describe", "sql_id": 1}));
+            requests.push(json!({"type": "execute", "stmt": {"sql": "nonsense"}}));
+        }
+        requests.push(json!({"type": "close"}));
+        let answer = gate.ask(token, requests).await.unwrap();
+        let last = result(&answer[answer.len() - 2]);
+        assert_eq!(code(&last), "SQLITE_INTERRUPT", "with {token:?}: {last:?}");
+    }
 }
 
 #[tokio::test]
