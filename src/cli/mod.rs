@@ -29,7 +29,10 @@ use failure::Failure;
     version,
     max_term_width = 100,
     after_help = "Exit status:
-  0 done   1 failed   64 wrong usage   69 gate out of reach   77 refused by the gate   78 wrong configuration"
+  0 done   1 failed   64 wrong usage   69 gate out of reach
+  77 refused by the gate   78 wrong configuration
+
+A variable that is empty counts as not set."
 )]
 pub struct Cli {
     #[command(subcommand)]
@@ -53,7 +56,7 @@ const EXIT_USAGE: u8 = 64;
 
 /// Parses the process's arguments and runs the command.
 pub fn main() -> ExitCode {
-    let matches = match Cli::command().try_get_matches() {
+    let matches = match without_empty_variables(Cli::command()).try_get_matches() {
         Ok(matches) => matches,
         Err(error) => {
             let _ = error.print();
@@ -71,6 +74,14 @@ pub fn main() -> ExitCode {
             ExitCode::from(failure.exit_code())
         }
     }
+}
+
+/// Scripts and unit files write `FENCING_HOLDER=` for what they don't set: an empty variable counts as not there.
+fn without_empty_variables(command: clap::Command) -> clap::Command {
+    let is_empty = |arg: &clap::Arg| arg.get_env().and_then(std::env::var_os).is_some_and(|value| value.is_empty());
+    command
+        .mut_args(|arg| if is_empty(&arg) { arg.env(clap::builder::Resettable::Reset) } else { arg })
+        .mut_subcommands(without_empty_variables)
 }
 
 fn run(matches: &ArgMatches, out: &mut dyn Write) -> Result<(), Failure> {
