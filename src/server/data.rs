@@ -19,6 +19,9 @@ use super::{Gate, elections, headers};
 /// Largest body on the reserved paths, in bytes.
 const BODY_BYTES_MAX: usize = 64 * 1024;
 
+/// Most mount points that one is told of who asks for something else.
+const MOUNTS_TOLD_MAX: usize = 20;
+
 /// Answers one request.
 pub async fn handle(gate: &Gate, request: Request<Incoming>) -> Answer {
     let path = request.uri().path();
@@ -26,8 +29,7 @@ pub async fn handle(gate: &Gate, request: Request<Incoming>) -> Answer {
         return reserved(gate, request).await.unwrap_or_else(|problem| respond::problem(&problem, Style::Problem));
     }
     let Some((index, below)) = mounted(gate, path) else {
-        let why = format!("no resource is mounted at {path}");
-        return respond::problem(&Problem::new(Kind::NotFound, why), Style::Problem);
+        return nothing_here(gate, path);
     };
     let below = below.to_owned();
     to_resource(gate, index, below, request).await
@@ -40,6 +42,21 @@ fn mounted<'a>(gate: &Gate, path: &'a str) -> Option<(usize, &'a str)> {
         let below = if below.is_empty() { "/" } else { below };
         below.starts_with('/').then_some((index, below))
     })
+}
+
+/// What one says where no resource is mounted. A libSQL driver whose URL is `http://gate/shop`, without a slash at its end, asks
+/// for `/v3/pipeline`: it is told so, in the form that it reads.
+fn nothing_here(gate: &Gate, path: &str) -> Answer {
+    let mounts: Vec<String> = gate
+        .mounts
+        .iter()
+        .take(MOUNTS_TOLD_MAX)
+        .map(|mount| format!("{}/", mount.path.trim_end_matches('/')))
+        .collect();
+    let is_sql = ["/v2", "/v3"].iter().any(|version| path.starts_with(version));
+    let hint = if is_sql { "; a libSQL driver's URL needs the slash at its end" } else { "" };
+    let why = format!("no resource is mounted at {path}; there is {}{hint}", mounts.join(", "));
+    respond::problem(&Problem::new(Kind::NotFound, why), if is_sql { Style::Sql } else { Style::Problem })
 }
 
 async fn to_resource(gate: &Gate, index: usize, path: String, request: Request<Incoming>) -> Answer {

@@ -285,3 +285,36 @@ fn events_are_told_as_they_happen() {
     watcher.read_until("event: stale");
     assert!(watcher.read_until("\"token\":\"7\"").contains("\"count\":1"));
 }
+
+#[test]
+fn below_a_mount_point() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let config = dir.path().join("gate.toml");
+    let resource = |name: &str| format!("[[resource]]\nname = \"{name}\"\nkind = \"sqlite\"\nfile = \"{name}.db\"\n");
+    std::fs::write(&config, resource("shop") + &resource("audit")).expect("written");
+    let gate = Gate::start(dir.path(), &["--config", config.to_str().expect("UTF-8")]);
+    let mut client = gate.client();
+    let mut ask = |method: &str, path: &str| {
+        let body = if method == "POST" { SELECT } else { "" };
+        let answer = client.request(method, path, &[], body.as_bytes()).expect("an answer");
+        (answer.status, answer.header("content-type").map(str::to_owned), answer)
+    };
+    for (method, path) in [
+        ("GET", "/shop/v2"),
+        ("GET", "/shop/v3"),
+        ("POST", "/shop/v2/pipeline"),
+        ("POST", "/shop/v3/pipeline"),
+        ("POST", "/audit/v3/pipeline?a=b"),
+    ] {
+        assert_eq!(ask(method, path).0, 200, "{method} {path}");
+    }
+    for path in ["/shopping/v3/pipeline", "/Shop/v3/pipeline", "/", "/x"] {
+        let (status, media_type, _) = ask("POST", path);
+        assert_eq!((status, media_type.as_deref()), (404, Some("application/problem+json")), "{path}");
+    }
+    // What a libSQL driver asks for whose URL ends in /shop: it reads the message from application/json only.
+    let (status, media_type, answer) = ask("POST", "/v3/pipeline");
+    assert_eq!((status, media_type.as_deref()), (404, Some("application/json")));
+    let message = answer.json()["message"].as_str().expect("text").to_owned();
+    assert!(message.contains("/audit/, /shop/") && message.contains("slash at its end"), "{message}");
+}
