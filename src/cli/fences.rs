@@ -17,7 +17,7 @@ use super::table::{self, cell, time};
   fencegate fences list
   fencegate fences show orders
   fencegate fences history orders --limit 20
-  fencegate fences reset orders --to 41 --reason \"etcd restored from Monday's backup\"")]
+  fencegate fences reset orders --to 41 --reason \"etcd restored from a backup\"")]
 pub struct FencesArgs {
     #[command(subcommand)]
     action: Action,
@@ -67,7 +67,7 @@ enum Action {
         #[arg(long, value_name = "TOKEN|none")]
         to: String,
         /// Why; kept in the history.
-        #[arg(long)]
+        #[arg(long, value_name = "WHY")]
         reason: String,
         /// Don't ask.
         #[arg(long)]
@@ -78,7 +78,7 @@ enum Action {
         /// The fence.
         fence: FenceName,
         /// Why; kept in the history.
-        #[arg(long)]
+        #[arg(long, value_name = "WHY")]
         reason: String,
     },
 }

@@ -27,7 +27,7 @@ use failure::Failure;
 #[command(
     name = "fencegate",
     version,
-    max_term_width = 100,
+    max_term_width = 80,
     after_help = "Exit status:
   0 done   1 failed   64 wrong usage   69 gate out of reach
   77 refused by the gate   78 wrong configuration
@@ -110,5 +110,19 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn help_fits_a_terminal_of_80_columns() {
+        fn check(command: &mut clap::Command) {
+            for line in command.render_long_help().to_string().lines().chain(command.render_help().to_string().lines())
+            {
+                assert!(line.trim_end().chars().count() <= 80, "{}: {line}", command.get_name());
+            }
+            command.get_subcommands_mut().for_each(check);
+        }
+        let mut command = Cli::command();
+        command.build();
+        check(&mut command);
     }
 }

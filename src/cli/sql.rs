@@ -22,7 +22,7 @@ use super::table;
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   fencegate sql \"SELECT * FROM jobs\"
-  fencegate sql --token 7 \"INSERT INTO jobs VALUES (1)\" \"SELECT count(*) FROM jobs\"
+  fencegate sql --token 7 \"INSERT INTO jobs VALUES (1)\" \"SELECT * FROM jobs\"
   fencegate sql --token 'shop=7, scheduler=12' - < migration.sql")]
 pub struct SqlArgs {
     /// Statements, or - for a script on standard input.
