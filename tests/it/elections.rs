@@ -39,3 +39,45 @@ fn from_election_to_write_to_succession_over_a_restart() {
     assert_eq!(client.sql(Some("101"), &["INSERT INTO t VALUES ('first, woken up')"]).status, 412);
     assert_eq!(post(&mut client, "renew", &json!({ "candidate": candidate })).status, 410);
 }
+
+#[test]
+fn those_who_wait_are_told_when_the_gate_stops() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let gate = Gate::start(dir.path(), &[]);
+    let mut leader = gate.client();
+    assert_eq!(post(&mut leader, "campaign", &json!({ "ttl_ms": 3_600_000 })).status, 200);
+    // One that waits for its turn, and one that watches; both for longer than a gate takes to stop.
+    let mut waiting = gate.client();
+    let body = json!({ "wait_ms": 60_000, "ttl_ms": 3_600_000 }).to_string();
+    let head =
+        format!("POST /-/elections/app/campaign HTTP/1.1\r\nhost: gate\r\ncontent-length: {}\r\n\r\n", body.len());
+    waiting.send(format!("{head}{body}").as_bytes()).expect("sent");
+    let mut watching = gate.client();
+    watching
+        .send(b"GET /-/elections/app/observe?after=1000&wait_ms=60000 HTTP/1.1\r\nhost: gate\r\n\r\n")
+        .expect("sent");
+    let mut other = gate.client();
+    while other.get("/-/elections/app").json()["candidates"] != 1 {
+        std::thread::yield_now();
+    }
+    let stopping = std::time::Instant::now();
+    assert_eq!(gate.terminate(), Some(0));
+    assert!(stopping.elapsed() < std::time::Duration::from_secs(5), "it took {:?} to stop", stopping.elapsed());
+    for mut client in [waiting, watching] {
+        let answer = client.read_answer().expect("an answer, not a broken connection");
+        assert_eq!((answer.status, answer.code().as_str()), (503, "UNAVAILABLE"), "{answer:?}");
+        assert!(answer.header("retry-after").is_some());
+    }
+}
+
+#[test]
+fn what_can_be_read_has_a_head() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let gate = Gate::start(dir.path(), &[]);
+    for path in ["/-/elections/app", "/-/elections/app/observe", "/-/fences/main", "/-/healthz", "/v3"] {
+        let mut client = gate.client();
+        client.send(format!("HEAD {path} HTTP/1.1\r\nhost: gate\r\n\r\n").as_bytes()).expect("sent");
+        let head = client.read_until("\r\n\r\n");
+        assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{path}: {head}");
+    }
+}

@@ -186,3 +186,22 @@ fn a_stop_lets_work_finish() {
     let rows: i64 = db.query_row("SELECT count(*) FROM t", [], |row| row.get(0)).expect("it can be read");
     assert_eq!(rows, 600_000);
 }
+
+#[test]
+fn a_second_signal_ends_the_draining() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let gate = Gate::start(dir.path(), &[]);
+    let mut client = gate.client();
+    // A request in work that will never be whole.
+    let head = b"POST /v3/pipeline HTTP/1.1\r\nhost: gate\r\nexpect: 100-continue\r\ncontent-length: 100\r\n\r\n";
+    client.send(head).expect("sent");
+    client.read_until("100 Continue");
+    gate.signal(rustix::process::Signal::TERM);
+    // The admin listener stays, and tells that the gate drains.
+    while gate.admin().get("/readyz").status != 503 {
+        std::thread::yield_now();
+    }
+    let stopping = std::time::Instant::now();
+    assert_eq!(gate.terminate(), Some(0));
+    assert!(stopping.elapsed() < std::time::Duration::from_secs(5), "it took {:?} to stop", stopping.elapsed());
+}

@@ -102,7 +102,9 @@ impl Sqlite {
             let Some(id) = fences.id(&claim.fence) else {
                 let known = fences.names().iter().map(|name| name.as_str()).collect::<Vec<_>>().join(", ");
                 let why = format!("fence {} is named, but resource {} has: {known}", claim.fence, self.shared.name);
-                return Err(Problem::new(Kind::WrongFence, why));
+                let own = self.info(FenceSet::OWN);
+                let problem = Problem::new(Kind::WrongFence, why);
+                return Err(Problem { fence: Some(own.fence), highest: own.highest, ..problem });
             };
             set.insert(id);
         }
@@ -153,7 +155,8 @@ impl Sqlite {
                 return Ok(served(Bytes::new(), "text/plain", reply.verdict, claims));
             }
             Endpoint::Run(version, format) if call.method == Method::POST => (version, format),
-            _ => return Err(Problem::new(Kind::MethodNotAllowed, format!("{} is not for {}", call.path, call.method))),
+            Endpoint::Hello => return Err(Problem::method_not_allowed("GET, HEAD")),
+            Endpoint::Run(..) => return Err(Problem::method_not_allowed("POST")),
         };
         let mut room = self.shared.budget.room();
         let body = self.body(call.body, &mut room).await?;
