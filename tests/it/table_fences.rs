@@ -191,7 +191,7 @@ async fn a_trigger_that_a_dropped_table_sets_off() {
 /// A virtual table writes its rows by statements that SQLite asks about only once: nothing may carry them on to another fence.
 #[tokio::test]
 async fn what_a_virtual_table_writes_stays_in_its_fence() {
-    let gate = Gate::with(&[("docs*", "docs"), ("page", "pages")], Limits::default());
+    let gate = Gate::with(&[("docs*", "docs"), ("page", "pages")], patient());
     let all = "app=1, docs=1, pages=1";
     gate.script(all, "CREATE TABLE early (x REFERENCES docs_later_content ON DELETE CASCADE)").await;
     gate.script(all, "CREATE VIRTUAL TABLE docs USING fts5(body); CREATE VIRTUAL TABLE d USING fts5(body)").await;
