@@ -20,6 +20,7 @@ mod process;
 mod resource;
 mod rule;
 mod sandbox;
+mod sandbox_random;
 mod sharing;
 mod table_fences;
 mod tidy;
