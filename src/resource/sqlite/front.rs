@@ -15,6 +15,7 @@ use tokio::sync::oneshot;
 use crate::fence::{Claim, FenceName, Mark, Presented, Token, Verdict};
 use crate::lock::LockFile;
 use crate::problem::{Kind, Problem};
+use crate::resource::refusals;
 use crate::resource::{Boxed, Call, Claimed, Event, FenceInfo, Guarantee, Happened, Judged, Knock, Resource, Served};
 
 use super::db::Db;
@@ -379,26 +380,9 @@ impl Resource for Sqlite {
     fn knocks(&self, fence: &FenceName) -> Boxed<'_, Result<Vec<Knock>, Problem>> {
         let name = fence.clone();
         Box::pin(async move {
-            let mut found = self.shared.refusals.unwritten(&name);
-            for (presenter, knocks) in self.read_own(move |db| store::refusals(db, &name, 1000)).await? {
-                match found.iter_mut().find(|(other, _)| *other == presenter) {
-                    Some((_, sum)) => {
-                        sum.count += knocks.count;
-                        sum.first_at_ms = sum.first_at_ms.min(knocks.first_at_ms);
-                    }
-                    None => found.push((presenter, knocks)),
-                }
-            }
-            found.sort_by_key(|(_, knocks)| std::cmp::Reverse(knocks.last_at_ms));
-            let knock = |(presenter, knocks): (super::refusals::Presenter, super::refusals::Knocks)| Knock {
-                verdict: presenter.verdict,
-                token: presenter.token,
-                holder: presenter.holder,
-                count: knocks.count,
-                first_at_ms: knocks.first_at_ms,
-                last_at_ms: knocks.last_at_ms,
-            };
-            Ok(found.into_iter().take(1000).map(knock).collect())
+            let unwritten = self.shared.refusals.unwritten(&name);
+            let written = self.read_own(move |db| store::refusals(db, &name, 1000)).await?;
+            Ok(refusals::merge(unwritten, written))
         })
     }
 
