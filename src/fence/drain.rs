@@ -394,3 +394,6 @@ impl DrainedFence {
         was_on
     }
 }
+
+#[cfg(test)]
+mod tests;
