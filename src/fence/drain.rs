@@ -396,4 +396,6 @@ impl DrainedFence {
 }
 
 #[cfg(test)]
+mod model;
+#[cfg(test)]
 mod tests;
