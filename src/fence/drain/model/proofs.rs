@@ -232,8 +232,9 @@ fn prove(what: &str, setup: Setup) {
     let checker = setup.checker().threads(2).finish_when(HasDiscoveries::AnyFailures).spawn_bfs().join();
     let states = checker.unique_state_count();
     println!("{what}: {states} states, depth {}, {:.1} s", checker.max_depth(), begun.elapsed().as_secs_f64());
-    for (property, path) in checker.discoveries() {
-        panic!("{what}: not so: {property}\n{:?}\n{:?}", path.clone().into_actions(), path.last_state());
+    if let Some((property, path)) = checker.discoveries().into_iter().next() {
+        let end = path.last_state().clone();
+        panic!("{what}: not so: {property}\n{:?}\n{end:?}", path.into_actions());
     }
     assert!(checker.is_done());
 }
