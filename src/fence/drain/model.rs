@@ -127,7 +127,8 @@ struct World {
     /// Who waits: until something wakes it, and with a number at most for so long.
     waiting: [Option<Option<u64>>; 3],
     resets_left: u8,
-    /// How long ago the last advance was, or the start; up to what nobody may have to wait longer than.
+    /// How long ago the gate started, or the mark left a term that had settled; up to what nobody may have to wait longer than.
+    /// Tokens that rise before the first of them has settled don't begin it anew.
     age: u64,
     /// The highest term that was applied.
     applied: Term,
@@ -302,11 +303,11 @@ impl World {
     fn stored(&mut self, setup: &Setup) -> Option<()> {
         let gate = self.gate.as_mut()?;
         let storing = gate.storing.take()?;
-        let before = gate.term();
+        let (before, was_settled) = (gate.term(), gate.fence.is_settled());
         gate.era = storing.disk.era;
         gate.knows_settled = storing.disk.is_settled;
         let woken = gate.fence.stored(NOW, &setup.policy);
-        if gate.term() != before {
+        if gate.term() != before && was_settled {
             self.age = 0;
         }
         self.wake(setup, woken, false);

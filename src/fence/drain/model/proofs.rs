@@ -251,7 +251,7 @@ fn refute(what: &str, property: &'static str, setup: Setup) {
 
 /// How many writes can be under way at once.
 fn flights() -> usize {
-    if is_large() { 4 } else { 3 }
+    if is_large() { 6 } else { 3 }
 }
 
 #[test]
@@ -267,13 +267,16 @@ fn a_fence_that_holds_keeps_the_order() {
 #[test]
 fn long_drains_and_no_time_to_settle_keep_the_order() {
     for (drain_ms, settle_ms) in [(3, 1), (0, 2), (2, 0), (2, 3)] {
-        prove(&format!("drain {drain_ms}, settle {settle_ms}"), setup(Policy { drain_ms, settle_ms, ..WAIT }, 2, 2));
+        let (tokens, flights) = if is_large() { (3, 5) } else { (2, 2) };
+        let policy = Policy { drain_ms, settle_ms, ..WAIT };
+        prove(&format!("drain {drain_ms}, settle {settle_ms}"), setup(policy, tokens, flights));
     }
 }
 
 #[test]
 fn two_holders_of_one_token_are_told_apart() {
-    prove("holders", Setup { holders: 2, ..setup(WAIT, 2, if is_large() { 3 } else { 2 }) });
+    let (tokens, flights) = if is_large() { (3, 3) } else { (2, 2) };
+    prove("holders", Setup { holders: 2, ..setup(WAIT, tokens, flights) });
 }
 
 #[test]
@@ -299,7 +302,10 @@ fn where_every_answer_comes_in_time_nothing_is_quarantined() {
 fn no_leader_waits_longer_than_drain_and_settle() {
     for (drain_ms, settle_ms) in [(1, 2), (2, 1)] {
         let policy = Policy { drain_ms, settle_ms, ..WAIT };
-        prove(&format!("drain {drain_ms}, settle {settle_ms}"), Setup { is_quick: true, ..setup(policy, 3, 2) });
+        prove(
+            &format!("drain {drain_ms}, settle {settle_ms}"),
+            Setup { is_quick: true, ..setup(policy, 3, flights() - 1) },
+        );
     }
 }
 
