@@ -41,8 +41,9 @@ test-drivers: ## drive the gate with real libSQL drivers (Node, Python, Rust)
 	tests/drivers/run
 
 .PHONY: soak
-soak: ## kill the gate KILLS times (500) under load, and judge what it kept
+soak: ## kill the gate KILLS times (500) under load, and judge what it kept; explore the large models
 	@scripts/ensure rust cc
+	FENCEGATE_MODEL=large $(CARGO) test --release --locked --lib fence::drain -- --nocapture --test-threads 1
 	FENCEGATE_SOAK_KILLS=$(KILLS) $(CARGO) test --release --locked --test it kill -- --nocapture
 
 .PHONY: bench

@@ -54,7 +54,8 @@ pub struct Policy {
     /// What a write of unknown outcome does to newer tokens.
     pub on_unknown: OnUnknown,
     /// Whether the rule is enforced. False lets everything through: for rehearsals, for measuring, and for tests that must see
-    /// the damage.
+    /// the damage. Where it becomes true after a restart, older writes that went before it did are not all waited for: *settled*
+    /// may have been stored while they were in flight.
     pub enforce: bool,
 }
 
@@ -77,9 +78,14 @@ enum Pending {
 
 /// The state of one fence.
 ///
-/// **Invariant.** A write is forwarded only while its token is the durable mark's, no store is under way, and nothing that was
-/// admitted with another token can still be applied: none of it is in flight, and no quarantine is on. The one exception is the
-/// mark's own token once its advance has completed: it goes on through a quarantine, which then is about its own writes.
+/// **Invariant.** A write gets its pass only while its token is the durable mark's, no store is under way, and nothing that was
+/// admitted in an earlier term can still be applied: none of it is in flight, and no quarantine is on that could be about it. Once
+/// the advance has completed, no quarantine can: the mark's own token goes on through one. A write with a pass may be forwarded later,
+/// after a newer mark is durable even: until it has come back with [`DrainedFence::finish`], nothing newer gets a pass.
+///
+/// **Invariant.** No leader waits longer than `drain` and `settle` after its mark is durable, or `settle` after a start, provided that
+/// writes in flight end when [`DrainedFence::ends_at`] says so, and unless newer tokens are held for an operator. Tokens that rise
+/// meanwhile give nobody more time, since those that wait have nothing in flight.
 ///
 /// **Invariant.** The mark in here is durable: it changes only in [`DrainedFence::stored`].
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -133,7 +139,8 @@ pub enum Asked {
     /// The claim is refused.
     Refused(Refusal),
     /// Make this durable, then call [`DrainedFence::stored`] or [`DrainedFence::not_stored`], then ask again. Nothing else is
-    /// stored for this fence meanwhile.
+    /// stored for this fence meanwhile. One of the two has to be called even if whoever asked has gone away: until then, everybody
+    /// else waits.
     Store(Store),
     /// Ask again when [`Woken`] says so, at this moment at the latest.
     Wait(Option<Moment>),
@@ -223,6 +230,10 @@ impl DrainedFence {
     }
 
     /// Whether the advance to the mark has completed.
+    ///
+    /// Where it became true after the mark was stored, it may be stored by itself, at any later time or never; without it, a start after
+    /// an unclean stop quarantines the mark's own token too. It has to be stored in order with the marks of this fence: one that
+    /// comes after a reset would speak of another term, even where the mark is the same again.
     pub fn is_settled(&self) -> bool {
         self.is_settled
     }
@@ -237,7 +248,9 @@ impl DrainedFence {
     }
 
     /// Whether something may be applied that the gate doesn't know the end of: what has to be known after a crash. It must be
-    /// recorded before a write that made it true is forwarded; recording later that it is false again is safe.
+    /// recorded before a write that made it true is forwarded. That it is false again may be recorded later, if it is still false then:
+    /// look and record under the lock under which passes are given. A start leaves what was recorded as it is, or records
+    /// anew what it had to assume, before anything is forwarded: it may be killed as well.
     pub fn is_dirty(&self) -> bool {
         self.in_flight() > 0 || self.quarantine != Quarantine::None
     }
@@ -344,7 +357,9 @@ impl DrainedFence {
         Woken::Everybody
     }
 
-    /// What was to be stored is not: nothing has changed, and the door is open again.
+    /// What was to be stored is surely not, and never will be: nothing has changed, and the door is open again. Where a commit failed
+    /// and may have taken effect all the same, look what is stored first: the old mark's writes would go on beside a newer mark that is
+    /// stored as settled.
     pub fn not_stored(&mut self) -> Woken {
         self.pending = None;
         Woken::Everybody
@@ -355,7 +370,8 @@ impl DrainedFence {
         (pass.term != self.term).then_some(self.drain_until)
     }
 
-    /// A write has ended. For one that was cut off: after the last byte that can go out for it has gone out.
+    /// A write has ended. For one that was cut off: after the last byte that can go out for it has gone out, and with a time that was
+    /// read after that.
     #[expect(clippy::needless_pass_by_value, reason = "a pass comes back once")]
     pub fn finish(&mut self, pass: Pass, outcome: Outcome, now: Moment, policy: &Policy) -> Woken {
         let count = if pass.term == self.term { &mut self.current } else { &mut self.older };
@@ -390,7 +406,8 @@ impl DrainedFence {
         }
     }
 
-    /// Looks whether a quarantine has run out. True where it has just now.
+    /// Looks whether a quarantine has run out. True where it is this call that noticed: all others that are told the time may notice
+    /// too, and [`DrainedFence::is_dirty`] may be false afterwards.
     pub fn tick(&mut self, now: Moment) -> bool {
         let was_on = self.quarantine != Quarantine::None;
         self.settle(now);
@@ -405,3 +422,10 @@ impl DrainedFence {
         was_on
     }
 }
+
+#[cfg(test)]
+mod model;
+#[cfg(test)]
+mod plain;
+#[cfg(test)]
+mod tests;
