@@ -6,9 +6,13 @@ use std::path::{Path, PathBuf};
 
 /// Held for as long as this value lives. The operating system lets the lock go with the process, however that ends; the file
 /// stays, and says who has or had it.
+///
+/// **Invariant.** The lock is free once this value is dropped. Closing the file would not make sure of that: a program that
+/// another thread is starting at that moment has a copy of every open file until it runs, and the lock belongs to all the
+/// copies. So it is let go by name.
 #[derive(Debug)]
 pub struct LockFile {
-    _file: File,
+    file: File,
 }
 
 /// Why there is no lock.
@@ -53,7 +57,14 @@ impl LockFile {
         let now = humantime::format_rfc3339_seconds(std::time::SystemTime::now());
         let text = format!("process {} since {now}\n", std::process::id());
         file.set_len(0).and_then(|()| file.rewind()).and_then(|()| file.write_all(text.as_bytes())).map_err(io)?;
-        Ok(LockFile { _file: file })
+        Ok(LockFile { file })
+    }
+}
+
+impl Drop for LockFile {
+    fn drop(&mut self) {
+        // Where this fails, closing the file lets the lock go as well, only perhaps a moment later.
+        let _ = self.file.unlock();
     }
 }
 
@@ -71,5 +82,17 @@ mod tests {
         drop(first);
         LockFile::take(&path).unwrap();
         assert!(matches!(LockFile::take(&dir.path().join("no/such/folder")), Err(LockError::Io { .. })));
+    }
+
+    /// As a program has it that another thread is just starting.
+    #[test]
+    fn it_is_free_at_once_whoever_else_has_a_copy_of_the_open_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.lock");
+        let first = LockFile::take(&path).unwrap();
+        let copy = first.file.try_clone().unwrap();
+        drop(first);
+        LockFile::take(&path).unwrap();
+        drop(copy);
     }
 }

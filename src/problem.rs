@@ -44,7 +44,7 @@ pub enum Kind {
     Overloaded,
     /// Another transaction held the database's one write lock for too long.
     Busy,
-    /// The mark store or the database can't be written.
+    /// The mark store or the database can't be written, the coordinator can't store, or the gate is stopping.
     Unavailable,
     /// The write was started and its end isn't known.
     OutcomeUnknown,
@@ -101,7 +101,7 @@ impl Kind {
             Kind::RequestTimeout => row(408, "REQUEST_TIMEOUT", "The request did not arrive in time"),
             Kind::Overloaded => again(1, row(503, "OVERLOADED", "Too much at once")),
             Kind::Busy => again(1, row(503, "BUSY", "The database is locked by another transaction")),
-            Kind::Unavailable => again(1, row(503, "UNAVAILABLE", "The database can't be written")),
+            Kind::Unavailable => again(1, row(503, "UNAVAILABLE", "Unavailable")),
             Kind::OutcomeUnknown => judged("unknown", row(502, "OUTCOME_UNKNOWN", "The outcome is not known")),
             Kind::OutcomeTimeout => judged("unknown", row(504, "OUTCOME_UNKNOWN", "The outcome is not known")),
             Kind::Quarantined => {
@@ -153,6 +153,8 @@ pub struct Problem {
     pub retry_after: Option<Duration>,
     /// Overrides [`Kind::proxy_error`], where more is known.
     pub proxy_error: Option<&'static str>,
+    /// The methods that the path takes, for `Allow`.
+    pub allow: Option<&'static str>,
     /// What was decided on the request's claims before it failed otherwise, where the table has no verdict of its own.
     pub verdict: Option<Verdict>,
 }
@@ -168,8 +170,15 @@ impl Problem {
             highest: None,
             retry_after: None,
             proxy_error: None,
+            allow: None,
             verdict: None,
         }
+    }
+
+    /// A path that takes only these methods.
+    pub fn method_not_allowed(allow: &'static str) -> Problem {
+        let why = format!("this path takes {allow}");
+        Problem { allow: Some(allow), ..Problem::new(Kind::MethodNotAllowed, why) }
     }
 
     /// The same, of a request whose claims were admitted before it failed: the answer says so, too.
@@ -179,6 +188,7 @@ impl Problem {
         if let Some(claim) = claims.first().filter(|_| self.highest.is_none()) {
             // It was admitted, so that its token was the mark.
             self.highest = Some(claim.token);
+            self.presented.get_or_insert(claim.token);
             self.fence.get_or_insert_with(|| claim.fence.clone());
         }
         self

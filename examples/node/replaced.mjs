@@ -9,5 +9,5 @@ await leader(16).execute({ sql: "INSERT INTO visits VALUES (?)", args: ["its suc
 try {
   await leader(15).execute({ sql: "INSERT INTO visits VALUES (?)", args: ["the first leader, woken up"] });
 } catch (error) {
-  console.log(error.code, error.message); // STALE_TOKEN  You've been replaced: …
+  console.log(error.message); // STALE_TOKEN: You've been replaced: token 15 is lower than 16, …
 }

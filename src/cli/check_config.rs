@@ -64,7 +64,10 @@ pub fn run(args: &CheckConfigArgs, out: &mut dyn Write) -> Result<(), Failure> {
                 let (drain, settle) = (format_duration(http.drain), format_duration(http.settle));
                 writeln!(out, "    drain {drain}, settle {settle}, on_unknown {}", http.on_unknown.as_str())?;
                 if http.on_unknown == OnUnknown::Proceed {
-                    writeln!(out, "    WARNING: on_unknown = \"proceed\": an older write may be applied after newer ones")?;
+                    writeln!(
+                        out,
+                        "    WARNING: on_unknown = \"proceed\": an older write may be applied after newer ones"
+                    )?;
                 }
             }
         }

@@ -5,7 +5,7 @@ use std::io::Write;
 use clap::Args;
 use serde_json::Value;
 
-use crate::fence::Token;
+use crate::fence::{FenceName, Holder, Token};
 
 use super::failure::Failure;
 use super::http::{Endpoint, segment};
@@ -21,12 +21,12 @@ use super::table::cell;
   fencegate claim orders 7 --holder node-a")]
 pub struct ClaimArgs {
     /// The fence.
-    fence: String,
+    fence: FenceName,
     /// The fencing token: the leader's term.
     token: Token,
     /// The leader's own name for itself.
     #[arg(long, value_name = "NAME", env = "FENCING_HOLDER")]
-    holder: Option<String>,
+    holder: Option<Holder>,
     /// The gate's data listener.
     #[arg(long, value_name = "URL", env = "FENCEGATE_URL", default_value = "http://127.0.0.1:7070")]
     gate: String,
@@ -42,7 +42,7 @@ pub struct ClaimArgs {
 pub fn run(args: &ClaimArgs, out: &mut dyn Write) -> Result<(), Failure> {
     let gate = Endpoint::parse(&args.gate, "--gate")?;
     let mut headers = vec![("fencing-token", args.token.to_string())];
-    headers.extend(args.holder.iter().map(|holder| ("fencing-holder", holder.clone())));
+    headers.extend(args.holder.iter().map(|holder| ("fencing-holder", holder.to_string())));
     let path = format!("/-/fences/{}/claim", segment(&args.fence));
     let claimed = gate.post(&path, &headers, &Value::Null)?;
     if args.json {

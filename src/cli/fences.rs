@@ -5,7 +5,7 @@ use std::io::{BufRead, IsTerminal, Write};
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use crate::fence::Token;
+use crate::fence::{FenceName, Token};
 
 use super::failure::Failure;
 use super::http::{Endpoint, segment};
@@ -17,7 +17,7 @@ use super::table::{self, cell, time};
   fencegate fences list
   fencegate fences show orders
   fencegate fences history orders --limit 20
-  fencegate fences reset orders --to 41 --reason \"etcd restored from Monday's backup\"")]
+  fencegate fences reset orders --to 41 --reason \"etcd restored from a backup\"")]
 pub struct FencesArgs {
     #[command(subcommand)]
     action: Action,
@@ -46,14 +46,14 @@ enum Action {
     /// One fence, and who was refused on it.
     Show {
         /// The fence.
-        fence: String,
+        fence: FenceName,
     },
     /// Who was at which token when, newest first.
     History {
         /// The fence.
-        fence: String,
+        fence: FenceName,
         /// Most events to show.
-        #[arg(long, default_value_t = 50)]
+        #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..))]
         limit: u64,
     },
     /// Set a mark, lower or higher or none. Open transactions on the fence end.
@@ -62,12 +62,12 @@ enum Action {
     /// mark up can write afterwards: stop old leaders first. The reason is kept in the history.
     Reset {
         /// The fence.
-        fence: String,
+        fence: FenceName,
         /// The new mark: a token, or none.
         #[arg(long, value_name = "TOKEN|none")]
         to: String,
         /// Why; kept in the history.
-        #[arg(long)]
+        #[arg(long, value_name = "WHY")]
         reason: String,
         /// Don't ask.
         #[arg(long)]
@@ -76,12 +76,15 @@ enum Action {
     /// End a fence's quarantine now.
     Release {
         /// The fence.
-        fence: String,
+        fence: FenceName,
         /// Why; kept in the history.
-        #[arg(long)]
+        #[arg(long, value_name = "WHY")]
         reason: String,
     },
 }
+
+/// Most events that the gate tells at once.
+const PAGE_MAX: u64 = 1000;
 
 /// Runs it.
 ///
@@ -97,7 +100,7 @@ pub fn run(args: &FencesArgs, out: &mut dyn Write) -> Result<(), Failure> {
             if args.json { Ok(writeln!(out, "{info}")?) } else { Ok(show(&info, out)?) }
         }
         Action::History { fence, limit } => {
-            let history = admin.get(&path(fence, &format!("/history?limit={limit}")))?;
+            let history = history(&admin, &path(fence, "/history"), *limit)?;
             if args.json { Ok(writeln!(out, "{history}")?) } else { Ok(events(&history, out)?) }
         }
         Action::Reset { fence, to, reason, yes } => {
@@ -163,6 +166,25 @@ fn list(admin: &Endpoint, prefix: &str, json: bool, out: &mut dyn Write) -> Resu
         return Ok(writeln!(out, "{}", json!({ "fences": all }))?);
     }
     Ok(table(out, &all)?)
+}
+
+/// The newest events of a fence, from as many pages as it takes.
+fn history(admin: &Endpoint, path: &str, limit: u64) -> Result<Value, Failure> {
+    let (mut all, mut before) = (Vec::new(), String::new());
+    loop {
+        let left = limit - all.len() as u64;
+        let mut page = admin.get(&format!("{path}?limit={}{before}", left.min(PAGE_MAX)))?;
+        let events = page["events"].as_array().cloned().unwrap_or_default();
+        let is_last = events.is_empty() || events.len() as u64 >= left;
+        all.extend(events);
+        match page["next"].as_str().filter(|_| !is_last) {
+            Some(next) => before = format!("&before={next}"),
+            None => {
+                page["events"] = all.into();
+                return Ok(page);
+            }
+        }
+    }
 }
 
 /// A table of fences.

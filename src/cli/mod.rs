@@ -27,9 +27,12 @@ use failure::Failure;
 #[command(
     name = "fencegate",
     version,
-    max_term_width = 100,
+    max_term_width = 80,
     after_help = "Exit status:
-  0 done   1 failed   64 wrong usage   69 gate out of reach   77 refused by the gate   78 wrong configuration"
+  0 done   1 failed   64 wrong usage   69 gate out of reach
+  77 refused by the gate   78 wrong configuration
+
+A variable that is empty counts as not set."
 )]
 pub struct Cli {
     #[command(subcommand)]
@@ -53,7 +56,7 @@ const EXIT_USAGE: u8 = 64;
 
 /// Parses the process's arguments and runs the command.
 pub fn main() -> ExitCode {
-    let matches = match Cli::command().try_get_matches() {
+    let matches = match without_empty_variables(Cli::command()).try_get_matches() {
         Ok(matches) => matches,
         Err(error) => {
             let _ = error.print();
@@ -71,6 +74,14 @@ pub fn main() -> ExitCode {
             ExitCode::from(failure.exit_code())
         }
     }
+}
+
+/// Scripts and unit files write `FENCING_HOLDER=` for what they don't set: an empty variable counts as not there.
+fn without_empty_variables(command: clap::Command) -> clap::Command {
+    let is_empty = |arg: &clap::Arg| arg.get_env().and_then(std::env::var_os).is_some_and(|value| value.is_empty());
+    command
+        .mut_args(|arg| if is_empty(&arg) { arg.env(clap::builder::Resettable::Reset) } else { arg })
+        .mut_subcommands(without_empty_variables)
 }
 
 fn run(matches: &ArgMatches, out: &mut dyn Write) -> Result<(), Failure> {
@@ -100,5 +111,19 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn help_fits_a_terminal_of_80_columns() {
+        fn check(command: &mut clap::Command) {
+            for line in command.render_long_help().to_string().lines().chain(command.render_help().to_string().lines())
+            {
+                assert!(line.trim_end().chars().count() <= 80, "{}: {line}", command.get_name());
+            }
+            command.get_subcommands_mut().for_each(check);
+        }
+        let mut command = Cli::command();
+        command.build();
+        check(&mut command);
     }
 }

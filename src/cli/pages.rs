@@ -48,17 +48,19 @@ pub fn man(args: &ManArgs, command: Command, out: &mut dyn Write) -> Result<(), 
         return Ok(clap_mangen::Man::new(command).render(&mut ByRef(out))?);
     };
     std::fs::create_dir_all(dir).map_err(|error| Failure::Other(format!("{}: {error}", dir.display())))?;
-    write_pages(dir, command, "fencegate")
+    write_pages(dir, command, "fencegate", "fencegate")
 }
 
-fn write_pages(dir: &Path, command: Command, name: &str) -> Result<(), Failure> {
+/// `name` is the page's, such as fencegate-serve; `typed` is what one types: fencegate serve.
+fn write_pages(dir: &Path, command: Command, name: &str, typed: &str) -> Result<(), Failure> {
     let file = dir.join(format!("{name}.1"));
     let mut page = Vec::new();
-    let command = command.display_name(name.to_owned());
+    let command = command.display_name(name.to_owned()).bin_name(typed.to_owned());
     clap_mangen::Man::new(command.clone()).render(&mut page)?;
     std::fs::write(&file, page).map_err(|error| Failure::Other(format!("{}: {error}", file.display())))?;
     for inner in command.get_subcommands().filter(|inner| !inner.is_hide_set() && inner.get_name() != "help") {
-        write_pages(dir, inner.clone(), &format!("{name}-{}", inner.get_name()))?;
+        let inner_name = inner.get_name();
+        write_pages(dir, inner.clone(), &format!("{name}-{inner_name}"), &format!("{typed} {inner_name}"))?;
     }
     Ok(())
 }

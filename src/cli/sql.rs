@@ -8,6 +8,9 @@ use clap::Args;
 use hyper::Method;
 use serde_json::{Value, json};
 
+use crate::fence::claim::PresentedTokens;
+use crate::fence::{ClaimError, Holder};
+
 use super::failure::Failure;
 use super::http::Endpoint;
 use super::table;
@@ -15,23 +18,22 @@ use super::table;
 /// Run SQL through a gate.
 ///
 /// Each argument is one statement, and the first that fails is the last that is run; `-` reads a script from standard input. Reads
-/// need no token. Exit status 77 where the gate
-/// refuses the token, 1 where a statement fails.
+/// need no token. Exit status 77 where the gate refuses the token, 1 where a statement fails.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   fencegate sql \"SELECT * FROM jobs\"
-  fencegate sql --token 7 \"INSERT INTO jobs VALUES (1)\" \"SELECT count(*) FROM jobs\"
+  fencegate sql --token 7 \"INSERT INTO jobs VALUES (1)\" \"SELECT * FROM jobs\"
   fencegate sql --token 'shop=7, scheduler=12' - < migration.sql")]
 pub struct SqlArgs {
     /// Statements, or - for a script on standard input.
     #[arg(required = true, value_name = "SQL")]
     sql: Vec<String>,
     /// The fencing token: 7, or fence=token for several fences.
-    #[arg(long, value_name = "TOKEN", env = "FENCING_TOKEN")]
+    #[arg(long, value_name = "TOKEN", env = "FENCING_TOKEN", value_parser = tokens)]
     token: Option<String>,
     /// The leader's own name for itself.
     #[arg(long, value_name = "NAME", env = "FENCING_HOLDER")]
-    holder: Option<String>,
+    holder: Option<Holder>,
     /// Where the resource is mounted.
     #[arg(long, value_name = "PATH", default_value = "/")]
     path: String,
@@ -54,7 +56,7 @@ pub fn run(args: &SqlArgs, out: &mut dyn Write) -> Result<(), Failure> {
     let requests = json!([work, { "type": "get_autocommit" }, { "type": "close" }]);
     let mut headers = Vec::new();
     headers.extend(args.token.iter().map(|token| ("fencing-token", token.clone())));
-    headers.extend(args.holder.iter().map(|holder| ("fencing-holder", holder.clone())));
+    headers.extend(args.holder.iter().map(|holder| ("fencing-holder", holder.to_string())));
     let path = format!("{}/v3/pipeline", args.path.trim_end_matches('/'));
     let body = json!({ "baton": null, "requests": requests }).to_string().into_bytes();
     let answer = gate.send(&Method::POST, &path, &headers, body)?.json()?;
@@ -86,6 +88,11 @@ pub fn run(args: &SqlArgs, out: &mut dyn Write) -> Result<(), Failure> {
         return Err(Failure::Other(why.into()));
     }
     Ok(())
+}
+
+/// What `Fencing-Token` can be, as it is written.
+fn tokens(text: &str) -> Result<String, ClaimError> {
+    PresentedTokens::parse(text).map(|_| text.to_owned())
 }
 
 /// What to run: a script from standard input, or statements, each only where the one before it went well.

@@ -149,9 +149,18 @@ impl Source<'_> {
 /// # Errors
 /// [`ConfigError`].
 pub fn read(path: &Path) -> Result<Config, ConfigError> {
-    let whole = |message: String| ConfigError { place: Place::Whole(path.to_owned()), message };
-    let text = std::fs::read_to_string(path).map_err(|error| whole(format!("can't be read: {error}")))?;
-    parse(path, &text)
+    let bytes = std::fs::read(path).map_err(|error| {
+        let message = format!("can't be read: {error}");
+        ConfigError { place: Place::Whole(path.to_owned()), message }
+    })?;
+    match std::str::from_utf8(&bytes) {
+        Ok(text) => parse(path, text),
+        Err(error) => {
+            let before = String::from_utf8_lossy(&bytes[..error.valid_up_to()]);
+            let source = Source { path, text: &before };
+            Err(source.at(before.len()..before.len(), "this is not UTF-8; save the file as UTF-8"))
+        }
+    }
 }
 
 /// Understands the text of a configuration file.
@@ -159,6 +168,8 @@ pub fn read(path: &Path) -> Result<Config, ConfigError> {
 /// # Errors
 /// [`ConfigError`].
 pub fn parse(path: &Path, text: &str) -> Result<Config, ConfigError> {
+    // The mark that some editors put before a file is not part of its first line.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let source = Source { path, text };
     let file: FileToml = toml::from_str(text)
         .map_err(|error| source.at(error.span().unwrap_or(0..0), error.message().trim().replace('\n', "; ")))?;

@@ -13,7 +13,7 @@ use crate::problem::{Kind, Problem};
 use crate::resource::{FenceInfo, Resource};
 
 use super::Gate;
-use super::data::{no_fence, not_allowed, readyz, segments, small_body};
+use super::data::{no_fence, readyz, segments, small_body};
 use super::events::EventBody;
 use super::respond::{self, Answer, Style, timestamp};
 
@@ -58,11 +58,12 @@ async fn route(gate: &Gate, request: Request<Incoming>) -> Result<Answer, Proble
             let body = small_body(request.into_body()).await?;
             if reset { self::reset(gate, &name, &body).await } else { release(gate, &name, &body).await }
         }
-        ["v1", "fences", _, "reset" | "release"] => Ok(not_allowed("POST")),
+        ["v1", "fences", _, "reset" | "release"] => Err(Problem::method_not_allowed("POST")),
+        ["v1", "events"] => Err(Problem::method_not_allowed("GET")),
         ["" | "healthz" | "readyz" | "metrics"]
-        | ["v1", "status" | "fences" | "events"]
+        | ["v1", "status" | "fences"]
         | ["v1", "fences", _]
-        | ["v1", "fences", _, "history"] => Ok(not_allowed("GET, HEAD")),
+        | ["v1", "fences", _, "history"] => Err(Problem::method_not_allowed("GET, HEAD")),
         _ => Err(Problem::new(Kind::NotFound, format!("{} is not here; / lists what is", request.uri().path()))),
     }
 }
@@ -278,8 +279,12 @@ fn reason(text: &str) -> Result<String, Problem> {
 }
 
 fn body<'a, T: Deserialize<'a>>(bytes: &'a [u8], wanted: &str) -> Result<T, Problem> {
-    serde_json::from_slice(bytes)
-        .map_err(|error| Problem::new(Kind::BadRequest, format!("the body must be {wanted}: {error}")))
+    let bad = |why: String| Problem::new(Kind::BadRequest, format!("the body must be {wanted}: {why}"));
+    // Left to itself, serde takes an array for an object with its members in order.
+    if bytes.trim_ascii_start().first() != Some(&b'{') {
+        return Err(bad("this is no JSON object".into()));
+    }
+    serde_json::from_slice(bytes).map_err(|error| bad(error.to_string()))
 }
 
 async fn reset(gate: &Gate, name: &str, bytes: &[u8]) -> Result<Answer, Problem> {

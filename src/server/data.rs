@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
-use hyper::header::{ALLOW, HOST, HeaderName, HeaderValue};
+use hyper::header::{HOST, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use percent_encoding::percent_decode_str;
 use serde_json::json;
@@ -23,6 +23,8 @@ const BODY_BYTES_MAX: usize = 64 * 1024;
 
 /// `Proxy-Status` (RFC 9209), on whatever the gate answers in an upstream's place.
 const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
+/// Most mount points that one is told of who asks for something else.
+const MOUNTS_TOLD_MAX: usize = 20;
 
 /// Answers one request.
 pub async fn handle(gate: &Gate, request: Request<Incoming>, peer: SocketAddr) -> Response<Body> {
@@ -32,8 +34,7 @@ pub async fn handle(gate: &Gate, request: Request<Incoming>, peer: SocketAddr) -
         return answer.unwrap_or_else(|problem| respond::problem(&problem, Style::Problem)).map(Body::Whole);
     }
     let Some((index, below)) = mounted(gate, path) else {
-        let why = format!("no resource is mounted at {path}");
-        return respond::problem(&Problem::new(Kind::NotFound, why), Style::Problem).map(Body::Whole);
+        return nothing_here(gate, path);
     };
     let below = below.to_owned();
     to_resource(gate, index, below, request, peer).await
@@ -46,6 +47,22 @@ fn mounted<'a>(gate: &Gate, path: &'a str) -> Option<(usize, &'a str)> {
         let below = if below.is_empty() { "/" } else { below };
         below.starts_with('/').then_some((index, below))
     })
+}
+
+/// What one says where no resource is mounted. A libSQL driver whose URL is `http://gate/shop`, without a slash at its end, asks
+/// for `/v3/pipeline`: it is told so, in the form that it reads.
+fn nothing_here(gate: &Gate, path: &str) -> Response<Body> {
+    let mounts: Vec<String> = gate
+        .mounts
+        .iter()
+        .take(MOUNTS_TOLD_MAX)
+        .map(|mount| format!("{}/", mount.path.trim_end_matches('/')))
+        .collect();
+    let is_sql = ["/v2", "/v3"].iter().any(|version| path.starts_with(version));
+    let hint = if is_sql { "; a libSQL driver's URL needs the slash at its end" } else { "" };
+    let why = format!("no resource is mounted at {path}; there is {}{hint}", mounts.join(", "));
+    respond::problem(&Problem::new(Kind::NotFound, why), if is_sql { Style::Sql } else { Style::Problem })
+        .map(Body::Whole)
 }
 
 /// What a resource is told of a request.
@@ -106,6 +123,13 @@ fn refused(resource: &dyn Resource, problem: &Problem) -> Answer {
     answer
 }
 
+/// A refusal that names no fence is about the one that a bare token speaks for: its mark is told, too.
+fn about(problem: Problem, resource: &dyn Resource, own: Option<&FenceName>) -> Problem {
+    let Some(own) = own.filter(|_| problem.fence.is_none()) else { return problem };
+    let highest = resource.fence(own).and_then(|info| info.highest);
+    Problem { fence: Some(own.clone()), highest, ..problem }
+}
+
 /// Says what was decided: `Fencing-Verdict`, and `Fencing-Highest` as a bare number for one fence, in the form
 /// `orders=7, jobs=12` for several.
 fn put_verdict<B>(answer: &mut Response<B>, judged: &Judged) {
@@ -123,7 +147,8 @@ fn put_verdict<B>(answer: &mut Response<B>, judged: &Judged) {
 
 /// The reserved paths.
 async fn reserved(gate: &Gate, request: Request<Incoming>) -> Result<Answer, Problem> {
-    let segments = segments(request.uri().path().trim_start_matches("/-"))?;
+    let path = request.uri().path();
+    let segments = segments(path.strip_prefix("/-").unwrap_or(path))?;
     if let Some((first, election)) = segments.split_first()
         && first == "elections"
     {
@@ -137,8 +162,8 @@ async fn reserved(gate: &Gate, request: Request<Incoming>) -> Result<Answer, Pro
         ["readyz"] if is_get => Ok(readyz(gate)),
         ["fences", name] if is_get => fence(gate, name),
         ["fences", name, "claim"] if method == Method::POST => claim(gate, name, &request).await,
-        ["fences", _, "claim"] => Ok(not_allowed("POST")),
-        ["healthz" | "readyz"] | ["fences", _] => Ok(not_allowed("GET, HEAD")),
+        ["fences", _, "claim"] => Err(Problem::method_not_allowed("POST")),
+        ["healthz" | "readyz"] | ["fences", _] => Err(Problem::method_not_allowed("GET, HEAD")),
         _ => Err(Problem::new(Kind::NotFound, format!("{} is not one of the gate's own paths", request.uri().path()))),
     }
 }
@@ -158,7 +183,7 @@ async fn election(gate: &Gate, path: &[String], request: Request<Incoming>) -> R
 /// A part that isn't UTF-8 once it is decoded.
 pub fn segments(path: &str) -> Result<Vec<String>, Problem> {
     let decode = |part: &str| percent_decode_str(part).decode_utf8().map(|part| part.into_owned());
-    let parts = path.trim_start_matches('/').split('/').map(decode).collect::<Result<_, _>>();
+    let parts = path.strip_prefix('/').unwrap_or(path).split('/').map(decode).collect::<Result<_, _>>();
     parts.map_err(|_| Problem::new(Kind::BadRequest, "the path's percent-encoding is not UTF-8"))
 }
 
@@ -169,14 +194,6 @@ pub fn readyz(gate: &Gate) -> Answer {
     } else {
         respond::json(StatusCode::SERVICE_UNAVAILABLE, &json!({ "ready": false, "why": "stopping" }))
     }
-}
-
-/// 405 with the methods that are allowed.
-pub fn not_allowed(allowed: &'static str) -> Answer {
-    let problem = Problem::new(Kind::MethodNotAllowed, format!("this path takes {allowed}"));
-    let mut answer = respond::problem(&problem, Style::Problem);
-    answer.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
-    answer
 }
 
 /// What one says where no resource can have a fence of this name.
@@ -210,15 +227,15 @@ fn fence(gate: &Gate, name: &str) -> Result<Answer, Problem> {
 async fn claim(gate: &Gate, name: &str, request: &Request<Incoming>) -> Result<Answer, Problem> {
     let resource = gate.resource_of(name).ok_or_else(|| no_fence(name))?;
     let fence: FenceName = name.parse().map_err(|_| no_fence(name))?;
-    let Some(presented) = headers::presented(request.headers(), Some(&fence))? else {
-        let mark = resource.fence(name).and_then(|info| info.highest);
-        let why = "a claim needs the header Fencing-Token";
-        return Err(Problem { highest: mark, fence: Some(fence), ..Problem::new(Kind::TokenRequired, why) });
+    let refused = |problem: Problem| about(problem, &**resource, Some(&fence));
+    let presented = headers::presented(request.headers(), Some(&fence)).map_err(|error| refused(error.into()))?;
+    let Some(presented) = presented else {
+        return Err(refused(Problem::new(Kind::TokenRequired, "a claim needs the header Fencing-Token")));
     };
     let mut claims = presented.tokens.claims(&fence, presented.holder.as_ref());
     if let Some(other) = claims.iter().find(|claim| claim.fence != fence) {
         let why = format!("the path names fence {fence}, the token is for {}", other.fence);
-        return Err(Problem::new(Kind::WrongFence, why));
+        return Err(refused(Problem::new(Kind::WrongFence, why)));
     }
     let claim = claims.pop().expect("a presented token makes at least one claim");
     let Claim { token, .. } = claim;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use hyper::header::{ALLOW, CACHE_CONTROL, HeaderValue};
+use hyper::header::{CACHE_CONTROL, HeaderValue};
 use hyper::{Method, StatusCode};
 use percent_encoding::percent_decode_str;
 use serde::Deserialize;
@@ -56,7 +56,7 @@ pub async fn handle(
 ) -> Answer {
     let outcome = match route(path) {
         Err(problem) => Err(problem),
-        Ok((_, route)) if *method != route.method() => Ok(wrong_method(&route)),
+        Ok((_, route)) if !route.takes(method) => Err(Problem::method_not_allowed(route.methods())),
         Ok((election, route)) => {
             let outcome = match route {
                 Route::Status => status(coordinator, &election).await,
@@ -76,12 +76,16 @@ pub async fn handle(
 }
 
 impl Route {
-    /// The one method that it takes.
-    fn method(&self) -> Method {
+    /// The methods that it takes.
+    fn methods(&self) -> &'static str {
         match self {
-            Route::Status | Route::Observe => Method::GET,
-            Route::Campaign | Route::Renew | Route::Resign => Method::POST,
+            Route::Status | Route::Observe => "GET, HEAD",
+            Route::Campaign | Route::Renew | Route::Resign => "POST",
         }
+    }
+
+    fn takes(&self, method: &Method) -> bool {
+        self.methods().split(", ").any(|allowed| allowed == method.as_str())
     }
 }
 
@@ -103,15 +107,6 @@ fn route(path: &[String]) -> Result<(FenceName, Route), Problem> {
     };
     let election = election.parse().map_err(|error| bad(format!("not an election: {error}")))?;
     Ok((election, route))
-}
-
-fn wrong_method(route: &Route) -> Answer {
-    let allowed = route.method();
-    let problem = Problem::new(Kind::MethodNotAllowed, format!("this path takes {allowed} only"));
-    let mut answer = respond::problem(&problem, Style::Problem);
-    let allowed = HeaderValue::from_str(allowed.as_str()).expect("a method's name is a header value");
-    answer.headers_mut().insert(ALLOW, allowed);
-    answer
 }
 
 async fn campaign(coordinator: &Embedded, election: &FenceName, body: &[u8]) -> Result<Answer, Problem> {

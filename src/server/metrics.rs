@@ -1,4 +1,4 @@
-//! The metrics: names, units, and their one registry. docs/metrics.md lists them.
+//! The metrics: names, units, and their one registry. docs/operations.md lists them.
 
 use std::sync::OnceLock;
 
@@ -79,7 +79,7 @@ impl RequestCounters {
         }
     }
 
-    /// Counts a request that was let through.
+    /// Counts a request that was let through, whatever became of it then.
     pub fn served(&self, verdict: Option<crate::fence::Verdict>) {
         match verdict {
             None => self.none.increment(1),
@@ -93,7 +93,7 @@ impl RequestCounters {
         let row = problem.kind.row();
         match row.verdict.and_then(|verdict| self.refused.iter().find(|(known, _)| *known == verdict)) {
             Some((_, counter)) => counter.increment(1),
-            None => self.none.increment(1),
+            None => self.served(problem.verdict),
         }
         if problem.kind != Kind::StaleToken {
             counter!("fencegate_problems_total", "resource" => self.resource.clone(), "code" => row.code).increment(1);

@@ -221,13 +221,12 @@ impl Server {
         let runtime = self.runtime;
         runtime.block_on(self.gate.attend(self.signals, self.admin, self.http, stop, workers, self.drain));
         drop(stopping);
-        if let Some(coordinator) = &self.gate.coordinator {
-            runtime.block_on(coordinator.close());
-        }
         for mount in &self.gate.mounts {
             mount.resource.stop();
         }
         tracing::info!("stopped");
+        // Waits for nothing: after a second signal, one of its threads still waits for requests in work.
+        runtime.shutdown_background();
         Ok(())
     }
 }
@@ -279,6 +278,10 @@ impl Gate {
         tracing::info!(drain = %humantime::format_duration(drain), "stopping: no new connections, requests in work finish");
         self.ready.store(false, Ordering::SeqCst);
         stop.send_replace(true);
+        // Those who wait for an election are told now: they would hold up the end for as long as they may wait.
+        if let Some(coordinator) = &self.coordinator {
+            coordinator.close().await;
+        }
         let drained = tokio::task::spawn_blocking(move || workers.into_iter().for_each(|worker| drop(worker.join())));
         tokio::select! {
             _ = drained => {}

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
+use hyper::header::{ALLOW, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
 use hyper::{Response, StatusCode};
 
 use crate::fence::Verdict;
@@ -60,6 +60,9 @@ pub fn problem(problem: &Problem, style: Style) -> Answer {
         if let Some(highest) = problem.highest {
             headers.insert(FENCING_HIGHEST, HeaderValue::from(highest.get()));
         }
+    }
+    if let Some(allow) = problem.allow {
+        headers.insert(ALLOW, HeaderValue::from_static(allow));
     }
     let retry_after_s =
         problem.retry_after.map(|wait| wait.as_millis().div_ceil(1000).clamp(1, u128::from(u32::MAX)) as u64);

@@ -67,22 +67,16 @@ fn fences(data_dir: &Path, resources: &[ResourceConfig]) -> Result<Option<Arc<Fe
     if scopes.is_empty() {
         return Ok(None);
     }
-    let failed = |error: http::OpenError| ServeError::DataDir {
-        dir: data_dir.display().to_string(),
-        why: error.to_string(),
-    };
+    let failed =
+        |error: http::OpenError| ServeError::DataDir { dir: data_dir.display().to_string(), why: error.to_string() };
     Fences::open(data_dir, scopes).map(Some).map_err(failed)
 }
 
 fn scope(resource: &ResourceConfig) -> Option<Scope> {
     let KindConfig::Http(HttpConfig { fence, drain, settle, on_unknown, .. }) = &resource.kind else { return None };
     let ms = |time: &Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-    let policy = Policy {
-        drain_ms: ms(drain),
-        settle_ms: ms(settle),
-        on_unknown: *on_unknown,
-        enforce: resource.enforce,
-    };
+    let policy =
+        Policy { drain_ms: ms(drain), settle_ms: ms(settle), on_unknown: *on_unknown, enforce: resource.enforce };
     let template = fence.clone();
     Some(Scope { resource: resource.name.clone(), policy, owns: Box::new(move |name| template.owns(name)) })
 }

@@ -105,6 +105,12 @@ fn what_goes_wrong_is_told_with_its_own_status() {
         (&["sql"], 64, "Usage"),
         (&["sql", "SELECT 1", "-"], 64, "stands alone"),
         (&["claim", "app", "07"], 64, "leading zero"),
+        (&["claim", "two words", "7"], 64, "a fence name has only"),
+        (&["claim", "app", "7", "--holder", "é"], 64, "printable ASCII"),
+        (&["sql", "--token", "+7", "SELECT 1"], 64, "digits only"),
+        (&["sql", "--token", "app=7, 8", "SELECT 1"], 64, "one bare token"),
+        (&["fences", "show", "two words"], 64, "a fence name has only"),
+        (&["fences", "history", "app", "--limit", "0"], 64, "0 is not in 1.."),
         (&["claim", "other", "7"], 1, "no resource here has a fence"),
         (&["fences", "reset", "app", "--to", "x", "--reason", "y"], 64, "digits only"),
         (&["check-config", "none.toml"], 78, "none.toml: can't be read"),
@@ -128,4 +134,41 @@ fn pages_and_completions() {
     assert!(dir.path().join("fencegate-fences-reset.1").exists());
     assert_eq!(world.run(&["--version"], "").out, format!("fencegate {}\n", env!("CARGO_PKG_VERSION")));
     assert_eq!(world.run(&["--help"], "").status, 0);
+}
+
+#[test]
+fn an_empty_variable_counts_as_not_set() {
+    let world = World::new();
+    let run = |name: &str, args: &[&str]| {
+        let command = Command::new(PROGRAM)
+            .args(args)
+            .env("FENCEGATE_URL", format!("http://{}", world.gate.data))
+            .env(name, "")
+            .output();
+        let output = command.expect("it runs");
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    assert_eq!(run("FENCING_HOLDER", &["claim", "app", "7"]), (Some(0), String::new()));
+    assert_eq!(run("FENCING_TOKEN", &["sql", "SELECT 1"]), (Some(0), String::new()));
+    let (status, error) = run("FENCEGATE_CONFIG", &["serve", "--fence", "two words"]);
+    assert!(status == Some(64) && error.contains("fence \"two words\""), "{error}");
+}
+
+#[test]
+fn history_is_told_as_far_back_as_asked() {
+    let world = World::new();
+    let mut client = world.gate.client();
+    for token in 1..=1002 {
+        let headers = [("fencing-token", token.to_string())];
+        let headers: Vec<(&str, &str)> = headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        assert_eq!(client.request("POST", "/-/fences/app/claim", &headers, b"").expect("an answer").status, 200);
+    }
+    for (limit, told) in [("1", 1), ("1001", 1001), ("2000", 1002)] {
+        let said = world.run(&["fences", "history", "app", "--json", "--limit", limit], "");
+        let history: Value = serde_json::from_str(&said.out).expect("JSON");
+        let tokens: Vec<_> =
+            history["events"].as_array().expect("events").iter().map(|event| &event["token"]).collect();
+        assert_eq!((tokens.len(), tokens[0]), (told, &Value::from("1002")), "--limit {limit}");
+        assert_eq!(history["next"].is_null(), told == 1002, "--limit {limit}");
+    }
 }

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use rusqlite::Connection;
 
-use crate::process::{Gate, PROGRAM};
+use crate::process::{Gate, PROGRAM, until};
 
 #[test]
 fn a_second_gate_on_one_database_says_who_has_it() {
@@ -23,6 +23,27 @@ fn a_second_gate_on_one_database_says_who_has_it() {
     assert!(error.expect("nor by another name").contains("in use"));
     first.kill();
     drop(Gate::start(other.path(), &args));
+}
+
+#[test]
+fn a_restored_backup_has_its_mark() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (file, copy) = (dir.path().join("app.db"), dir.path().join("copy.db"));
+    let gate = Gate::start(dir.path(), &["--sqlite", file.to_str().expect("UTF-8"), "--fence", "app"]);
+    gate.client().sql(Some("7"), &["CREATE TABLE t (v)", "INSERT INTO t VALUES (1)"]);
+    let db = Connection::open(&file).expect("it opens");
+    db.execute("VACUUM INTO ?1", [copy.to_str().expect("UTF-8")]).expect("a backup while the gate runs");
+    gate.client().sql(Some("9"), &["INSERT INTO t VALUES (2)"]);
+    gate.kill();
+    for name in ["app.db", "app.db-wal", "app.db-shm"] {
+        let _ = std::fs::remove_file(dir.path().join(name));
+    }
+    std::fs::rename(&copy, &file).expect("restored");
+    let gate = Gate::start(dir.path(), &["--sqlite", file.to_str().expect("UTF-8"), "--fence", "app"]);
+    for (token, status) in [("6", 412), ("7", 200), ("9", 200), ("8", 412)] {
+        let answer = gate.client().sql(Some(token), &["INSERT INTO t VALUES (3)"]);
+        assert_eq!(answer.status, status, "{token}: {answer:?}");
+    }
 }
 
 #[test]
@@ -143,24 +164,44 @@ fn a_full_disk_loses_nothing_and_recovers() {
 #[test]
 fn a_stop_lets_work_finish() {
     let dir = tempfile::tempdir().expect("a directory");
-    let file = dir.path().join("app.db");
-    let gate = Gate::start(dir.path(), &["--sqlite", file.to_str().expect("UTF-8"), "--fence", "app"]);
-    let mut client = gate.client();
+    let gate = Gate::patient(dir.path());
+    let (mut client, mut admin) = (gate.client(), gate.admin());
     client.sql(Some("1"), &["CREATE TABLE t (v)"]);
     let slow = "INSERT INTO t WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n WHERE x < 600000) SELECT x FROM n";
     let body = serde_json::json!({ "requests": [{ "type": "execute", "stmt": { "sql": slow } }, { "type": "close" }] });
     let body = body.to_string();
-    let request = format!(
-        "POST /v3/pipeline HTTP/1.1\r\nhost: g\r\nfencing-token: 1\r\ncontent-length: {}\r\n\r\n{body}",
+    let head = format!(
+        "POST /v3/pipeline HTTP/1.1\r\nhost: g\r\nfencing-token: 1\r\nexpect: 100-continue\r\ncontent-length: {}\r\n\r\n",
         body.len()
     );
-    client.send(request.as_bytes()).expect("sent");
-    while gate.client().get("/-/fences/app").json()["in_flight"] != 1 {
-        std::thread::yield_now();
-    }
-    assert_eq!(gate.terminate(), Some(0));
+    client.send(head.as_bytes()).expect("sent");
+    // The gate is at work on the request, and asks for its body. So all that is left of it is done while the gate stops.
+    assert!(client.read_until("\r\n\r\n").starts_with("HTTP/1.1 100 "));
+    gate.signal(rustix::process::Signal::TERM);
+    until("the gate is stopping", || admin.get("/readyz").status == 503);
+    client.send(body.as_bytes()).expect("sent");
     assert_eq!(client.read_answer().expect("the answer still comes").status, 200);
-    let db = Connection::open(&file).expect("it opens");
+    assert_eq!(gate.wait(), Some(0));
+    let db = Connection::open(dir.path().join("app.db")).expect("it opens");
     let rows: i64 = db.query_row("SELECT count(*) FROM t", [], |row| row.get(0)).expect("it can be read");
     assert_eq!(rows, 600_000);
+}
+
+#[test]
+fn a_second_signal_ends_the_draining() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let gate = Gate::start(dir.path(), &[]);
+    let mut client = gate.client();
+    // A request in work that will never be whole.
+    let head = b"POST /v3/pipeline HTTP/1.1\r\nhost: gate\r\nexpect: 100-continue\r\ncontent-length: 100\r\n\r\n";
+    client.send(head).expect("sent");
+    client.read_until("100 Continue");
+    gate.signal(rustix::process::Signal::TERM);
+    // The admin listener stays, and tells that the gate drains.
+    while gate.admin().get("/readyz").status != 503 {
+        std::thread::yield_now();
+    }
+    let stopping = std::time::Instant::now();
+    assert_eq!(gate.terminate(), Some(0));
+    assert!(stopping.elapsed() < std::time::Duration::from_secs(5), "it took {:?} to stop", stopping.elapsed());
 }

@@ -180,6 +180,28 @@ fn arbitrary_sql() {
     serves(&gate);
 }
 
+/// Each value is within its limit, and no row is given back: what the statement takes meanwhile has a limit, too.
+#[test]
+fn one_row_never_takes_all_memory() {
+    let (_dir, gate) = gate();
+    let fat = format!("SELECT {}", vec!["hex(zeroblob(7999999))"; 400].join(","));
+    let insert = format!("INSERT INTO t SELECT length({})", vec!["hex(zeroblob(7999999))"; 120].join(") + length("));
+    for token in [None, Some("1")] {
+        for sql in [&fat, &insert.replace("length(", "max('', ")] {
+            let requests = json!([{ "type": "execute", "stmt": { "sql": sql } }, { "type": "close" }]);
+            let answer = gate.client().pipeline(token, None, &requests).expect("an answer");
+            assert!(matches!(answer.status, 200 | 428), "{answer:?}");
+            let other = gate.client().sql(Some("1"), &["INSERT INTO t VALUES (1)"]);
+            assert_eq!(other.status, 200, "{other:?}");
+        }
+    }
+    let status = std::fs::read_to_string(format!("/proc/{}/status", gate.pid())).expect("the process runs");
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("its peak");
+    let kib: u64 = peak.trim().trim_end_matches(" kB").parse().expect("a number");
+    assert!(kib < 1_400_000, "{kib} KiB");
+    serves(&gate);
+}
+
 #[test]
 fn too_large_and_too_slow() {
     let (_dir, gate) = gate();

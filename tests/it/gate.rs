@@ -18,6 +18,22 @@ use fencegate::resource::sqlite::{Limits, Options, Sqlite, TableFence};
 /// Longer than anything here takes unless it hangs.
 pub const LONG: Duration = Duration::from_secs(60);
 
+/// Limits whose times are longer than any test runs: what a test sees happen, the gate did for another reason than that a busy
+/// machine made something take long.
+pub fn patient() -> Limits {
+    let never = 10 * LONG;
+    Limits { statement_time: never, stream_idle: never, transaction_time: never, lock_wait: never, ..Limits::default() }
+}
+
+/// Waits until the condition holds.
+pub async fn until(what: &str, condition: impl Fn() -> bool) {
+    let started = Instant::now();
+    while !condition() {
+        assert!(started.elapsed() < LONG, "not in time: {what}");
+        tokio::task::yield_now().await;
+    }
+}
+
 pub struct Gate {
     pub db: Sqlite,
     pub file: PathBuf,
@@ -36,7 +52,7 @@ pub fn presented_by(tokens: &str, holder: Option<&str>) -> Option<Presented> {
 
 impl Gate {
     pub fn new() -> Arc<Gate> {
-        Gate::with(&[], Limits::default())
+        Gate::with(&[], patient())
     }
 
     /// The database's own fence is `app`.
@@ -114,11 +130,7 @@ impl Gate {
 
     /// Waits until the gauge has this value.
     pub async fn until_gauge(&self, name: &str, value: f64) {
-        let started = Instant::now();
-        while self.gauge(name) != value {
-            assert!(started.elapsed() < LONG, "{name} is {}", self.gauge(name));
-            tokio::task::yield_now().await;
-        }
+        until(&format!("{name} is {value}"), || self.gauge(name) == value).await;
     }
 }
 

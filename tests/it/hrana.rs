@@ -163,10 +163,14 @@ async fn as_many_arguments_as_a_body_holds() {
     assert_eq!(code(&answer), "ARGS_INVALID");
     let params: Vec<String> = (0..30_000).map(|n| format!(":n{n}")).collect();
     let sql = format!("SELECT 1 WHERE 7 IN ({})", params.join(","));
-    let started = std::time::Instant::now();
-    let answer = run(&gate, json!({"sql": sql, "named_args": names[..30_000]})).await;
-    assert_eq!(code(&answer), "ok");
-    assert!(started.elapsed().as_secs() < 20, "looking up names took {:?}", started.elapsed());
+    // By a gate of its own, whose work can be told from what else the machine does meanwhile.
+    let dir = tempfile::tempdir().unwrap();
+    let gate = crate::process::Gate::patient(dir.path());
+    let stmt = json!([{"type": "execute", "stmt": {"sql": sql, "named_args": names[..30_000]}}]);
+    let answer = gate.client().pipeline(None, None, &stmt).unwrap();
+    assert_eq!(code(&result(&answer.json()["results"][0])), "ok");
+    let took = gate.processor_time();
+    assert!(took.as_secs() < 20, "looking up names took {took:?}");
 }
 
 #[tokio::test]
@@ -188,7 +192,7 @@ async fn one_statement_to_an_execute() {
         ("  ;; ", "SQL_NO_STATEMENT"),
         ("-- nothing", "SQL_NO_STATEMENT"),
         ("/* nothing", "SQL_NO_STATEMENT"),
-        ("\0SELECT 1", "SQL_NO_STATEMENT"),
+        ("\0SELECT 1", "SQLITE_ERROR"),
         ("SELECT 1; SELECT 2", "SQL_MANY_STATEMENTS"),
         ("SELECT 1; nonsense", "SQL_MANY_STATEMENTS"),
         ("SELECT 1;;;  ", "ok"),
@@ -229,7 +233,7 @@ async fn a_sequence_runs_to_its_end_or_its_first_error() {
     assert_eq!(gate.column("SELECT v FROM t").await, ["a;b", "2"]);
     assert_eq!(code(&ask("INSERT INTO t VALUES (3); INSERT INTO x VALUES (4); DELETE FROM t").await), "SQLITE_ERROR");
     assert_eq!(gate.column("SELECT count(*) FROM t").await, ["3"], "what came before the error stays");
-    for sql in ["", ";", "-- only this", "\0DELETE FROM t", &";".repeat(500_000), "\u{feff}"] {
+    for sql in ["", ";", "-- only this", &";".repeat(500_000), "\u{feff}"] {
         assert_eq!(code(&ask(sql).await), "ok", "{:?}", &sql[..sql.len().min(20)]);
     }
     assert_eq!(code(&ask("INSERT INTO t VALUES (?)").await), "ARGS_INVALID");

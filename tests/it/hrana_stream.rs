@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use fencegate::resource::sqlite::Limits;
 
-use crate::gate::{Gate, code, column, execute, refusal, result};
+use crate::gate::{Gate, code, column, execute, patient, refusal, result};
 
 fn store(sql_id: i64, sql: &str) -> Value {
     json!({"type": "store_sql", "sql_id": sql_id, "sql": sql})
@@ -102,7 +102,7 @@ async fn stored_texts() {
 
 #[tokio::test]
 async fn more_streams_than_there_is_room_for() {
-    let gate = Gate::with(&[], Limits { streams: 8, ..Limits::default() });
+    let gate = Gate::with(&[], Limits { streams: 8, ..patient() });
     gate.script("1", "CREATE TABLE t (v)").await;
     let mut inside = gate.client("1");
     inside.sql("BEGIN IMMEDIATE").await.unwrap();

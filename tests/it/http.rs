@@ -81,6 +81,32 @@ fn tokens_in_every_form() {
 }
 
 #[test]
+fn a_refusal_of_what_is_malformed_tells_the_mark_too() {
+    let (_dir, gate) = gate();
+    let mut client = gate.client();
+    let unmarked = read(&mut client, &[("fencing-token", "x")]);
+    assert_eq!((unmarked.header("fencing-verdict"), unmarked.header("fencing-highest")), (Some("malformed"), None));
+    assert_eq!((&unmarked.json()["fence"], &unmarked.json()["highest"]), (&json!("app"), &Value::Null));
+    assert_eq!(read(&mut client, &[("fencing-token", "7")]).status, 200);
+    for headers in [
+        vec![("fencing-token", "07")],
+        vec![("fencing-token", "7"), ("fencing-token", "7")],
+        vec![("fencing-token", "other=7")],
+        vec![("fencing-holder", "")],
+        vec![("authorization", "Bearer fgt.")],
+    ] {
+        let claim = client.request("POST", "/-/fences/app/claim", &headers, b"").expect("an answer");
+        let answers = [read(&mut client, &headers), claim];
+        for answer in answers {
+            assert_eq!((answer.status, answer.header("fencing-verdict")), (400, Some("malformed")), "{headers:?}");
+            assert_eq!(answer.header("fencing-highest"), Some("7"), "{headers:?}");
+            let body = answer.json();
+            assert_eq!((&body["fence"], &body["highest"]), (&json!("app"), &json!("7")), "{headers:?}");
+        }
+    }
+}
+
+#[test]
 fn reads_claim_too() {
     let (_dir, gate) = gate();
     let mut client = gate.client();
@@ -97,6 +123,9 @@ fn whoever_presents_a_token_claims_whatever_becomes_of_the_request() {
     let mut client = gate.client();
     for (number, (path, body, status)) in [
         ("/v3/pipeline", "this is no JSON", 400),
+        ("/v3/pipeline", "[]", 400),
+        ("/v3/pipeline", "[null,[]]", 400),
+        ("/v3/cursor", r#"[null,{"steps":[]}]"#, 400),
         ("/v3/pipeline", r#"{"baton":"nonsense","requests":[]}"#, 400),
         ("/nothing", "", 404),
         ("/v3", "", 405),
@@ -109,6 +138,7 @@ fn whoever_presents_a_token_claims_whatever_becomes_of_the_request() {
         assert_eq!(answer.status, status, "{path}: {answer:?}");
         assert_eq!(answer.header("fencing-verdict"), Some("advanced"), "{path}");
         assert_eq!(answer.header("fencing-highest"), Some(token.as_str()), "{path}");
+        assert_eq!((&answer.json()["presented"], &answer.json()["fence"]), (&json!(token), &json!("app")), "{path}");
         assert_eq!(client.get("/-/fences/app").json()["highest"], token.as_str());
     }
 }
@@ -151,10 +181,14 @@ fn paths_and_methods() {
         ("GET", "/-/readyz", 200),
         ("POST", "/-/healthz", 405),
         ("GET", "/-/nothing", 404),
+        ("GET", "/-/-/healthz", 404),
+        ("GET", "/-//healthz", 404),
         ("GET", "/-/fences/app/claim", 405),
         ("DELETE", "/-/fences/app", 405),
         ("GET", "/-/fences/%ff", 400),
         ("GET", "/-/elections/app", 200),
+        ("DELETE", "/-/elections/app", 405),
+        ("GET", "/-/elections/app/campaign", 405),
         ("GET", "/v2", 200),
         ("GET", "/v3", 200),
         ("GET", "/v3/pipeline", 405),
@@ -165,6 +199,7 @@ fn paths_and_methods() {
     ] {
         let answer = client.request(method, path, &[], b"").expect("an answer");
         assert_eq!(answer.status, status, "{method} {path}: {answer:?}");
+        assert_eq!(answer.header("allow").is_some(), status == 405, "{method} {path}: {answer:?}");
     }
     let mut admin = gate.admin();
     for (method, path, status) in [
@@ -179,12 +214,14 @@ fn paths_and_methods() {
         ("GET", "/v1/fences/app/history", 200),
         ("GET", "/v1/fences?limit=x", 400),
         ("POST", "/v1/fences", 405),
+        ("DELETE", "/v1/events", 405),
         ("GET", "/v1/fences/app/reset", 405),
         ("POST", "/v1/fences/app/reset", 400),
         ("GET", "/nothing", 404),
     ] {
         let answer = admin.request(method, path, &[], b"").expect("an answer");
         assert_eq!(answer.status, status, "{method} {path}: {answer:?}");
+        assert_eq!(answer.header("allow").is_some(), status == 405, "{method} {path}: {answer:?}");
     }
 }
 
@@ -207,9 +244,14 @@ fn what_operators_do() {
     assert_eq!(post("reset", &[], &json!({ "highest": "40" })).status, 400, "a reason is needed");
     assert_eq!(post("reset", &[], &json!({ "reason": "x" })).status, 400, "highest is needed");
     assert_eq!(post("reset", &[], &json!({ "highest": 40, "reason": "x" })).status, 400, "tokens are strings");
+    assert_eq!(post("reset", &[], &json!(["40", "x"])).status, 400, "an object is needed");
     assert_eq!(post("reset", &[], &reset).json(), json!({ "fence": "app", "highest": "40", "previous": "50" }));
     assert_eq!(post("release", &[], &json!({ "reason": "x" })).json()["released"], false);
     assert_eq!(client.sql(Some("41"), &["INSERT INTO t VALUES (1)"]).status, 200);
+    assert_eq!(
+        client.request("POST", "/v3/pipeline", &[("fencing-token", "41")], b"[").expect("an answer").status,
+        400
+    );
     let history = admin.get("/v1/fences/app/history?limit=2").json();
     assert_eq!(history["events"][1]["reason"], "restored from a backup");
     let before = history["next"].as_str().expect("there is more").to_owned();
@@ -218,6 +260,9 @@ fn what_operators_do() {
     let metrics = String::from_utf8(admin.get("/metrics").body).expect("UTF-8");
     for line in [
         "fencegate_requests_total{resource=\"app\",verdict=\"stale\"} 3",
+        // The table's making, and a body that was not understood after the claim was judged.
+        "fencegate_requests_total{resource=\"app\",verdict=\"advanced\"} 2",
+        "fencegate_requests_total{resource=\"app\",verdict=\"admitted\"} 1",
         "fencegate_fence_highest{resource=\"app\",fence=\"app\"} 41",
         "fencegate_fence_refused_total{resource=\"app\",fence=\"app\"} 3",
         "fencegate_advances_total{resource=\"app\"} 2",
@@ -239,4 +284,37 @@ fn events_are_told_as_they_happen() {
     client.sql(Some("7"), &["INSERT INTO t VALUES (1)"]);
     watcher.read_until("event: stale");
     assert!(watcher.read_until("\"token\":\"7\"").contains("\"count\":1"));
+}
+
+#[test]
+fn below_a_mount_point() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let config = dir.path().join("gate.toml");
+    let resource = |name: &str| format!("[[resource]]\nname = \"{name}\"\nkind = \"sqlite\"\nfile = \"{name}.db\"\n");
+    std::fs::write(&config, resource("shop") + &resource("audit")).expect("written");
+    let gate = Gate::start(dir.path(), &["--config", config.to_str().expect("UTF-8")]);
+    let mut client = gate.client();
+    let mut ask = |method: &str, path: &str| {
+        let body = if method == "POST" { SELECT } else { "" };
+        let answer = client.request(method, path, &[], body.as_bytes()).expect("an answer");
+        (answer.status, answer.header("content-type").map(str::to_owned), answer)
+    };
+    for (method, path) in [
+        ("GET", "/shop/v2"),
+        ("GET", "/shop/v3"),
+        ("POST", "/shop/v2/pipeline"),
+        ("POST", "/shop/v3/pipeline"),
+        ("POST", "/audit/v3/pipeline?a=b"),
+    ] {
+        assert_eq!(ask(method, path).0, 200, "{method} {path}");
+    }
+    for path in ["/shopping/v3/pipeline", "/Shop/v3/pipeline", "/", "/x"] {
+        let (status, media_type, _) = ask("POST", path);
+        assert_eq!((status, media_type.as_deref()), (404, Some("application/problem+json")), "{path}");
+    }
+    // What a libSQL driver asks for whose URL ends in /shop: it reads the message from application/json only.
+    let (status, media_type, answer) = ask("POST", "/v3/pipeline");
+    assert_eq!((status, media_type.as_deref()), (404, Some("application/json")));
+    let message = answer.json()["message"].as_str().expect("text").to_owned();
+    assert!(message.contains("/audit/, /shop/") && message.contains("slash at its end"), "{message}");
 }

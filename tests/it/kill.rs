@@ -9,11 +9,12 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 use serde_json::{Value, json};
 
+use crate::gate::LONG;
 use crate::process::{Answer, Client, Gate};
 
 /// What a writer was told of one write.
@@ -201,8 +202,14 @@ fn run(dir: &Path, kills: u32, args: &[&str]) -> Vec<Written> {
         for _ in 0..kills {
             world.set(Some(gate.data));
             let goal = world.acknowledged.load(Ordering::SeqCst) + 20 + dice.roll(200);
-            while world.acknowledged.load(Ordering::SeqCst) < goal {
+            let (mut last, mut last_at) = (0, Instant::now());
+            while last < goal {
                 assert!(gate.is_running() || world.stop(), "the gate ended by itself");
+                let now = world.acknowledged.load(Ordering::SeqCst);
+                if now != last {
+                    (last, last_at) = (now, Instant::now());
+                }
+                assert!(last_at.elapsed() < LONG || world.stop(), "nothing is acknowledged any more");
                 std::thread::yield_now();
             }
             world.set(None);

@@ -24,6 +24,7 @@ mod proof;
 mod resource;
 mod rule;
 mod sandbox;
+mod sandbox_random;
 mod sharing;
 mod table_fences;
 mod tidy;

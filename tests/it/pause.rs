@@ -8,10 +8,10 @@ use std::process::{Child, Command, Stdio};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
-use crate::process::{Client, Gate, PROGRAM};
+use crate::process::{Client, Gate, PROGRAM, until};
 
-fn campaign(client: &mut Client, holder: &str) -> Value {
-    let body = json!({ "holder": holder, "ttl_ms": 1000, "wait_ms": 30_000 }).to_string();
+fn campaign(client: &mut Client, holder: &str, ttl_ms: u32) -> Value {
+    let body = json!({ "holder": holder, "ttl_ms": ttl_ms, "wait_ms": 60_000 }).to_string();
     client.request("POST", "/-/elections/app/campaign", &[], body.as_bytes()).expect("the gate answers").json()
 }
 
@@ -40,19 +40,17 @@ fn story(dir: &Path, args: &[&str]) -> (Vec<String>, Option<i32>, String) {
     all.extend(args);
     let gate = Gate::start(dir, &all);
     let mut client = gate.client();
-    let first = campaign(&mut client, "first");
+    let first = campaign(&mut client, "first", 1000);
     let token = first["token"].as_str().expect("it leads").to_owned();
     client.sql(Some(&token), &["CREATE TABLE t (who TEXT)", "INSERT INTO t VALUES ('first')"]);
     let mut worker = worker(&gate, &token);
     kill_process(Pid::from_child(&worker), Signal::STOP).expect("it can be stopped");
-    while !is_stopped(&worker) {
-        std::thread::yield_now();
-    }
+    until("the worker is stopped", || is_stopped(&worker));
     let mut stdin = worker.stdin.take().expect("piped");
     stdin.write_all(b"INSERT INTO t VALUES ('first, woken up');").expect("written");
     drop(stdin);
-    // Nobody renews the first one's lease; this waits until it has run out.
-    let second = campaign(&mut client, "second");
+    // Nobody renews the first one's lease; this waits until it has run out. The second's own outlasts the test.
+    let second = campaign(&mut client, "second", 600_000);
     assert_eq!(second["state"], "leading");
     let next = second["token"].as_str().expect("it leads");
     assert_eq!(client.sql(Some(next), &["INSERT INTO t VALUES ('second')"]).status, 200);

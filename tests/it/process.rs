@@ -4,9 +4,20 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+
+use crate::gate::LONG;
+
+/// Waits until the condition holds.
+pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !condition() {
+        assert!(started.elapsed() < LONG, "not in time: {what}");
+        std::thread::yield_now();
+    }
+}
 
 /// A running gate. Killed when dropped.
 pub struct Gate {
@@ -24,7 +35,17 @@ impl Gate {
         Gate::try_start(dir, args).unwrap_or_else(|error| panic!("the gate did not start: {error}"))
     }
 
-    /// The same; what it printed to standard error where it did not start.
+    /// A gate before `app.db` in `dir`, with limits whose times no test runs into.
+    pub fn patient(dir: &Path) -> Gate {
+        let config = dir.join("gate.toml");
+        let resource = "[[resource]]\nname = \"app\"\nkind = \"sqlite\"\nfile = \"app.db\"\n";
+        let times = ["drain", "body_time", "statement_time", "transaction_time", "stream_idle", "lock_wait"];
+        let limits: String = times.iter().map(|time| format!("{time} = \"10m\"\n")).collect();
+        std::fs::write(&config, format!("{resource}[limits]\n{limits}")).expect("written");
+        Gate::start(dir, &["--config", config.to_str().expect("UTF-8")])
+    }
+
+    /// As [`Gate::start`]; what it printed to standard error where it did not start.
     pub fn try_start(dir: &Path, args: &[&str]) -> Result<Gate, String> {
         let mut child = Command::new(PROGRAM)
             .arg("serve")
@@ -65,6 +86,16 @@ impl Gate {
         self.child.id()
     }
 
+    /// How much time of processors it has used.
+    pub fn processor_time(&self) -> Duration {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).expect("the process is there");
+        // After the name, which ends with the last parenthesis: the state and ten more, then user and system time in ticks, of
+        // which there are a hundred in a second on every Linux.
+        let rest = stat.rsplit(')').next().expect("there is always a last part");
+        let ticks = rest.split_whitespace().skip(11).take(2).map(|ticks| ticks.parse::<u64>().expect("a number"));
+        Duration::from_millis(ticks.sum::<u64>() * 10)
+    }
+
     /// Sends a signal.
     pub fn signal(&self, signal: rustix::process::Signal) {
         let pid = rustix::process::Pid::from_child(&self.child);
@@ -83,8 +114,13 @@ impl Gate {
     }
 
     /// SIGTERM; the exit status.
-    pub fn terminate(mut self) -> Option<i32> {
+    pub fn terminate(self) -> Option<i32> {
         self.signal(rustix::process::Signal::TERM);
+        self.wait()
+    }
+
+    /// Waits for its end; the exit status.
+    pub fn wait(mut self) -> Option<i32> {
         self.child.wait().expect("it can be waited for").code()
     }
 
@@ -144,8 +180,8 @@ impl Client {
     pub fn connect(addr: SocketAddr) -> std::io::Result<Client> {
         let stream = TcpStream::connect(addr)?;
         stream.set_nodelay(true)?;
-        // A test that waits longer than this for one answer has found a hang.
-        stream.set_read_timeout(Some(Duration::from_secs(60)))?;
+        // A test that waits longer than this for one answer has found a hang. Longer than what a test has the gate wait for.
+        stream.set_read_timeout(Some(2 * LONG))?;
         Ok(Client { stream: BufReader::new(stream) })
     }
 

@@ -2,11 +2,14 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 
 use fencegate::fence::{Claim, Verdict};
 use fencegate::problem::Kind;
 use fencegate::resource::Resource;
 use fencegate::resource::sqlite::{Limits, Options, Sqlite};
+
+use crate::gate::{Gate, LONG};
 
 /// Opens the SQLite resource in a folder.
 fn sqlite(dir: &Path) -> Arc<dyn Resource> {
@@ -155,3 +158,28 @@ macro_rules! every_resource {
 }
 
 every_resource!(sqlite);
+
+/// Counted refusals move from memory to the database about once a second, and nobody sees them on their way.
+#[tokio::test]
+async fn no_refusal_is_missed_or_counted_twice_while_they_are_written_down() {
+    let gate = Gate::new();
+    let fence = "app".parse().expect("a name");
+    gate.sql("2", "SELECT 1").await.expect("the first claim");
+    let plain = gate.plain();
+    let written = || {
+        let sum = "SELECT coalesce(sum(count), 0) FROM fencegate_refusals";
+        plain.query_row(sum, [], |row| row.get::<_, i64>(0)).expect("it can be read")
+    };
+    let (mut count, mut seen, mut rounds) = (0, 0, 0);
+    let started = Instant::now();
+    while rounds < 2 {
+        assert!(started.elapsed() < LONG, "refusals are not written down");
+        gate.sql("1", "SELECT 1").await.expect_err("refused");
+        count += 1;
+        let knocks = gate.db.knocks(&fence).await.expect("they can be read");
+        assert_eq!(knocks.iter().map(|knock| knock.count).collect::<Vec<_>>(), [count]);
+        let now = written();
+        rounds += i32::from(now != seen);
+        seen = now;
+    }
+}

@@ -5,7 +5,7 @@ use serde_json::json;
 use fencegate::resource::Resource;
 use fencegate::resource::sqlite::Limits;
 
-use crate::gate::{Gate, batch, code, execute, result, sequence};
+use crate::gate::{Gate, batch, code, execute, patient, result, sequence};
 
 const SCHEMA: &str = "
     CREATE TABLE t (id INTEGER PRIMARY KEY, v);
@@ -255,9 +255,30 @@ async fn transactions_in_odd_places() {
     }
 }
 
+/// SQLite stops reading at a NUL: what follows would be left out, and the script called done.
+#[tokio::test]
+async fn no_text_has_a_hidden_end() {
+    let gate = Gate::new();
+    gate.script("1", "CREATE TABLE t (v)").await;
+    let script = "INSERT INTO t VALUES (1);\0INSERT INTO t VALUES (2)";
+    let stored = json!({"type": "store_sql", "sql_id": 1, "sql": script});
+    for requests in [
+        vec![sequence(script)],
+        vec![execute(script)],
+        vec![batch(&[script])],
+        vec![json!({"type": "describe", "sql": script})],
+        vec![stored, json!({"type": "sequence", "sql_id": 1})],
+    ] {
+        let answer = gate.ask("1", requests.clone()).await.unwrap();
+        let text = answer.last().unwrap().to_string();
+        assert!(text.contains("NUL"), "{requests:?}: {text}");
+    }
+    assert_eq!(gate.column("SELECT count(*) FROM t").await, ["0"]);
+}
+
 #[tokio::test]
 async fn statements_that_no_stack_or_memory_would_hold() {
-    let gate = Gate::with(&[], Limits { statement_time: std::time::Duration::from_millis(300), ..Limits::default() });
+    let gate = Gate::with(&[], Limits { statement_time: std::time::Duration::from_millis(300), ..patient() });
     gate.script("1", "CREATE TABLE t (v)").await;
     let union = vec!["SELECT 1"; 5000].join(" UNION ALL ");
     let sum = format!("SELECT {}", vec!["1"; 5000].join("+"));
@@ -274,6 +295,8 @@ async fn statements_that_no_stack_or_memory_would_hold() {
         views,
         cross,
         glob,
+        "SELECT 'a' LIKE '%' || hex(zeroblob(600))",
+        "SELECT 'a' GLOB '*' || hex(zeroblob(600))",
         "SELECT printf('%99999999d', 1)",
         "SELECT zeroblob(2147483647)",
         "SELECT randomblob(1000000000)",

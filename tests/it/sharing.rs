@@ -6,9 +6,10 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 use fencegate::problem::Problem;
+use fencegate::resource::Resource;
 use fencegate::resource::sqlite::Limits;
 
-use crate::gate::{Gate, batch, code, execute, result, sequence};
+use crate::gate::{Gate, batch, code, execute, patient, result, sequence};
 
 const SCHEMA: &str = "
     CREATE TABLE innocent (n INTEGER PRIMARY KEY, half TEXT);
@@ -199,7 +200,7 @@ async fn a_culprit_gets_what_sqlite_gives_and_nobody_else_anything() {
 
 #[tokio::test]
 async fn a_result_too_large_undoes_its_statement() {
-    let limits = || Limits { result_bytes: 2_000, ..Limits::default() };
+    let limits = || Limits { result_bytes: 2_000, ..patient() };
     for sqls in [
         &["INSERT INTO t SELECT value, 'r' || value FROM json_each('[2,3,4]') RETURNING hex(zeroblob(1000))"][..],
         &["INSERT INTO t VALUES (9, 'x') RETURNING CAST(x'ff' AS TEXT)"],
@@ -222,7 +223,7 @@ async fn a_result_too_large_undoes_its_statement() {
 
 #[tokio::test]
 async fn an_answer_never_grows_past_its_limit() {
-    let limits = Limits { result_bytes: 100_000, ..Limits::default() };
+    let limits = Limits { result_bytes: 100_000, ..patient() };
     let gate = Gate::with(&[], limits);
     let wide = format!("SELECT {} WHERE 0", vec!["1"; 2000].join(","));
     let fat = format!("SELECT {}", vec!["zeroblob(1000000)"; 500].join(","));
@@ -230,6 +231,11 @@ async fn an_answer_never_grows_past_its_limit() {
     requests.extend((0..200).map(|_| json!({"type": "execute", "stmt": {"sql_id": 1}})));
     requests.extend((0..200).map(|_| json!({"type": "describe", "sql": "SELECT ?32766"})));
     requests.push(execute(&fat));
+    let nonsense = "A".repeat(60_000);
+    requests.push(json!({"type": "store_sql", "sql_id": 2, "sql": nonsense}));
+    requests.extend((0..300).map(|_| json!({"type": "execute", "stmt": {"sql_id": 2}})));
+    let step = json!({"stmt": {"sql_id": 2}});
+    requests.push(json!({"type": "batch", "batch": {"steps": vec![step; 300]}}));
     let body = json!({ "requests": requests }).to_string();
     let answer = gate.body("", body.as_bytes()).await.unwrap();
     assert!(answer.to_string().len() < 300_000, "{} bytes", answer.to_string().len());
@@ -238,6 +244,23 @@ async fn an_answer_never_grows_past_its_limit() {
     assert_eq!(code(&result(&results[200])), "RESPONSE_TOO_LARGE");
     assert_eq!(code(&result(&results[400])), "RESPONSE_TOO_LARGE");
     assert_eq!(code(&result(&results[401])), "RESPONSE_TOO_LARGE");
+}
+
+/// SQLite says that the database is full where an AUTOINCREMENT has come to its end, and then takes back the whole transaction.
+#[tokio::test]
+async fn a_table_that_is_full_is_no_full_disk() {
+    let gate = Gate::new();
+    gate.script("1", SCHEMA).await;
+    gate.script(
+        "1",
+        "CREATE TABLE a (id INTEGER PRIMARY KEY AUTOINCREMENT); INSERT INTO a VALUES (9223372036854775807)",
+    )
+    .await;
+    for _ in 0..5 {
+        let answer = among_innocents(&gate, vec![execute("INSERT INTO a DEFAULT VALUES")]).await;
+        assert!(answer.is_err(), "{answer:?}");
+        assert_eq!(gate.db.trouble(), None);
+    }
 }
 
 #[tokio::test]

@@ -5,15 +5,14 @@ use std::sync::Arc;
 use serde_json::json;
 
 use fencegate::resource::Resource;
-use fencegate::resource::sqlite::Limits;
 
-use crate::gate::{Gate, batch, code, execute, refusal, sequence};
+use crate::gate::{Gate, batch, code, execute, patient, refusal, sequence};
 
 const BOTH: &str = "app=1, jobs=1, billing=1";
 
 async fn gate() -> Arc<Gate> {
     let tables = [("job", "jobs"), ("job_*", "jobs"), ("invoice*", "billing")];
-    let gate = Gate::with(&tables, Limits::default());
+    let gate = Gate::with(&tables, patient());
     gate.script(BOTH, "
         CREATE TABLE t (id INTEGER PRIMARY KEY, v UNIQUE);
         CREATE TABLE parent (id INTEGER PRIMARY KEY, v);
@@ -157,9 +156,60 @@ async fn a_trigger_that_came_after_the_statement_was_cached() {
     inside.sql("BEGIN IMMEDIATE").await.unwrap();
     assert_eq!(code(&inside.sql(insert).await), "TOKEN_REQUIRED");
     assert_eq!(gate.dump(), before);
+    // Once somebody who may has run it as it is now, it still needs both.
+    let mut both = gate.client("app=1, jobs=1");
+    both.sql("BEGIN IMMEDIATE").await.unwrap();
+    assert_eq!(code(&both.sql(insert).await), "ok");
+    both.sql("COMMIT").await.unwrap();
     assert_eq!(code(&gate.sql("app=1, jobs=1", insert).await), "ok");
+    let before = gate.dump();
+    for _ in 0..2 {
+        assert_eq!(code(&gate.sql("app=1", insert).await), "TOKEN_REQUIRED");
+        inside.sql("BEGIN IMMEDIATE").await.unwrap();
+        assert_eq!(code(&inside.sql(insert).await), "TOKEN_REQUIRED");
+    }
+    assert_eq!(gate.dump(), before);
     gate.sql("app=1", "DROP TRIGGER late").await.unwrap();
     assert_eq!(code(&gate.sql("app=1", insert).await), "ok");
+}
+
+/// DROP TABLE deletes what SQLite keeps about the table, and, through foreign keys, sets off triggers that delete more.
+#[tokio::test]
+async fn a_trigger_that_a_dropped_table_sets_off() {
+    let gate = gate().await;
+    gate.script("app=1", "CREATE TABLE child (p REFERENCES parent ON DELETE CASCADE); INSERT INTO child VALUES (2)")
+        .await;
+    gate.sql("billing=1", "DROP TABLE invoice_line").await.unwrap();
+    let trigger = "CREATE TRIGGER x AFTER DELETE ON child BEGIN DELETE FROM sqlite_sequence; END";
+    gate.sql("app=1", trigger).await.unwrap();
+    let before = gate.dump();
+    assert_eq!(code(&gate.sql("app=1", "DROP TABLE parent").await), "TOKEN_REQUIRED");
+    assert_eq!(gate.dump(), before);
+    gate.sql(BOTH, "DROP TABLE parent").await.unwrap();
+}
+
+/// A virtual table writes its rows by statements that SQLite asks about only once: nothing may carry them on to another fence.
+#[tokio::test]
+async fn what_a_virtual_table_writes_stays_in_its_fence() {
+    let gate = Gate::with(&[("docs*", "docs"), ("page", "pages")], patient());
+    let all = "app=1, docs=1, pages=1";
+    gate.script(all, "CREATE TABLE early (x REFERENCES docs_later_content ON DELETE CASCADE)").await;
+    gate.script(all, "CREATE VIRTUAL TABLE docs USING fts5(body); CREATE VIRTUAL TABLE d USING fts5(body)").await;
+    let before = gate.dump();
+    for sql in [
+        "CREATE TABLE evil (x REFERENCES docs_content (id) ON DELETE CASCADE)",
+        "CREATE TABLE evil (x, FOREIGN KEY (x) REFERENCES DOCS_DATA (id) ON UPDATE SET NULL)",
+        "ALTER TABLE early ADD COLUMN y REFERENCES d_docsize (id)",
+        "CREATE VIRTUAL TABLE docs_later USING fts5(body)",
+        "ALTER TABLE d RENAME TO docs_later",
+        "CREATE VIRTUAL TABLE page USING fts5(body)",
+        "ALTER TABLE d RENAME TO page",
+    ] {
+        assert_eq!(code(&gate.sql(all, sql).await), "SQLITE_AUTH", "{sql}");
+    }
+    assert_eq!(gate.dump(), before);
+    gate.sql(all, "ALTER TABLE d RENAME TO docs_two").await.unwrap();
+    gate.sql("docs=1", "INSERT INTO docs_two VALUES ('one')").await.unwrap();
 }
 
 /// fts5 writes what it has pending when the next savepoint begins, be that inside another client's statement.

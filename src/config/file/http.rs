@@ -96,7 +96,8 @@ fn on_unknown(source: &Source<'_>, item: &ResourceToml) -> Result<OnUnknown, Con
 }
 
 fn rules(source: &Source<'_>, item: &ResourceToml) -> Result<Rules, ConfigError> {
-    let list = |given: &Option<Spanned<Vec<String>>>| given.as_ref().map(|given| given.get_ref().clone()).unwrap_or_default();
+    let list =
+        |given: &Option<Spanned<Vec<String>>>| given.as_ref().map(|given| given.get_ref().clone()).unwrap_or_default();
     let (reads, writes) = (list(&item.reads), list(&item.writes));
     // Each list by itself first, so that a mistake is told where it stands.
     for (given, reads, writes) in [(&item.reads, &reads[..], &[][..]), (&item.writes, &[][..], &writes[..])] {

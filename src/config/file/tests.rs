@@ -102,3 +102,24 @@ fn an_http_service() {
     let error = parse_text("[[resource]]\nname = \"a\"\nkind = \"http\"\n").unwrap_err();
     assert!(error.starts_with("conf/gate.toml:1:1: resource \"a\": upstream is missing"), "{error}");
 }
+
+#[test]
+fn what_editors_leave_in_a_file_moves_no_place() {
+    let good = "[[resource]]\r\nname = \"a\"\r\nkind = \"sqlite\"\r\nfile = \"a.db\"\r\n";
+    assert!(parse_text(good).is_ok(), "lines may end in CR LF");
+    assert!(parse_text(&format!("\u{feff}{good}")).is_ok(), "a byte order mark is no part of the text");
+    let error = parse_text(&format!("\u{feff}listen = 7\r\n{good}")).unwrap_err();
+    assert!(error.starts_with("conf/gate.toml:1:10: "), "{error}");
+    let error = parse_text(&format!("{good}files = 1\r\n")).unwrap_err();
+    assert!(error.starts_with("conf/gate.toml:5:1: "), "{error}");
+}
+
+#[test]
+fn a_file_in_another_encoding_is_told_with_its_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("gate.toml");
+    std::fs::write(&path, b"# \xc3\xa4\n# caf\xe9\n").unwrap();
+    let error = read(&path).unwrap_err();
+    assert_eq!(error.place, Place::File(path, 2, 6));
+    assert!(error.message.contains("UTF-8"), "{error}");
+}

@@ -149,9 +149,9 @@ impl Writer {
 }
 
 /// What a failed COMMIT means for the requests in it.
-fn commit_problem(error: &SqliteError) -> Problem {
-    if error.primary() == rusqlite::ffi::SQLITE_IOERR {
-        // Frames may have reached the disk although the sync failed; after a crash they could count.
+pub(super) fn commit_problem(error: &SqliteError) -> Problem {
+    if matches!(error.primary(), rusqlite::ffi::SQLITE_IOERR | rusqlite::ffi::SQLITE_NOMEM) {
+        // Frames may have reached the disk although the sync, or what comes after it, failed; after a crash they could count.
         return Problem::new(
             Kind::OutcomeUnknown,
             format!("{}: the commit may or may not survive a crash", error.message),

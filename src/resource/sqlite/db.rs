@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rusqlite::config::DbConfig;
 use rusqlite::ffi;
 use rusqlite::limits::Limit;
-use rusqlite::{Connection, OpenFlags, OptionalExtension};
+use rusqlite::{Connection, OpenFlags};
 
 use super::args::bind;
 use super::errors::code_name;
@@ -16,7 +16,7 @@ use super::fences::{FenceId, FenceSet, TableFences};
 use super::limits::Limits;
 use super::raw::{self, SqliteError, Stmt};
 use super::render::Rows;
-use super::sandbox::{self, Control, STMT_SAVEPOINT, Sandbox, Seen, Setting};
+use super::sandbox::{Control, Sandbox, Seen, Setting};
 
 pub use super::args::Args;
 pub use super::errors::SqlError;
@@ -28,6 +28,12 @@ const OPS_PER_LOOK: i32 = 2_000;
 const CACHED_STATEMENTS_MAX: usize = 256;
 /// Longer statements are prepared anew each time.
 const CACHED_SQL_BYTES_MAX: usize = 16 * 1024;
+
+/// Longest pattern of LIKE and GLOB. Matching takes the length of the pattern times that of the text, in a single instruction
+/// that nothing can stop.
+const LIKE_PATTERN_BYTES_MAX: i32 = 1_000;
+/// What SQLite may take of memory: one row of many computed values, each within its limit, would otherwise take all there is.
+const HEAP_BYTES_MAX: i64 = 512 << 20;
 
 /// Why a statement did not run to its end.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -124,7 +130,7 @@ pub struct Db {
     /// Its sandbox.
     pub sandbox: Sandbox,
     guard: Arc<Guard>,
-    fences: Arc<TableFences>,
+    pub(super) fences: Arc<TableFences>,
     limits: Arc<Limits>,
 }
 
@@ -170,6 +176,9 @@ impl Db {
         conn.set_limit(Limit::SQLITE_LIMIT_LENGTH, to_i32(limits.value_bytes))?;
         conn.set_limit(Limit::SQLITE_LIMIT_SQL_LENGTH, to_i32(limits.sql_bytes))?;
         conn.set_limit(Limit::SQLITE_LIMIT_ATTACHED, 0)?;
+        conn.set_limit(Limit::SQLITE_LIMIT_LIKE_PATTERN_LENGTH, LIKE_PATTERN_BYTES_MAX)?;
+        // Of all connections of the process together. A second one can only lower it.
+        conn.pragma_update(None, "hard_heap_limit", HEAP_BYTES_MAX)?;
         conn.set_limit(Limit::SQLITE_LIMIT_WORKER_THREADS, 0)?;
         let guard = Arc::new(Guard::default());
         let watched = Arc::clone(&guard);
@@ -192,28 +201,48 @@ impl Db {
         &self.guard
     }
 
+    /// Runs SQL of the gate's own: the sandbox lets it pass, and nothing stops it.
+    pub fn as_gate<T>(&self, run: impl FnOnce() -> T) -> T {
+        self.guard.shield(|| self.sandbox.open(run))
+    }
+
     /// Runs a statement of the gate's own.
     ///
     /// # Errors
     /// SQLite's own.
     pub fn own(&self, sql: &str) -> Result<(), SqliteError> {
-        self.sandbox.open(|| Ok(self.conn.prepare_cached(sql)?.raw_execute().map(|_| ())?))
+        self.as_gate(|| Ok(self.conn.prepare_cached(sql)?.raw_execute().map(|_| ())?))
     }
 
     /// Prepares the first statement of `sql`; `whole` demands that it is the only one. Returns how many bytes it took, too;
-    /// `None` where there is no statement.
+    /// `None` where there is no statement. It stops at `deadline`: SQLite can think long about a text of many joins.
     ///
     /// # Errors
-    /// [`Fail::Sql`], [`Fail::Missing`] or [`Fail::Storage`].
-    pub fn prepare(&mut self, sql: &str, whole: bool) -> Result<Option<(Prepared, usize)>, Fail> {
-        if whole && let Some((key, (prepared, _))) = self.cache.remove_entry(sql) {
+    /// Any [`Fail`] but [`Fail::Unfinished`].
+    pub fn prepare(
+        &mut self,
+        sql: &str,
+        whole: bool,
+        permitted: FenceSet,
+        deadline: Instant,
+    ) -> Result<Option<(Prepared, usize)>, Fail> {
+        if Instant::now() >= deadline {
+            return Err(Fail::TimedOut);
+        }
+        // One that was kept may know of a trigger that is gone: where it asks for more than is `permitted`, it is asked anew.
+        if whole
+            && let Some((key, (prepared, _))) = self.cache.remove_entry(sql)
+            && prepared.class.writes.first_missing_in(permitted).is_none()
+        {
             return Ok(Some((Prepared { key: Some(key), ..prepared }, sql.len())));
         }
         self.refresh_schema()?;
         self.sandbox.permit(None);
         self.sandbox.take();
         let cached = whole && sql.len() <= CACHED_SQL_BYTES_MAX;
+        self.guard.set_deadline(Some(deadline));
         let prepared = raw::prepare(&self.conn, sql, cached);
+        self.guard.set_deadline(None);
         let seen = self.sandbox.take();
         let (stmt, used) = prepared.map_err(|error| self.fail(error, &seen))?;
         let Some(stmt) = stmt else { return Ok(None) };
@@ -235,7 +264,7 @@ impl Db {
             return Ok(());
         }
         let look = || self.conn.prepare_cached("SELECT 1 FROM sqlite_schema LIMIT 0")?.query([])?.next().map(|_| ());
-        self.sandbox.open(look).map_err(|error| Fail::Storage(error.into()))
+        self.as_gate(look).map_err(|error| Fail::Storage(error.into()))
     }
 
     /// Forgets what is cached of this statement: for describing it as it is now.
@@ -308,10 +337,18 @@ impl Db {
         let started = Instant::now();
         self.guard.set_deadline(Some(deadline));
         let changes = raw::total_changes(&self.conn);
-        let mut stepped = self.steps(&mut prepared.stmt, rows);
+        let mut stepped = match class.kind {
+            Kind::Begin { .. } | Kind::Control(_) => self.guard.shield(|| self.steps(&mut prepared.stmt, rows)),
+            _ => self.steps(&mut prepared.stmt, rows),
+        };
         self.guard.set_deadline(None);
         self.sandbox.permit(None);
         let seen = self.sandbox.take();
+        if !seen.writes.is_empty() {
+            // It was prepared anew, and may write to more fences than `class` says: a trigger came. Whoever runs it next may hold
+            // fewer tokens, and SQLite would not ask again.
+            prepared.key = None;
+        }
         if stepped.is_ok() {
             rows.describe(&prepared.stmt);
             if rows.is_over_budget() {
@@ -361,63 +398,6 @@ impl Db {
         Ok(count as u64)
     }
 
-    /// SQLite doesn't tell the new name of a renamed table before it has it, nor the tables that a new one refers to. So the
-    /// statement runs in a savepoint, and is undone where it names what it may not.
-    fn begin_reshape(&mut self) -> Result<Vec<String>, Fail> {
-        self.own(&format!("SAVEPOINT {STMT_SAVEPOINT}")).map_err(Fail::Storage)?;
-        self.table_names().map_err(Fail::Storage)
-    }
-
-    fn end_reshape(
-        &mut self,
-        before: &[String],
-        permitted: FenceSet,
-        result: Result<Done, Fail>,
-    ) -> Result<Done, Fail> {
-        let result = result.and_then(|done| self.judge_shape(before, permitted).map(|()| done));
-        if result.is_err() && !self.conn.is_autocommit() {
-            self.own(&format!("ROLLBACK TO {STMT_SAVEPOINT}")).map_err(Fail::Storage)?;
-        }
-        if !self.conn.is_autocommit() {
-            self.own(&format!("RELEASE {STMT_SAVEPOINT}")).map_err(Fail::Storage)?;
-        }
-        result
-    }
-
-    fn judge_shape(&self, before: &[String], permitted: FenceSet) -> Result<(), Fail> {
-        let after = self.table_names().map_err(Fail::Storage)?;
-        for name in after.iter().filter(|name| !before.contains(name)) {
-            let fence = self.fences.of_table(name);
-            if !permitted.contains(fence) {
-                return Err(Fail::Missing(fence));
-            }
-        }
-        let refers = self.refers_to_the_gates().map_err(Fail::Storage)?;
-        let reserved = after.iter().find(|name| sandbox::is_reserved(name) && !before.contains(name));
-        match refers.as_ref().or(reserved) {
-            Some(name) => {
-                Err(Fail::Sql(SqlError::new("SQLITE_AUTH", format!("not authorized: {name} is the gate's own"))))
-            }
-            None => Ok(()),
-        }
-    }
-
-    /// A table of the gate's that a foreign key refers to: with it, a client could keep marks from rising.
-    fn refers_to_the_gates(&self) -> Result<Option<String>, SqliteError> {
-        let sql = "SELECT f.\"table\" FROM sqlite_schema s, pragma_foreign_key_list(s.name) f
-            WHERE s.type = 'table' AND substr(f.\"table\", 1, 9) = 'fencegate' COLLATE NOCASE";
-        self.sandbox.open(|| Ok(self.conn.prepare_cached(sql)?.query_row([], |row| row.get(0)).optional()?))
-    }
-
-    fn table_names(&self) -> Result<Vec<String>, SqliteError> {
-        self.sandbox.open(|| {
-            let mut stmt =
-                self.conn.prepare_cached("SELECT name FROM sqlite_schema WHERE type IN ('table', 'view')")?;
-            let names = stmt.query_map([], |row| row.get(0))?.collect::<Result<Vec<String>, _>>()?;
-            Ok(names)
-        })
-    }
-
     /// Sorts an SQLite error: whose fault is it?
     fn fail(&self, error: SqliteError, seen: &Seen) -> Fail {
         if let Some(fence) = seen.missing.first_missing_in(FenceSet::default()) {
@@ -431,14 +411,17 @@ impl Db {
             ffi::SQLITE_CORRUPT if error.code == ffi::SQLITE_CORRUPT_VTAB => {
                 Fail::Unfinished(SqlError::new("SQLITE_CORRUPT", format!("SQLite error: {}", error.message)))
             }
+            // Asked for by a statement that wants more than there is for all; SQLite may have undone a part or everything.
+            ffi::SQLITE_NOMEM => {
+                Fail::Unfinished(SqlError::new("SQLITE_NOMEM", "SQLite error: out of memory for this statement"))
+            }
             ffi::SQLITE_FULL
             | ffi::SQLITE_IOERR
             | ffi::SQLITE_CORRUPT
             | ffi::SQLITE_NOTADB
             | ffi::SQLITE_CANTOPEN
             | ffi::SQLITE_READONLY
-            | ffi::SQLITE_PROTOCOL
-            | ffi::SQLITE_NOMEM => Fail::Storage(error),
+            | ffi::SQLITE_PROTOCOL => Fail::Storage(error),
             ffi::SQLITE_AUTH => {
                 let why = seen.denied.as_deref().unwrap_or("not available through the gate");
                 Fail::Sql(SqlError::new("SQLITE_AUTH", format!("not authorized: {why}")))

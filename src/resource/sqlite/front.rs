@@ -102,7 +102,9 @@ impl Sqlite {
             let Some(id) = fences.id(&claim.fence) else {
                 let known = fences.names().iter().map(|name| name.as_str()).collect::<Vec<_>>().join(", ");
                 let why = format!("fence {} is named, but resource {} has: {known}", claim.fence, self.shared.name);
-                return Err(Problem::new(Kind::WrongFence, why));
+                let own = self.info(FenceSet::OWN);
+                let problem = Problem::new(Kind::WrongFence, why);
+                return Err(Problem { fence: Some(own.fence), highest: own.highest, ..problem });
             };
             set.insert(id);
         }
@@ -110,7 +112,12 @@ impl Sqlite {
     }
 
     async fn serve(&self, call: Call) -> Result<Served, Problem> {
-        let given = call.presented(Some(self.shared.fences.name(FenceSet::OWN)))?;
+        let own = self.shared.fences.name(FenceSet::OWN);
+        let given = call.presented(Some(own)).map_err(|problem| {
+            // What can't be understood is about the fence that a bare token would speak for: its mark is told, too.
+            let mark = self.shared.states[FenceSet::OWN].mark();
+            problem.about(own, mark.as_ref().map(|dated| &dated.mark))
+        })?;
         let (claims, presented) = self.claims(given.as_ref())?;
         // Before the body is read, and before anything is queued.
         let changes = self.shared.judge_at_door(&claims)?;
@@ -154,7 +161,8 @@ impl Sqlite {
                 return Ok(served(Bytes::new(), "text/plain", reply.verdict, claims));
             }
             Endpoint::Run(version, format) if call.method == Method::POST => (version, format),
-            _ => return Err(Problem::new(Kind::MethodNotAllowed, format!("{} is not for {}", call.path, call.method))),
+            Endpoint::Hello => return Err(Problem::method_not_allowed("GET, HEAD")),
+            Endpoint::Run(..) => return Err(Problem::method_not_allowed("POST")),
         };
         let mut room = self.shared.budget.room();
         let body = self.body(call.body, &mut room).await?;
@@ -379,8 +387,13 @@ impl Resource for Sqlite {
     fn knocks(&self, fence: &FenceName) -> Boxed<'_, Result<Vec<Knock>, Problem>> {
         let name = fence.clone();
         Box::pin(async move {
-            let mut found = self.shared.refusals.unwritten(&name);
-            for (presenter, knocks) in self.read_own(move |db| store::refusals(db, &name, 1000)).await? {
+            let shared = Arc::clone(&self.shared);
+            let both = self.read_own(move |db| {
+                let _steady = shared.refusals.steady();
+                Ok((shared.refusals.unwritten(&name), store::refusals(db, &name, 1000)?))
+            });
+            let (mut found, written) = both.await?;
+            for (presenter, knocks) in written {
                 match found.iter_mut().find(|(other, _)| *other == presenter) {
                     Some((_, sum)) => {
                         sum.count += knocks.count;

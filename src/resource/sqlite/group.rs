@@ -53,18 +53,19 @@ impl GroupExec<'_> {
             Fail::Sql(_) if self.db.conn.is_autocommit() => Halt::Alone,
             Fail::Sql(error) => Halt::Sql(error),
             Fail::Missing(fence) => Halt::Refuse(Box::new(self.shared.missing(fence))),
-            Fail::TimedOut | Fail::Unfinished(_) => Halt::Alone,
+            // What SQLite calls a full or damaged database may be one statement's own fault (AUTOINCREMENT at its end is "full"). Where
+            // the disk is at fault, the commit of the others will show it.
+            Fail::TimedOut | Fail::Unfinished(_) | Fail::Storage(_) => Halt::Alone,
             Fail::Cancelled => Halt::Again,
-            Fail::Storage(error) => {
-                let problem: Problem = own::unavailable(&error);
-                self.storage = Some(error);
-                Halt::Refuse(Box::new(problem))
-            }
         }
     }
 
     fn own(&mut self, sql: &str) -> Result<(), Halt> {
-        self.db.own(sql).map_err(|error| self.halt(Fail::Storage(error)))
+        self.db.own(sql).map_err(|error| {
+            let problem: Problem = own::unavailable(&error);
+            self.storage = Some(error);
+            Halt::Refuse(Box::new(problem))
+        })
     }
 
     fn control(&mut self, control: Control) -> Result<(), Halt> {
@@ -105,10 +106,7 @@ impl GroupExec<'_> {
 
 impl Exec for GroupExec<'_> {
     fn execute(&mut self, sql: &str, args: &Args, whole: bool, rows: &mut Rows) -> Result<(Option<Done>, usize), Halt> {
-        if Instant::now() >= self.until {
-            return Err(Halt::Alone);
-        }
-        let prepared = match self.db.prepare(sql, whole) {
+        let prepared = match self.db.prepare(sql, whole, self.presented, self.until) {
             Ok(None) => return Ok((None, sql.len())),
             Ok(Some(prepared)) => prepared,
             // What can't be prepared may be libSQL's own dialect, which is known only where streams have their connection.
@@ -154,7 +152,7 @@ impl Exec for GroupExec<'_> {
     }
 
     fn describe(&mut self, sql: &str, out: &mut Vec<u8>) -> Result<(), Halt> {
-        own::describe(self.db, sql, out).map_err(|fail| self.halt(fail))
+        own::describe(self.db, sql, self.until, out).map_err(|fail| self.halt(fail))
     }
 
     fn is_autocommit(&self) -> bool {

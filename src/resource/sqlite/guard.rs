@@ -9,6 +9,7 @@ use std::time::Instant;
 pub struct Guard {
     deadline: Mutex<Option<Instant>>,
     cancelled: AtomicBool,
+    shielded: AtomicBool,
 }
 
 impl Guard {
@@ -32,8 +33,20 @@ impl Guard {
         self.cancelled.load(Ordering::SeqCst)
     }
 
+    /// Runs what must not be stopped: the gate's own statements, and those that steer transactions. SQLite looks at the time even
+    /// after a statement's last instruction, so that a COMMIT that is on disk would be told as interrupted.
+    pub fn shield<T>(&self, run: impl FnOnce() -> T) -> T {
+        let outer = self.shielded.swap(true, Ordering::SeqCst);
+        let result = run();
+        self.shielded.store(outer, Ordering::SeqCst);
+        result
+    }
+
     /// Whether the running statement has to end now.
     pub fn must_stop(&self) -> bool {
+        if self.shielded.load(Ordering::SeqCst) {
+            return false;
+        }
         let deadline = *self.deadline.lock().unwrap_or_else(PoisonError::into_inner);
         self.is_cancelled() || deadline.is_some_and(|deadline| Instant::now() >= deadline)
     }

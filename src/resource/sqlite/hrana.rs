@@ -239,7 +239,12 @@ impl<'de> Deserialize<'de> for Scalar {
 // ---- from JSON ----
 
 fn json<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, ProtocolError> {
-    serde_json::from_slice(body).map_err(|error| ProtocolError(format!("the body is not what Hrana asks for: {error}")))
+    let bad = |why: String| ProtocolError(format!("the body is not what Hrana asks for: {why}"));
+    // Left to itself, serde takes an array for an object with its members in order.
+    if body.trim_ascii_start().first() != Some(&b'{') {
+        return Err(bad("it is no JSON object".into()));
+    }
+    serde_json::from_slice(body).map_err(|error| bad(error.to_string()))
 }
 
 impl Pipeline {

@@ -30,6 +30,7 @@ pub mod refusals;
 pub mod render;
 pub mod room;
 pub mod sandbox;
+mod shape;
 pub mod shared;
 pub mod store;
 pub mod stream;

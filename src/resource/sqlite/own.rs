@@ -6,6 +6,7 @@ use std::time::Instant;
 use crate::fence::Claim;
 use crate::problem::{Kind as ProblemKind, Problem};
 
+use super::commit::commit_problem;
 use super::db::{Args, Class, Db, Done, Fail, Kind, Prepared, SqlError};
 use super::fences::{FenceId, FenceSet};
 use super::program::{Exec, Halt};
@@ -77,6 +78,11 @@ impl OwnExec<'_> {
         self.stream.own.as_ref().is_some_and(Own::in_transaction)
     }
 
+    /// When a statement that starts now has to end.
+    fn deadline(&self) -> Instant {
+        self.until.min(Instant::now() + self.shared.limits.statement_time)
+    }
+
     fn missing(&self, fence: FenceId) -> Halt {
         let problem = self.shared.missing(fence);
         if self.applied {
@@ -109,11 +115,10 @@ impl OwnExec<'_> {
 
     /// `permitted`: of [`OwnExec::permitted`], asked for before the gate begins a transaction of its own around the statement.
     fn run(&mut self, mut prepared: Prepared, args: &Args, permitted: FenceSet, rows: &mut Rows) -> Result<Done, Fail> {
-        let now = Instant::now();
-        if now >= self.until {
+        let deadline = self.deadline();
+        if Instant::now() >= deadline {
             return Err(Fail::TimedOut);
         }
-        let deadline = self.until.min(now + self.shared.limits.statement_time);
         let last_rowid = self.stream.last_rowid;
         let db = match self.db() {
             Ok(db) => db,
@@ -144,14 +149,21 @@ impl OwnExec<'_> {
 
     /// Runs a statement that steers transactions, on the stream's own connection.
     fn control(&mut self, sql: &str) -> Result<Done, Halt> {
-        let prepared = self.db()?.prepare(sql, true).map_err(|fail| self.halt(fail))?;
+        let deadline = self.deadline();
+        let prepared = self.db()?.prepare(sql, true, FenceSet::default(), deadline).map_err(|fail| self.halt(fail))?;
         let Some((prepared, _)) = prepared else { return Ok(Done::default()) };
         let result = self.run(prepared, &Args::default(), self.permitted(), &mut Rows::new(false, usize::MAX));
         let had_lock = self.stream.own.as_ref().is_some_and(|own| own.lock.is_some());
         self.sync_lock()?;
         // Committed or rolled back, which is told as the worse of the two.
         self.applied |= result.is_ok() && had_lock && !self.in_transaction();
-        result.map_err(|fail| self.halt(fail))
+        result.map_err(|fail| match fail {
+            Fail::Storage(error) if had_lock => refuse(commit_problem(&error)),
+            Fail::Unfinished(error) if had_lock && error.code == "SQLITE_NOMEM" => {
+                refuse(commit_problem(&SqliteError { code: rusqlite::ffi::SQLITE_NOMEM, message: error.message }))
+            }
+            fail => self.halt(fail),
+        })
     }
 
     fn write(
@@ -215,7 +227,8 @@ impl OwnExec<'_> {
         self.sync_lock()?;
         match (result, ended) {
             (Ok(done), Ok(())) => Ok(done),
-            (Ok(_), Err(error)) => Err(storage(&error)),
+            (Ok(_), Err(error)) if explicit => Err(storage(&error)),
+            (Ok(_), Err(error)) => Err(refuse(commit_problem(&error))),
             (Err(fail), _) => Err(self.halt(fail)),
         }
     }
@@ -261,7 +274,8 @@ impl OwnExec<'_> {
 
 impl Exec for OwnExec<'_> {
     fn execute(&mut self, sql: &str, args: &Args, whole: bool, rows: &mut Rows) -> Result<(Option<Done>, usize), Halt> {
-        let prepared = match self.db()?.prepare(sql, whole) {
+        let (permitted, deadline) = (self.permitted(), self.deadline());
+        let prepared = match self.db()?.prepare(sql, whole, permitted, deadline) {
             Err(Fail::Sql(_)) if whole && is_begin_readonly(sql) => {
                 return self.begin_readonly().map(|done| (Some(done), sql.len()));
             }
@@ -308,8 +322,9 @@ impl Exec for OwnExec<'_> {
     }
 
     fn describe(&mut self, sql: &str, out: &mut Vec<u8>) -> Result<(), Halt> {
+        let deadline = self.deadline();
         let db = self.db()?;
-        describe(db, sql, out).map_err(|fail| self.halt(fail))
+        describe(db, sql, deadline, out).map_err(|fail| self.halt(fail))
     }
 
     fn is_autocommit(&self) -> bool {
@@ -320,10 +335,10 @@ impl Exec for OwnExec<'_> {
 /// Describes a statement, as a `DescribeResult`.
 ///
 /// # Errors
-/// A statement that can't be prepared, and a text with none or several.
-pub fn describe(db: &mut Db, sql: &str, out: &mut Vec<u8>) -> Result<(), Fail> {
+/// A statement that can't be prepared by `deadline`, and a text with none or several.
+pub fn describe(db: &mut Db, sql: &str, deadline: Instant, out: &mut Vec<u8>) -> Result<(), Fail> {
     db.forget(sql);
-    let Some((prepared, _)) = db.prepare(sql, true)? else {
+    let Some((prepared, _)) = db.prepare(sql, true, FenceSet::default(), deadline)? else {
         return Err(Fail::Sql(SqlError::new("SQL_NO_STATEMENT", "SQL string does not contain any statement")));
     };
     let stmt = prepared.stmt();

@@ -117,7 +117,7 @@ impl Run {
     }
 
     fn rows(&self, wanted: bool) -> Rows {
-        let batch = self.batch.as_ref().map_or(0, |batch| batch.results.len());
+        let batch = self.batch.as_ref().map_or(0, |batch| batch.results.len() + batch.errors.len());
         Rows::new(wanted, self.budget.saturating_sub(self.out.len() + batch))
     }
 
@@ -198,9 +198,10 @@ impl Run {
     }
 
     fn error(&mut self, error: &SqlError) -> Result<(), Halt> {
+        let room = self.out.len() <= self.budget;
         self.separate();
         self.out.extend_from_slice(b"{\"type\":\"error\",\"error\":");
-        render::error(&mut self.out, error);
+        render::error(&mut self.out, error, room);
         self.out.push(b'}');
         Ok(())
     }
@@ -313,6 +314,7 @@ impl Run {
 
     fn step_done(&mut self, format: Format, index: usize, result: Option<Result<(Rows, Done), SqlError>>) {
         let run = self.batch.get_or_insert_default();
+        let room = self.out.len() + run.results.len() + run.errors.len() <= self.budget;
         run.steps.push(match &result {
             None => StepState::Skipped,
             Some(Ok(_)) => StepState::Ok,
@@ -325,7 +327,7 @@ impl Run {
                 Some(Err(error)) => {
                     let out = &mut self.out;
                     out.extend_from_slice(format!("{{\"type\":\"step_error\",\"step\":{index},\"error\":").as_bytes());
-                    render::error(out, &error);
+                    render::error(out, &error, room);
                     out.extend_from_slice(b"}\n");
                 }
             }
@@ -342,7 +344,7 @@ impl Run {
             }
             Some(Err(error)) => {
                 run.results.extend_from_slice(b"null");
-                render::error(&mut run.errors, &error);
+                render::error(&mut run.errors, &error, room);
             }
             None => {
                 run.results.extend_from_slice(b"null");
@@ -360,13 +362,20 @@ fn statement(stmt: &Statement, mut rows: Rows, stored: &StoredSql, exec: &mut im
 }
 
 fn text<'a>(source: &'a Sql, stored: &'a StoredSql) -> Result<&'a str, SqlError> {
-    match source {
-        Sql::Text(sql) => Ok(sql),
+    let sql = match source {
+        Sql::Text(sql) => sql,
         Sql::Stored(sql_id) => stored
             .get(sql_id)
-            .map(String::as_str)
-            .ok_or_else(|| SqlError::new("SQL_NOT_FOUND", format!("no SQL text is stored under {sql_id}"))),
+            .ok_or_else(|| SqlError::new("SQL_NOT_FOUND", format!("no SQL text is stored under {sql_id}")))?,
+    };
+    if sql.contains('\0') {
+        // SQLite stops reading there: the rest of a script would be left out and called done.
+        return Err(SqlError::new(
+            "SQLITE_ERROR",
+            "an SQL text has no NUL characters; pass such a value as an argument",
+        ));
     }
+    Ok(sql)
 }
 
 fn store(stored: &mut StoredSql, sql_id: i32, sql: &str) -> Result<(), SqlError> {

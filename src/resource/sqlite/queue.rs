@@ -42,7 +42,9 @@ impl<T> Queue<T> {
     /// The item, where the queue is full or closed.
     pub fn push(&self, item: T, urgent: bool) -> Result<(), T> {
         let mut state = self.lock();
-        if state.closed || state.urgent.len() + state.normal.len() >= self.len_max {
+        // What a deposed leader has waiting doesn't turn its successor away.
+        let waiting = if urgent { state.urgent.len() } else { state.urgent.len() + state.normal.len() };
+        if state.closed || waiting >= self.len_max {
             return Err(item);
         }
         if urgent {

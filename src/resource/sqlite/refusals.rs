@@ -2,7 +2,7 @@
 //! flood of stale writes costs the database nothing.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
 use crate::fence::{FenceName, Holder, Refusal, Token, Verdict};
 
@@ -36,9 +36,14 @@ pub struct Knocks {
 }
 
 /// Refusals that are not in the database yet.
+///
+/// **Invariant.** While [`Refusals::steady`] is held, each refusal is in exactly one place: counted here, or committed in the
+/// database. Between [`Refusals::take`] and the commit it is in neither or in both, so the writer holds it from before the one
+/// until after the other, and so does who adds both up.
 #[derive(Debug, Default)]
 pub struct Refusals {
     counts: Mutex<Counts>,
+    steady: Mutex<()>,
 }
 
 #[derive(Debug, Default)]
@@ -62,6 +67,20 @@ fn add(counts: &mut HashMap<Presenter, Knocks>, presenter: Presenter, knocks: Kn
 impl Refusals {
     fn lock(&self) -> MutexGuard<'_, Counts> {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Nothing moves from here to the database, but for what the holder moves.
+    pub fn steady(&self) -> MutexGuard<'_, ()> {
+        self.steady.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The same, where nobody has it: the writer doesn't wait for an operator who reads.
+    pub fn steady_if_free(&self) -> Option<MutexGuard<'_, ()>> {
+        match self.steady.try_lock() {
+            Ok(steady) => Some(steady),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
     }
 
     /// Counts one.

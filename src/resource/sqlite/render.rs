@@ -179,10 +179,20 @@ pub fn optional(out: &mut Vec<u8>, text: Option<&str>) {
     }
 }
 
-/// An `Error`.
-pub fn error(out: &mut Vec<u8>, error: &SqlError) {
+/// Longest error message, in bytes: SQLite's own repeat what they don't understand, however long it is.
+const MESSAGE_BYTES_MAX: usize = 1_000;
+
+/// An `Error`. Where there is no `room` for its message, it has only its code.
+pub fn error(out: &mut Vec<u8>, error: &SqlError, room: bool) {
     out.extend_from_slice(b"{\"message\":");
-    string(out, &error.message);
+    match error.message.len() {
+        _ if !room => string(out, "the answer has no room for more"),
+        ..=MESSAGE_BYTES_MAX => string(out, &error.message),
+        _ => {
+            let end = error.message.floor_char_boundary(MESSAGE_BYTES_MAX);
+            string(out, &format!("{} …", &error.message[..end]));
+        }
+    }
     out.extend_from_slice(b",\"code\":");
     string(out, error.code);
     out.push(b'}');

@@ -180,8 +180,12 @@ fn judge(state: &mut State, fences: &TableFences, context: &AuthContext<'_>) -> 
         A::Read { table_name, .. } if is_reserved(table_name) => own_table(table_name),
         A::Read { .. } => Ok(()),
         A::Function { function_name } => function(function_name),
-        A::Insert { table_name } => rows(state, fences, table_name, true),
-        A::Delete { table_name } | A::Update { table_name, .. } => rows(state, fences, table_name, false),
+        A::Insert { table_name } => rows(state, fences, table_name, false),
+        A::Delete { table_name } | A::Update { table_name, .. } => {
+            // What a trigger does, be it one that DROP TABLE sets off through a foreign key, is nothing that SQLite does by itself.
+            let by_sqlite = state.seen.of_one_table && context.accessor.is_none();
+            rows(state, fences, table_name, by_sqlite)
+        }
         A::Transaction { operation } => {
             state.seen.control = Some(match operation {
                 TransactionOperation::Begin => Control::Begin,
@@ -217,9 +221,9 @@ fn judge(state: &mut State, fences: &TableFences, context: &AuthContext<'_>) -> 
     }
 }
 
-/// Rows of a table are inserted, or else deleted or updated.
-fn rows(state: &mut State, fences: &TableFences, table: &str, inserts: bool) -> Result<(), String> {
-    if is_catalogue(table) || (!inserts && state.seen.of_one_table && is_bookkeeping(table)) {
+/// Rows of a table come, go or change; `by_sqlite`: as part of what a statement does to one table.
+fn rows(state: &mut State, fences: &TableFences, table: &str, by_sqlite: bool) -> Result<(), String> {
+    if is_catalogue(table) || (by_sqlite && is_bookkeeping(table)) {
         return Ok(());
     }
     if table.eq_ignore_ascii_case("sqlite_sequence") {
@@ -241,14 +245,10 @@ fn schema(state: &mut State, fences: &TableFences, action: &AuthAction<'_>) -> R
             writes(state, fences, table_name)
         }
         A::CreateVtable { table_name, .. } => {
-            // FTS and R*Tree keep their rows in tables named after theirs, with endings of their own.
-            let fence = fences.of_table(table_name);
-            let elsewhere = SHADOWS.iter().any(|ending| fences.of_table(&format!("{table_name}_{ending}")) != fence);
-            if elsewhere {
-                return Err(format!(
-                    "the data of {table_name} would be in tables of another fence: configure \"{table_name}*\""
-                ));
+            if let Some(why) = is_torn(fences, table_name) {
+                return Err(why);
             }
+            state.seen.reshapes = true;
             writes(state, fences, table_name)
         }
         A::CreateView { view_name } | A::DropView { view_name } => writes(state, fences, view_name),
@@ -312,6 +312,20 @@ fn function(name: &str) -> Result<(), String> {
         return Err(format!("function {name} is not available through the gate"));
     }
     Ok(())
+}
+
+/// Why there can't be a virtual table of this name, if that is so: FTS and R*Tree keep their rows in tables named after theirs,
+/// with endings of their own, and write them by statements that SQLite asks about only once.
+pub fn is_torn(fences: &TableFences, table: &str) -> Option<String> {
+    let fence = fences.of_table(table);
+    let elsewhere = SHADOWS.iter().any(|ending| fences.of_table(&format!("{table}_{ending}")) != fence);
+    elsewhere.then(|| format!("the data of {table} would be in tables of another fence: configure \"{table}*\""))
+}
+
+/// The name of the virtual table that would keep its rows in a table of this name.
+pub fn shadowed(table: &str) -> Option<&str> {
+    let (owner, ending) = table.rsplit_once('_')?;
+    SHADOWS.iter().any(|shadow| shadow.eq_ignore_ascii_case(ending)).then_some(owner)
 }
 
 fn writes(state: &mut State, fences: &TableFences, table: &str) -> Result<(), String> {

@@ -337,7 +337,8 @@ impl Shared {
             if stream.own.as_ref().is_some_and(|own| closed || (!own.in_transaction() && !own.sticky)) {
                 stream.own = None;
             }
-            let stale = stream.own.as_ref().and_then(|own| self.published_refusal(&own.claims));
+            let inside = stream.own.as_ref().filter(|own| own.in_transaction());
+            let stale = inside.and_then(|own| self.published_refusal(&own.claims));
             if let Some(refusal) = stale {
                 stream.own = None;
                 stream.ended = Some(Box::new(deposed(refusal)));

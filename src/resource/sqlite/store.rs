@@ -86,7 +86,7 @@ fn damaged(fence: &str) -> SqliteError {
 /// # Errors
 /// SQLite's own, and a row that can't be understood: a mark is never guessed.
 pub fn marks(db: &Db) -> Result<HashMap<FenceName, DatedMark>, SqliteError> {
-    db.sandbox.open(|| {
+    db.as_gate(|| {
         let mut stmt = db.conn.prepare_cached("SELECT fence, token, holder, advanced_at_ms FROM fencegate_marks")?;
         let mut rows = stmt.query([])?;
         let mut marks = HashMap::new();
@@ -106,7 +106,7 @@ pub fn marks(db: &Db) -> Result<HashMap<FenceName, DatedMark>, SqliteError> {
 /// SQLite's own.
 pub fn refusal(db: &Db, claims: &[Claim]) -> Result<Option<Refusal>, SqliteError> {
     let mut ledger = Ledger::default();
-    db.sandbox.open(|| {
+    db.as_gate(|| {
         let mut stmt = db.conn.prepare_cached("SELECT token, holder FROM fencegate_marks WHERE fence = ?1")?;
         for claim in claims {
             let row = stmt.query_row([claim.fence.as_str()], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
@@ -145,7 +145,7 @@ pub fn set_mark(
     let token = after.map(|mark| mark.token.as_i64());
     let holder = after.and_then(|mark| holder_text(mark.holder.as_ref()));
     let previous = before.map(|mark| mark.token.as_i64());
-    db.sandbox.open(|| {
+    db.as_gate(|| {
         let set = "INSERT INTO fencegate_marks (fence, token, holder, advanced_at_ms) VALUES (?1, ?2, ?3, ?4)
             ON CONFLICT (fence) DO UPDATE SET holder = excluded.holder, token = excluded.token,
             advanced_at_ms = iif(token = excluded.token, advanced_at_ms, excluded.advanced_at_ms)";
@@ -171,7 +171,7 @@ pub fn set_mark(
 /// # Errors
 /// SQLite's own.
 pub fn write_refusals(db: &Db, refusals: &HashMap<Presenter, Knocks>) -> Result<(), SqliteError> {
-    db.sandbox.open(|| {
+    db.as_gate(|| {
         let add = "INSERT INTO fencegate_refusals (fence, verdict, token, holder, count, first_at_ms, last_at_ms)
             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT DO UPDATE SET
             count = count + excluded.count, last_at_ms = max(last_at_ms, excluded.last_at_ms)";
@@ -198,7 +198,7 @@ pub fn write_refusals(db: &Db, refusals: &HashMap<Presenter, Knocks>) -> Result<
 /// # Errors
 /// SQLite's own.
 pub fn history(db: &Db, fence: &str, before: i64, limit: usize) -> Result<Vec<Event>, SqliteError> {
-    db.sandbox.open(|| {
+    db.as_gate(|| {
         let sql = "SELECT id, at_ms, event, token, previous, holder, reason FROM fencegate_history
             WHERE fence = ?1 AND id < ?2 ORDER BY id DESC LIMIT ?3";
         let mut stmt = db.conn.prepare_cached(sql)?;
@@ -224,7 +224,7 @@ pub fn history(db: &Db, fence: &str, before: i64, limit: usize) -> Result<Vec<Ev
 /// # Errors
 /// SQLite's own.
 pub fn refusals(db: &Db, fence: &FenceName, limit: usize) -> Result<Vec<(Presenter, Knocks)>, SqliteError> {
-    db.sandbox.open(|| {
+    db.as_gate(|| {
         let sql = "SELECT verdict, token, holder, count, first_at_ms, last_at_ms FROM fencegate_refusals
             WHERE fence = ?1 ORDER BY last_at_ms DESC LIMIT ?2";
         let mut stmt = db.conn.prepare_cached(sql)?;
@@ -249,7 +249,7 @@ pub fn refusals(db: &Db, fence: &FenceName, limit: usize) -> Result<Vec<(Present
 /// # Errors
 /// SQLite's own.
 pub fn data_version(db: &Db) -> Result<i64, SqliteError> {
-    db.sandbox.open(|| Ok(db.conn.prepare_cached("PRAGMA data_version")?.query_row([], |row| row.get(0))?))
+    db.as_gate(|| Ok(db.conn.prepare_cached("PRAGMA data_version")?.query_row([], |row| row.get(0))?))
 }
 
 /// A mark as it is published after it became durable.

@@ -1,5 +1,6 @@
 //! What the writer does that no client asks for: expired streams, counted refusals, an operator's reset.
 
+use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, Instant};
 
 use crate::fence::{FenceName, Mark};
@@ -38,12 +39,15 @@ impl Writer {
         self.shared.streams.sweep(ago(limits.stream_idle), ago(limits.transaction_time));
         if now - self.refusals_at >= REFUSALS_EVERY {
             self.refusals_at = now;
-            self.flush_refusals();
+            // Where an operator reads them just now, they are written the next time.
+            if let Some(steady) = Arc::clone(&self.shared).refusals.steady_if_free() {
+                self.flush_refusals(&steady);
+            }
         }
     }
 
-    /// Writes counted refusals to the database.
-    pub fn flush_refusals(&mut self) {
+    /// Writes counted refusals to the database. `_steady`: see [`Refusals`].
+    pub fn flush_refusals(&mut self, _steady: &MutexGuard<'_, ()>) {
         let refusals: &Refusals = &self.shared.refusals;
         let taken = refusals.take();
         // While a client is inside a transaction, a write of ours would make its snapshot too old to write from.

@@ -106,7 +106,7 @@ impl Writer {
             shared.finish(work, Err(Problem::new(Kind::Unavailable, "the gate is stopping; nothing was applied")));
         }
         shared.refusals.fresh();
-        self.flush_refusals();
+        self.flush_refusals(&shared.refusals.steady());
     }
 
     /// Judges one request and runs it, in the shared transaction or alone.

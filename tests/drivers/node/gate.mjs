@@ -1,6 +1,6 @@
 // A real gate process for one test or test file, on a free port, with its data in a temporary folder.
 import { spawn } from "node:child_process";
-import { mkdtempSync, rmSync } from "node:fs";
+import { copyFileSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
@@ -18,7 +18,10 @@ for (const signal of ["SIGINT", "SIGTERM"]) process.on(signal, () => process.exi
 /** Starts a gate; with a test's context `t`, it ends when the test does. */
 export async function startGate(t) {
   const dir = mkdtempSync(join(tmpdir(), "fencegate-node-"));
-  const args = ["serve", "--sqlite", join(dir, "app.db"), "--fence", "app", "--data-dir", join(dir, "data")];
+  // Paths in it are relative to where it is.
+  const config = join(dir, "gate.toml");
+  copyFileSync(join(root, "tests/drivers/gate.toml"), config);
+  const args = ["serve", "--config", config, "--data-dir", join(dir, "data")];
   args.push("--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--log", "warn");
   const child = spawn(program, args, { stdio: ["ignore", "pipe", "inherit"] });
   const ended = new Promise((resolve) => child.once("exit", resolve).once("error", resolve));

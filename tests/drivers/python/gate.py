@@ -14,7 +14,9 @@ PROGRAM = os.environ.get("FENCEGATE", str(ROOT / "target/debug/fencegate"))
 class Gate:
     def __init__(self):
         self.dir = tempfile.mkdtemp(prefix="fencegate-python-")
-        args = ["--sqlite", f"{self.dir}/app.db", "--fence", "app", "--data-dir", f"{self.dir}/data", "--log", "warn"]
+        # Paths in it are relative to where it is.
+        config = shutil.copy(ROOT / "tests/drivers/gate.toml", self.dir)
+        args = ["--config", config, "--data-dir", f"{self.dir}/data", "--log", "warn"]
         args += ["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]
         self.process = subprocess.Popen([PROGRAM, "serve", *args], stdout=subprocess.PIPE, text=True)
         line = self.process.stdout.readline()

@@ -11,6 +11,8 @@ use fencegate::coordinator::embedded::{Entry, OpenError, Options, Place};
 use fencegate::coordinator::{Coordinator, CoordinatorError, Embedded, Leadership};
 use fencegate::fence::{FenceName, Token};
 
+use tokio::time::timeout;
+
 use super::suite::conforms;
 use super::{Site, TTL, bid, election};
 
@@ -101,9 +103,11 @@ async fn by_the_real_clock_a_lease_ends_without_being_asked() {
     let dir = tempfile::tempdir().unwrap();
     let coordinator = Embedded::open(dir.path(), Options::new(Arc::new(|_| None))).await.unwrap();
     let orders = election("orders");
-    let brief = fencegate::coordinator::Bid { holder: None, ttl: Duration::from_secs(1) };
-    let first = coordinator.campaign(&orders, &brief).await.unwrap();
-    let second = coordinator.campaign(&orders, &brief).await.unwrap();
+    let bid = |ttl| fencegate::coordinator::Bid { holder: None, ttl };
+    let first = coordinator.campaign(&orders, &bid(Duration::from_secs(1))).await.unwrap();
+    // The second lease is long: it must not end, too, before this thread has its turn to hear of it.
+    let campaign = timeout(6 * TTL, async { coordinator.campaign(&orders, &bid(6 * TTL)).await });
+    let second = campaign.await.expect("the first lease ends").unwrap();
     assert!(second.token() > first.token());
 }
 

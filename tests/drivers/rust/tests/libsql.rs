@@ -2,7 +2,6 @@
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
 
 use libsql::{Builder, Connection, TransactionBehavior, Value, params};
 
@@ -17,10 +16,12 @@ impl Gate {
         let program = std::env::var("FENCEGATE")
             .unwrap_or_else(|_| concat!(env!("CARGO_MANIFEST_DIR"), "/../../../target/debug/fencegate").into());
         let dir = tempfile::tempdir().unwrap();
+        // Paths in it are relative to where it is.
+        let config = dir.path().join("gate.toml");
+        std::fs::copy(concat!(env!("CARGO_MANIFEST_DIR"), "/../gate.toml"), &config).unwrap();
         let mut process = Command::new(program)
-            .args(["serve", "--fence", "app", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--log", "warn"])
-            .arg("--sqlite")
-            .arg(dir.path().join("app.db"))
+            .args(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--log", "warn", "--config"])
+            .arg(config)
             .arg("--data-dir")
             .arg(dir.path().join("data"))
             .stdout(Stdio::piped())
@@ -114,10 +115,9 @@ async fn being_replaced() {
     old.execute("CREATE TABLE led (who)", ()).await.unwrap();
     let tx = old.transaction_with_behavior(TransactionBehavior::Immediate).await.unwrap();
     tx.execute("INSERT INTO led VALUES ('old')", ()).await.unwrap();
-    let started = Instant::now();
     let new = gate.connect(Some(6)).await;
-    new.execute("INSERT INTO led VALUES ('new')", ()).await.unwrap();
-    assert!(started.elapsed() < Duration::from_secs(4), "the successor waited for its predecessor's transaction");
+    let write = new.execute("INSERT INTO led VALUES ('new')", ()).await;
+    write.expect("the successor doesn't wait for its predecessor's transaction");
     for error in [
         tx.execute("INSERT INTO led VALUES ('old')", ()).await.unwrap_err().to_string(),
         gate.connect(Some(5)).await.execute("INSERT INTO led VALUES ('old')", ()).await.unwrap_err().to_string(),
