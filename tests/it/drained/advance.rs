@@ -68,7 +68,7 @@ fn a_quarantine_ends_by_itself() {
     bench.upstream.reached("never");
     assert_quarantined(&bench.claim("a", 6));
     let until_when = bench.state("a")["quarantined_until"].as_str().map(str::to_owned);
-    until("it doesn't end", || bench.claim("a", 6).status == 200);
+    until("it ends", || bench.claim("a", 6).status == 200);
     if let Some(until_when) = until_when {
         // A moment more, because both clocks are read to the millisecond.
         let now = std::time::SystemTime::now() + std::time::Duration::from_millis(5);

@@ -7,9 +7,9 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::process::{Answer, Client, Gate};
+use crate::process::{Answer, Client, Gate, until};
+use crate::upstream;
 use crate::upstream::hostile::Hostile;
-use crate::upstream::{self, until};
 
 mod advance;
 mod outcomes;
@@ -94,7 +94,7 @@ impl Bench {
     }
 
     fn until_state(&self, item: &str, key: &str, value: &Value) {
-        until(&format!("{key} is not {value}"), || self.state(item)[key] == *value);
+        until(&format!("{key} is {value}"), || self.state(item)[key] == *value);
     }
 
     fn is_quarantined(&self, item: &str) -> bool {

@@ -53,7 +53,7 @@ fn a_clean_stop_quarantines_nobody() {
     let mut last = bench.begin("a", 5, "read at:here apply answer");
     bench.upstream.reached("here");
     bench.gate.signal(Signal::TERM);
-    until("it doesn't stop", || Client::connect(bench.gate.data).is_err());
+    until("it stops", || Client::connect(bench.gate.data).is_err());
     bench.upstream.open("here");
     assert_done(&last.read_answer().expect("it is let finish"));
     let bench = bench.restart(terminate);

@@ -7,8 +7,8 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
-use super::{Port, until};
-use crate::process::Client;
+use super::Port;
+use crate::process::{Client, until};
 
 /// A running etcd of one member. Killed when dropped.
 pub struct Etcd {
@@ -33,7 +33,7 @@ impl Etcd {
             .spawn()
             .expect("etcd can be started");
         let etcd = Etcd { child, port };
-        until("etcd has no leader", || etcd.try_get("anything").is_some());
+        until("etcd has a leader", || etcd.try_get("anything").is_some());
         etcd
     }
 

@@ -5,13 +5,11 @@ use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::mpsc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::net::TcpSocket;
 
-use crate::gate::LONG;
-
-use crate::process::{Client, Gate};
+use crate::process::{Client, Gate, until};
 
 pub mod etcd;
 pub mod hostile;
@@ -33,15 +31,6 @@ impl Port {
     }
 }
 
-/// Waits until it is so. A minute is longer than anything here takes unless it hangs.
-pub fn until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let started = Instant::now();
-    while !is_so() {
-        assert!(started.elapsed() < LONG, "{what}: not after {LONG:?}");
-        pass_time(2);
-    }
-}
-
 /// Lets time pass where passing time is what a test is about: a slow client, a pause, a stop in service.
 pub fn pass_time(ms: u64) {
     let (_open, never) = mpsc::channel::<()>();
@@ -50,7 +39,7 @@ pub fn pass_time(ms: u64) {
 
 /// Waits until somebody listens there.
 pub fn until_listening(addr: SocketAddr) {
-    until("nobody listens", || TcpStream::connect(addr).is_ok());
+    until("somebody listens", || TcpStream::connect(addr).is_ok());
 }
 
 /// Whether this program is here. Where it isn't, says that the test is skipped: past the test harness, which keeps what a passing
