@@ -22,7 +22,10 @@ use crate::problem::Problem;
 
 pub mod headers;
 pub mod http;
+pub mod records;
+pub mod refusals;
 pub mod sqlite;
+pub mod threads;
 
 /// A future that can be kept behind a trait object.
 pub type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;

@@ -15,6 +15,7 @@ use tokio::sync::oneshot;
 use crate::fence::{Claim, FenceName, Mark, Presented, Token, Verdict};
 use crate::lock::LockFile;
 use crate::problem::{Kind, Problem};
+use crate::resource::refusals;
 use crate::resource::{Boxed, Call, Claimed, Event, FenceInfo, Guarantee, Happened, Judged, Knock, Resource, Served};
 
 use super::db::Db;
@@ -392,26 +393,8 @@ impl Resource for Sqlite {
                 let _steady = shared.refusals.steady();
                 Ok((shared.refusals.unwritten(&name), store::refusals(db, &name, 1000)?))
             });
-            let (mut found, written) = both.await?;
-            for (presenter, knocks) in written {
-                match found.iter_mut().find(|(other, _)| *other == presenter) {
-                    Some((_, sum)) => {
-                        sum.count += knocks.count;
-                        sum.first_at_ms = sum.first_at_ms.min(knocks.first_at_ms);
-                    }
-                    None => found.push((presenter, knocks)),
-                }
-            }
-            found.sort_by_key(|(_, knocks)| std::cmp::Reverse(knocks.last_at_ms));
-            let knock = |(presenter, knocks): (super::refusals::Presenter, super::refusals::Knocks)| Knock {
-                verdict: presenter.verdict,
-                token: presenter.token,
-                holder: presenter.holder,
-                count: knocks.count,
-                first_at_ms: knocks.first_at_ms,
-                last_at_ms: knocks.last_at_ms,
-            };
-            Ok(found.into_iter().take(1000).map(knock).collect())
+            let (unwritten, written) = both.await?;
+            Ok(refusals::merge(unwritten, written))
         })
     }
 

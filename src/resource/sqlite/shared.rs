@@ -11,13 +11,13 @@ use tokio::sync::oneshot;
 use crate::fence::{Claim, Ledger, Mark, Refusal, Token, Verdict};
 use crate::problem::{Kind, Problem};
 use crate::resource::Told;
+use crate::resource::refusals::Refusals;
 
 use super::db::{Access, Db, Guard};
 use super::fences::{DatedMark, FenceId, FenceSet, TableFences};
 use super::limits::Limits;
 use super::program::{Hint, Program, Run, StoredSql};
 use super::queue::Queue;
-use super::refusals::Refusals;
 use super::room::{Budget, Room};
 use super::stream::{Stream, Streams};
 use super::writer::Writer;
