@@ -46,9 +46,17 @@ impl Rules {
         Ok(Rules { reads: all(reads)?, writes: all(writes)? })
     }
 
-    /// Whether a request is a write. `any_case`: the upstream takes `A` and `a` for the same path.
-    pub fn is_write(&self, method: &Method, path: &NormalPath, headers: &HeaderMap, any_case: bool) -> bool {
-        let by_default = !is_safe(method) || headers.contains_key(hyper::header::UPGRADE);
+    /// Whether a request is a write. `upgrades`: it wants to change to another protocol, in which anything may be written.
+    /// `any_case`: the upstream takes `A` and `a` for the same path.
+    pub fn is_write(
+        &self,
+        method: &Method,
+        path: &NormalPath,
+        headers: &HeaderMap,
+        upgrades: bool,
+        any_case: bool,
+    ) -> bool {
+        let by_default = !is_safe(method) || upgrades;
         let acts_as = overriding(headers);
         if self.reads.is_empty() && self.writes.is_empty() {
             return by_default || acts_as.is_some();
@@ -143,10 +151,12 @@ mod tests {
         Rules::parse(&owned(reads), &owned(writes)).unwrap()
     }
 
-    fn ask(rules: &Rules, request: &str, headers: &[(&'static str, &'static str)]) -> bool {
+    fn ask(rules: &Rules, request: &str, headers: &[(&str, &str)]) -> bool {
         let (method, path) = request.split_once(' ').unwrap();
-        let headers = headers.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect();
-        rules.is_write(&method.parse().unwrap(), &NormalPath::parse(path).unwrap(), &headers, false)
+        let map: HeaderMap =
+            headers.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect();
+        let upgrades = map.contains_key("upgrade");
+        rules.is_write(&method.parse().unwrap(), &NormalPath::parse(path).unwrap(), &map, upgrades, false)
     }
 
     #[test]
@@ -208,7 +218,7 @@ mod tests {
         assert!(!ask(&rules, "POST /search", &over("POST")));
         assert!(ask(&rules, "POST /search", &over("not a method")));
         let path = NormalPath::parse("/TRIGGER/x").unwrap();
-        assert!(rules.is_write(&Method::GET, &path, &HeaderMap::new(), true), "an upstream that folds case");
+        assert!(rules.is_write(&Method::GET, &path, &HeaderMap::new(), false, true), "an upstream that folds case");
     }
 
     #[test]
