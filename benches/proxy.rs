@@ -227,10 +227,10 @@ fn main() {
     let ratio = |other: usize, value: fn(&Sample) -> f64| {
         median(samples[0].iter().zip(&samples[other]).map(|(ours, theirs)| value(ours) / value(theirs)))
     };
-    for other in 1..servers.len() {
+    for (other, server) in servers.iter().enumerate().skip(1) {
         println!(
             "fencegate over {:22} CPU {:.2}, p99 {:.2} (medians of {rounds} pairs)",
-            servers[other].name,
+            server.name,
             ratio(other, |s| s.cpu_us),
             ratio(other, |s| s.p99_ms)
         );

@@ -243,7 +243,7 @@ fn resource(
         None => format!("/{name}"),
     };
     let kind = if is_http {
-        KindConfig::Http(http::resource(source, folder, item, span)?)
+        KindConfig::Http(Box::new(http::resource(source, folder, item, span)?))
     } else {
         KindConfig::Sqlite(sqlite(source, folder, item, span)?)
     };

@@ -48,7 +48,7 @@ pub enum KindConfig {
     /// A SQLite database.
     Sqlite(SqliteConfig),
     /// An HTTP service.
-    Http(HttpConfig),
+    Http(Box<HttpConfig>),
 }
 
 /// A SQLite database.
@@ -177,7 +177,7 @@ impl Config {
                     on_unknown: OnUnknown::Wait,
                     limits: http::Limits::default(),
                 };
-                (name, KindConfig::Http(http))
+                (name, KindConfig::Http(Box::new(http)))
             }
             None => {
                 let (name, file) = match &overrides.sqlite {

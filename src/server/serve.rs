@@ -9,7 +9,7 @@ use crate::config::{Config, HttpConfig, KindConfig, ResourceConfig};
 use crate::coordinator::embedded::{self, Embedded};
 use crate::fence::drain::Policy;
 use crate::resource::Resource;
-use crate::resource::http::fences::{Fences, Scope};
+use crate::resource::http::fences::{Fences, OpenError, Scope};
 use crate::resource::http::{self, Http};
 use crate::resource::sqlite::{self, Sqlite};
 
@@ -67,13 +67,13 @@ fn fences(data_dir: &Path, resources: &[ResourceConfig]) -> Result<Option<Arc<Fe
     if scopes.is_empty() {
         return Ok(None);
     }
-    let failed =
-        |error: http::OpenError| ServeError::DataDir { dir: data_dir.display().to_string(), why: error.to_string() };
+    let failed = |error: OpenError| ServeError::DataDir { dir: data_dir.display().to_string(), why: error.to_string() };
     Fences::open(data_dir, scopes).map(Some).map_err(failed)
 }
 
 fn scope(resource: &ResourceConfig) -> Option<Scope> {
-    let KindConfig::Http(HttpConfig { fence, drain, settle, on_unknown, .. }) = &resource.kind else { return None };
+    let KindConfig::Http(config) = &resource.kind else { return None };
+    let HttpConfig { fence, drain, settle, on_unknown, .. } = &**config;
     let ms = |time: &Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     let policy =
         Policy { drain_ms: ms(drain), settle_ms: ms(settle), on_unknown: *on_unknown, enforce: resource.enforce };
@@ -99,10 +99,21 @@ fn open(
             let options = sqlite::Options { name: name.clone(), file, fence, tables, limits: limits.clone(), enforce };
             Arc::new(Sqlite::open(options).map_err(|error| failed(error.to_string()))?)
         }
-        KindConfig::Http(HttpConfig { upstream, fence, rules, limits, .. }) => {
+        KindConfig::Http(config) => {
+            let HttpConfig { upstream, fence, rules, limits, .. } = *config;
             let fences = Arc::clone(fences.expect("there is a store of fences where there is an HTTP resource"));
             let scope = scopes.next().expect("numbers don't end");
-            let options = http::Options { name: name.clone(), upstream, fence, rules, limits, fences, scope };
+            let options = http::Options {
+                name: name.clone(),
+                mount: path.clone(),
+                upstream,
+                fence,
+                rules,
+                limits,
+                fences,
+                scope,
+                enforce,
+            };
             Arc::new(Http::open(options).map_err(|error| failed(error.to_string()))?)
         }
     };

@@ -206,27 +206,65 @@ impl Client {
         let mut message = head.into_bytes();
         message.extend_from_slice(body);
         self.send(&message)?;
-        self.read_answer()
+        self.read_answer_to(method)
     }
 
-    /// Reads one answer with a content length.
+    /// Reads one answer to anything but a HEAD.
     pub fn read_answer(&mut self) -> std::io::Result<Answer> {
-        let mut head = String::new();
-        loop {
-            let start = head.len();
-            if self.stream.read_line(&mut head)? == 0 {
-                return Err(std::io::ErrorKind::UnexpectedEof.into());
-            }
-            if head[start..].trim().is_empty() {
-                break;
-            }
+        self.read_answer_to("GET")
+    }
+
+    /// Reads one answer to this method.
+    pub fn read_answer_to(&mut self, method: &str) -> std::io::Result<Answer> {
+        let mut answer = self.read_head()?;
+        if method == "HEAD" || matches!(answer.status, 100..200 | 204 | 304) {
+            return Ok(answer);
         }
-        let status = head.split_whitespace().nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
-        let mut answer = Answer { status, head, body: Vec::new() };
-        let len = answer.header("content-length").and_then(|len| len.parse().ok()).unwrap_or(0);
-        answer.body = vec![0; len];
-        self.stream.read_exact(&mut answer.body)?;
+        if answer.header("transfer-encoding").is_some_and(|coding| coding == "chunked") {
+            self.read_chunks(&mut answer.body)?;
+        } else {
+            let len = answer.header("content-length").and_then(|len| len.parse().ok()).unwrap_or(0);
+            answer.body = vec![0; len];
+            self.stream.read_exact(&mut answer.body)?;
+        }
         Ok(answer)
+    }
+
+    /// Reads the head of an answer, and leaves the body there.
+    pub fn read_head(&mut self) -> std::io::Result<Answer> {
+        let mut head = String::new();
+        while self.read_line(&mut head)? != 2 {}
+        let status = head.split_whitespace().nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
+        Ok(Answer { status, head, body: Vec::new() })
+    }
+
+    /// Reads so many bytes of a body.
+    pub fn read_bytes(&mut self, len: usize) -> std::io::Result<Vec<u8>> {
+        let mut bytes = vec![0; len];
+        self.stream.read_exact(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    fn read_line(&mut self, text: &mut String) -> std::io::Result<usize> {
+        match self.stream.read_line(text)? {
+            0 => Err(std::io::ErrorKind::UnexpectedEof.into()),
+            len => Ok(len),
+        }
+    }
+
+    fn read_chunks(&mut self, body: &mut Vec<u8>) -> std::io::Result<()> {
+        loop {
+            let mut line = String::new();
+            self.read_line(&mut line)?;
+            let len = usize::from_str_radix(line.trim(), 16).map_err(|_| std::io::ErrorKind::InvalidData)?;
+            if len == 0 {
+                // Trailers, and the empty line after them.
+                while self.read_line(&mut line)? != 2 {}
+                return Ok(());
+            }
+            body.extend(self.read_bytes(len)?);
+            self.read_line(&mut line)?;
+        }
     }
 
     /// Reads until this text has come; all that was read.

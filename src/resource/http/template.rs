@@ -35,6 +35,12 @@ pub struct Template {
     fixed: Option<FenceName>,
 }
 
+impl std::fmt::Display for Template {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
 /// What a path yields.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Yielded {
