@@ -132,7 +132,6 @@ async fn a_newer_write_waits_for_the_older_one_to_end() {
         assert!(pin!(other.replaced()).poll(cx).is_pending(), "another fence has nothing to do with it");
         assert_eq!(ask(&fences, "stock/2", 5, Purpose::Write).await.unwrap().verdict, Verdict::Admitted);
         assert_eq!(highest(&fences, "stock/1"), Some(6), "the mark is durable while it waits");
-        drop(newer);
     }
     let (newer, done) = (ask(&fences, "stock/1", 6, Purpose::Read), async { old.finish(Outcome::Known) });
     let (newer, ()) = tokio::join!(newer, done);
