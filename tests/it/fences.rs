@@ -140,6 +140,26 @@ async fn a_newer_write_waits_for_the_older_one_to_end() {
 }
 
 #[tokio::test]
+async fn who_waits_to_be_replaced_is_woken() {
+    let dir = tempfile::tempdir().unwrap();
+    let fences = open(dir.path(), policy(OnUnknown::Wait));
+    let old: Vec<InFlight> = [write(&fences, "stock/1", 5).await, write(&fences, "stock/1", 5).await].into();
+    let watching = old.into_iter().map(|old| {
+        tokio::spawn(async move {
+            old.replaced().await;
+            old.finish(Outcome::Known);
+        })
+    });
+    let watching: Vec<_> = watching.collect();
+    tokio::task::yield_now().await;
+    assert!(watching.iter().all(|watching| !watching.is_finished()));
+    write(&fences, "stock/1", 6).await.finish(Outcome::Known);
+    for watching in watching {
+        tokio::time::timeout(LONG, watching).await.unwrap().unwrap();
+    }
+}
+
+#[tokio::test]
 async fn overdue_writes_hold_nobody_up_for_long() {
     let dir = tempfile::tempdir().unwrap();
     let fences = open(dir.path(), Policy { drain_ms: 20, ..policy(OnUnknown::Wait) });
