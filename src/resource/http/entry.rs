@@ -208,7 +208,6 @@ const POOL: usize = 256;
 /// Larger ones are not kept.
 const POOLED_PLACES: usize = 64;
 
-#[expect(clippy::vec_box, reason = "an entry keeps its box, and the pool is there to keep boxes")]
 type Spare = Vec<Box<Waiters>>;
 
 thread_local! {
