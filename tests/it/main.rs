@@ -20,6 +20,7 @@ mod interactive;
 mod kill;
 mod pause;
 mod process;
+mod proxy;
 mod resource;
 mod rule;
 mod sandbox;

@@ -160,10 +160,13 @@ impl Http {
         outgoing: Outgoing<'_>,
         asked_in: Version,
     ) -> Result<Response<Body>, Problem> {
-        let protocol = parts.headers.get(UPGRADE).cloned().or(outgoing.asked.upgrade);
+        let chosen = parts.headers.get(UPGRADE).cloned();
+        let is_same =
+            |asked: &HeaderValue, chosen: &HeaderValue| asked.as_bytes().eq_ignore_ascii_case(chosen.as_bytes());
+        let protocol = outgoing.asked.upgrade.filter(|asked| chosen.is_none_or(|chosen| is_same(asked, &chosen)));
         let (Some(client), Some(protocol), Version::HTTP_11) = (outgoing.upgrade, protocol, asked_in) else {
             exchange.fail();
-            let why = format!("{} changes the protocol although nobody asked for that", self.upstream());
+            let why = format!("{} changes to a protocol that nobody asked for", self.upstream());
             return Err(unknown(Kind::OutcomeUnknown, why, "http_upgrade_failed"));
         };
         let mut response = Response::from_parts(parts, ());
