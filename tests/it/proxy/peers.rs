@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, StreamBody};
@@ -12,16 +12,17 @@ use hyper::service::service_fn;
 use hyper::{HeaderMap, Request, Response, Version};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::Value;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 
+use fencegate::fence::drain::{OnUnknown, Policy};
 use fencegate::resource::http::Protocol;
 
-use super::{Gate, Plan, problem};
+use super::{Gate, LONG, Plan, problem, put};
 
 /// Tells what it was asked, in JSON, and gives the trailers back.
 async fn echo(
@@ -63,8 +64,36 @@ impl futures_core::Stream for Frames {
     }
 }
 
-async fn serve<S: AsyncRead + AsyncWrite + Unpin + 'static>(stream: S, is_http2: bool) {
-    let (io, service) = (TokioIo::new(stream), service_fn(echo));
+/// Tells a test that it was dropped.
+struct Told(mpsc::Sender<()>);
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        let _ = self.0.send(());
+    }
+}
+
+/// Answers nothing, and tells when it is given up.
+fn hang(request: &Request<Incoming>, told: &mpsc::Sender<()>) -> bool {
+    let hangs = request.uri().path().ends_with("/hang");
+    if hangs {
+        let _ = told.send(());
+    }
+    hangs
+}
+
+async fn serve<S: AsyncRead + AsyncWrite + Unpin + 'static>(stream: S, is_http2: bool, told: mpsc::Sender<()>) {
+    let service = service_fn(move |request| {
+        let told = told.clone();
+        async move {
+            if hang(&request, &told) {
+                let _told = Told(told);
+                std::future::pending::<()>().await;
+            }
+            echo(request).await
+        }
+    });
+    let io = TokioIo::new(stream);
     if is_http2 {
         let _ = hyper::server::conn::http2::Builder::new(Local).serve_connection(io, service).await;
     } else {
@@ -81,46 +110,59 @@ impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for Local {
     }
 }
 
+/// TLS with a certificate for this name, which is its own authority and is written to a file.
+fn acceptor(name: &str, file: &Path, is_http2: bool) -> TlsAcceptor {
+    let made = rcgen::generate_simple_self_signed([name.to_owned()]).unwrap();
+    std::fs::write(file, made.cert.pem()).unwrap();
+    let key = PrivateKeyDer::Pkcs8(made.signing_key.serialize_der().into());
+    let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![made.cert.der().clone()], key)
+        .unwrap();
+    let protocols: &[&[u8]] = if is_http2 { &[b"h2", b"http/1.1"] } else { &[b"http/1.1"] };
+    config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
+    TlsAcceptor::from(Arc::new(config))
+}
+
 /// An upstream that echoes, at this address; `tls` with the names of its certificate, whose authority is written to a file.
 fn upstream(listen: SocketAddr, is_http2: bool, tls: Option<(&str, &Path)>) -> std::io::Result<SocketAddr> {
+    telling_upstream(listen, is_http2, tls).map(|(addr, _)| addr)
+}
+
+/// The same; it tells when a request to `/hang` comes, and when that is given up.
+fn telling_upstream(
+    listen: SocketAddr,
+    is_http2: bool,
+    tls: Option<(&str, &Path)>,
+) -> std::io::Result<(SocketAddr, mpsc::Receiver<()>)> {
+    let (told, tells) = mpsc::channel();
     let listener = std::net::TcpListener::bind(listen)?;
     listener.set_nonblocking(true)?;
     let addr = listener.local_addr()?;
-    let acceptor = tls.map(|(name, file)| {
-        let made = rcgen::generate_simple_self_signed([name.to_owned()]).unwrap();
-        std::fs::write(file, made.cert.pem()).unwrap();
-        let key = PrivateKeyDer::Pkcs8(made.signing_key.serialize_der().into());
-        let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(vec![made.cert.der().clone()], key)
-            .unwrap();
-        config.alpn_protocols =
-            if is_http2 { vec![b"h2".to_vec(), b"http/1.1".to_vec()] } else { vec![b"http/1.1".to_vec()] };
-        TlsAcceptor::from(Arc::new(config))
-    });
+    let acceptor = tls.map(|(name, file)| acceptor(name, file, is_http2));
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         tokio::task::LocalSet::new().block_on(&runtime, async move {
             let listener = TcpListener::from_std(listener).unwrap();
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
-                let acceptor = acceptor.clone();
+                let (acceptor, told) = (acceptor.clone(), told.clone());
                 tokio::task::spawn_local(async move {
                     match acceptor {
-                        None => serve(stream, is_http2).await,
+                        None => serve(stream, is_http2, told).await,
                         Some(acceptor) => {
                             let Ok(stream) = acceptor.accept(stream).await else { return };
                             let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-                            serve(stream, is_http2).await;
+                            serve(stream, is_http2, told).await;
                         }
                     }
                 });
             }
         });
     });
-    Ok(addr)
+    Ok((addr, tells))
 }
 
 fn local() -> SocketAddr {
@@ -176,6 +218,35 @@ fn http2_that_is_none() {
 }
 
 #[test]
+fn http2_writes_are_cut_off() {
+    let (addr, tells) = telling_upstream(local(), true, None).unwrap();
+    let policy = Policy { drain_ms: 300, settle_ms: 60_000, on_unknown: OnUnknown::Wait, enforce: true };
+    let plan = Plan { protocol: Protocol::Http2, policy, ..Plan::to(format!("http://{addr}")) };
+    // By a newer token, with and without a body on its way.
+    for len in [0, 5] {
+        let gate = plan.start();
+        let (mut old, mut new) = (gate.client(), gate.client());
+        old.send(&put("/hang", 7, len)).unwrap();
+        tells.recv_timeout(LONG).unwrap();
+        assert_eq!(gate.info("stock").in_flight, 1);
+        let claimed = new.request("POST", "/-/fences/stock/claim", &[("fencing-token", "8")], b"").unwrap();
+        assert_eq!(claimed.code(), "QUARANTINED");
+        assert_eq!(problem(&old.read_answer().unwrap()), (504, "OUTCOME_UNKNOWN".into(), "unknown".into()));
+        tells.recv_timeout(LONG).unwrap();
+        gate.until_unknown("stock");
+    }
+    // By a client that vanishes in the middle of its body.
+    let gate = plan.start();
+    let mut client = gate.client();
+    client.send(&put("/hang", 7, 10)).unwrap();
+    client.send(b"hello").unwrap();
+    tells.recv_timeout(LONG).unwrap();
+    drop(client);
+    tells.recv_timeout(LONG).unwrap();
+    gate.until_unknown("stock");
+}
+
+#[test]
 fn https() {
     let dir = tempfile::tempdir().unwrap();
     for (name, host, is_http2) in
@@ -199,6 +270,43 @@ fn https() {
             assert!(answer.header("proxy-status").unwrap().contains("error=tls_"), "{answer:?}");
         }
     }
+}
+
+/// One connection over TLS that is upgraded, and gives back what it gets.
+async fn upgraded(stream: tokio_rustls::server::TlsStream<TcpStream>) {
+    let (mut from, mut to) = tokio::io::split(stream);
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(from.read_u8().await.unwrap());
+    }
+    to.write_all(b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n").await.unwrap();
+    let _ = tokio::io::copy(&mut from, &mut to).await;
+    let _ = to.shutdown().await;
+}
+
+#[test]
+fn upgrades_over_tls() {
+    let dir = tempfile::tempdir().unwrap();
+    let ca = dir.path().join("ca.pem");
+    let acceptor = acceptor("localhost", &ca, true);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let listener = runtime.block_on(TcpListener::bind(local())).unwrap();
+    let addr = listener.local_addr().unwrap();
+    runtime.spawn(async move {
+        let stream = acceptor.accept(listener.accept().await.unwrap().0).await.unwrap();
+        assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"http/1.1"[..]), "only that can be upgraded");
+        upgraded(stream).await;
+    });
+    let gate = Plan { ca: Some(ca), ..Plan::to(format!("https://localhost:{}", addr.port())) }.start();
+    let mut client = gate.client();
+    client
+        .send(b"GET /a HTTP/1.1\r\nhost: gate\r\nfencing-token: 7\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n")
+        .unwrap();
+    assert!(client.read_until("\r\n\r\n").starts_with("HTTP/1.1 101 "));
+    client.send(b"hello").unwrap();
+    assert_eq!(client.read_bytes(5), b"hello");
+    client.half_close();
+    gate.until_known("stock");
 }
 
 #[test]

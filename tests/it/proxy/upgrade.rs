@@ -10,7 +10,7 @@ const ASK: &str = "GET /live HTTP/1.1\r\nhost: gate\r\nconnection: keep-alive, U
 const SWITCH: &str =
     "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\nsec-websocket-accept: x\r\n\r\n";
 
-fn tunnel(plan: Plan, upstream: &Raw, token: &str) -> (Gate, Client, Peer) {
+fn tunnel(plan: &Plan, upstream: &Raw, token: &str) -> (Gate, Client, Peer) {
     let gate = plan.start();
     let mut client = gate.client();
     client.send(format!("{ASK}{token}\r\n").as_bytes()).unwrap();
@@ -46,7 +46,7 @@ fn it_needs_a_token() {
     assert_eq!(client.read_answer().unwrap().code(), "TOKEN_REQUIRED");
     assert!(!upstream.was_asked());
     let reads = vec!["GET /live".to_owned()];
-    let (gate, client, _peer) = tunnel(Plan { reads, ..plan(&upstream) }, &upstream, "");
+    let (gate, client, _peer) = tunnel(&Plan { reads, ..plan(&upstream) }, &upstream, "");
     assert_eq!(gate.info("stock").in_flight, 0);
     drop(client);
 }
@@ -54,7 +54,7 @@ fn it_needs_a_token() {
 #[test]
 fn it_is_in_flight_until_both_have_closed() {
     let upstream = Raw::start();
-    let (gate, client, mut peer) = tunnel(plan(&upstream), &upstream, TOKEN);
+    let (gate, client, mut peer) = tunnel(&plan(&upstream), &upstream, TOKEN);
     assert_eq!(gate.info("stock").in_flight, 1);
     client.half_close();
     assert_eq!(peer.end().unwrap(), b"");
@@ -62,7 +62,7 @@ fn it_is_in_flight_until_both_have_closed() {
     peer.send("bye");
     drop(peer);
     gate.until_known("stock");
-    let (gate, mut client, peer) = tunnel(plan(&upstream), &upstream, TOKEN);
+    let (gate, mut client, peer) = tunnel(&plan(&upstream), &upstream, TOKEN);
     drop(peer);
     assert_eq!(client.read_until_end(), "");
     gate.until_known("stock");
@@ -71,7 +71,7 @@ fn it_is_in_flight_until_both_have_closed() {
 #[test]
 fn an_advance_ends_it() {
     let upstream = Raw::start();
-    let (gate, mut client, mut peer) = tunnel(plan(&upstream), &upstream, TOKEN);
+    let (gate, mut client, mut peer) = tunnel(&plan(&upstream), &upstream, TOKEN);
     let mut new = gate.client();
     new.send(b"POST /-/fences/stock/claim HTTP/1.1\r\nhost: gate\r\nfencing-token: 8\r\ncontent-length: 0\r\n\r\n")
         .unwrap();
@@ -86,7 +86,7 @@ fn an_advance_ends_it() {
 #[test]
 fn an_upstream_that_does_not_end_it_is_cut_off() {
     let upstream = Raw::start();
-    let (gate, mut client, mut peer) = tunnel(plan(&upstream), &upstream, TOKEN);
+    let (gate, mut client, mut peer) = tunnel(&plan(&upstream), &upstream, TOKEN);
     let mut new = gate.client();
     new.send(b"POST /-/fences/stock/claim HTTP/1.1\r\nhost: gate\r\nfencing-token: 8\r\ncontent-length: 0\r\n\r\n")
         .unwrap();
@@ -121,7 +121,7 @@ fn an_upstream_that_does_not_want_it() {
 #[test]
 fn much_data_both_ways() {
     let upstream = Raw::start();
-    let (gate, mut client, peer) = tunnel(plan(&upstream), &upstream, TOKEN);
+    let (gate, mut client, peer) = tunnel(&plan(&upstream), &upstream, TOKEN);
     let echo = std::thread::spawn(move || {
         let mut stream = peer.stream.into_inner();
         let mut from = stream.try_clone().unwrap();
