@@ -162,6 +162,34 @@ fn connections_are_used_again() {
 }
 
 #[test]
+fn a_refusal_leaves_the_connection_to_the_next_request_or_says_that_it_does_not() {
+    let bench = Bench::new("auto", NEVER, NEVER, "");
+    assert_eq!(bench.claim("a", 6).status, 200);
+    let head = |len: usize, more: &str| {
+        format!("PUT /a/doc HTTP/1.1\r\nhost: g\r\nfencing-token: 5\r\ncontent-length: {len}\r\n{more}\r\n")
+            .into_bytes()
+    };
+    let mut client = bench.gate.client();
+    for _ in 0..3 {
+        // Refused before its body is sent, which comes all the same.
+        client.send(&head(100_000, "")).expect("sent");
+        let refused = client.read_answer().expect("an answer");
+        assert_problem(&refused, 412, "STALE_TOKEN", "no");
+        assert_eq!(refused.header("connection"), None);
+        client.send(&[b'x'; 100_000]).expect("sent");
+        client.send(&write("a", 6, "", "hello")).expect("sent");
+        assert_done(&client.read_answer().expect("an answer"));
+    }
+    for (len, more) in [(1_000_000_000, ""), (5, "expect: 100-continue\r\n")] {
+        let mut client = bench.gate.client();
+        client.send(&head(len, more)).expect("sent");
+        let refused = client.read_answer().expect("an answer");
+        assert_problem(&refused, 412, "STALE_TOKEN", "no");
+        assert_eq!(refused.header("connection"), Some("close"));
+    }
+}
+
+#[test]
 fn the_upstream_is_told_the_token_and_the_fence() {
     for protocol in PROTOCOLS {
         let bench = Bench::new(protocol, NEVER, NEVER, "");
