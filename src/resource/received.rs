@@ -39,7 +39,8 @@ impl Received {
 
     /// Whether the client's connection ends with the answer if this is dropped now.
     pub fn ends_connection(&self) -> bool {
-        !self.is_end_stream() && !(self.takes_rest && self.is_short())
+        let is_taken_in = self.takes_rest && self.is_short();
+        !is_taken_in && !self.is_end_stream()
     }
 
     fn is_short(&self) -> bool {

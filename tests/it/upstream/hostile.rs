@@ -153,6 +153,7 @@ impl Applied {
 
 /// Not a test, but the process: it serves where a test has started it as one.
 #[test]
+#[expect(clippy::disallowed_methods, reason = "it has nothing to tidy up, and no main to return to")]
 fn this_is_the_process() {
     let (Ok(addr), Ok(log)) = (std::env::var(ADDR_VARIABLE), std::env::var(LOG_VARIABLE)) else { return };
     // It ends with whoever started it.
