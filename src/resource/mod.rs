@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use hyper::body::{Frame, Incoming, SizeHint};
+use hyper::body::{Frame, SizeHint};
 use hyper::upgrade::OnUpgrade;
 use hyper::{HeaderMap, Method, Response, Version};
 
@@ -22,10 +22,13 @@ use crate::problem::Problem;
 
 pub mod headers;
 pub mod http;
+pub mod received;
 pub mod records;
 pub mod refusals;
 pub mod sqlite;
 pub mod threads;
+
+pub use received::Received;
 
 /// A future that can be kept behind a trait object.
 pub type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -69,7 +72,7 @@ pub struct Call {
     /// Where the client is.
     pub peer: SocketAddr,
     /// The body, not read yet: a refusal comes before it.
-    pub body: Incoming,
+    pub body: Received,
     /// The connection itself, once it is answered 101 (or 200 to an extended CONNECT).
     pub upgrade: Option<OnUpgrade>,
 }

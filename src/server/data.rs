@@ -6,14 +6,14 @@ use std::net::SocketAddr;
 
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
-use hyper::header::{HOST, HeaderName, HeaderValue};
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::header::{CONNECTION, HOST, HeaderName, HeaderValue};
+use hyper::{Method, Request, Response, StatusCode, Version};
 use percent_encoding::percent_decode_str;
 use serde_json::json;
 
 use crate::fence::{Claim, FenceName};
 use crate::problem::{Kind, Problem};
-use crate::resource::{Body, Call, Judged, Quarantined, Resource, headers};
+use crate::resource::{Body, Call, Judged, Quarantined, Received, Resource, headers};
 
 use super::respond::{self, Answer, FENCING_HIGHEST, FENCING_VERDICT, Style};
 use super::{Gate, elections};
@@ -70,7 +70,7 @@ fn call(path: String, mut request: Request<Incoming>, peer: SocketAddr) -> Call 
     // HTTP/1.1 offers its connection by a header, HTTP/2 by a method; else there is nothing to wait for.
     let offers = request.headers().contains_key(hyper::header::UPGRADE) || request.method() == Method::CONNECT;
     let upgrade = offers.then(|| hyper::upgrade::on(&mut request));
-    let (parts, body) = request.into_parts();
+    let (parts, body) = Received::split(request);
     let named = parts.headers.get(HOST).and_then(|host| host.to_str().ok());
     let authority = parts.uri.authority().map(|authority| authority.as_str()).or(named).map(str::to_owned);
     Call {
@@ -94,7 +94,9 @@ async fn to_resource(
     peer: SocketAddr,
 ) -> Response<Body> {
     let (resource, counters) = (&gate.mounts[index].resource, &gate.counters[index]);
-    match resource.call(call(path, request, peer)).await {
+    let call = call(path, request, peer);
+    let ends_connection = call.version == Version::HTTP_11 && call.body.ends_connection();
+    match resource.call(call).await {
         Ok(served) => {
             counters.served(served.judged.as_ref().map(|judged| judged.verdict));
             let mut answer = served.response;
@@ -106,7 +108,12 @@ async fn to_resource(
         Err(problem) => {
             counters.refused(&problem);
             tracing::debug!(resource = resource.name(), %problem, "refused");
-            refused(&**resource, &problem).map(Body::Whole)
+            let mut answer = refused(&**resource, &problem).map(Body::Whole);
+            if ends_connection {
+                // Said, so that the client's next request doesn't run into a closed door.
+                answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            answer
         }
     }
 }

@@ -143,11 +143,18 @@ impl Drop for Gate {
 }
 
 /// One answer.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Answer {
     pub status: u16,
     pub head: String,
     pub body: Vec<u8>,
+}
+
+impl std::fmt::Debug for Answer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let start = &self.body[..self.body.len().min(2000)];
+        write!(f, "{}{}", self.head, String::from_utf8_lossy(start))
+    }
 }
 
 impl Answer {

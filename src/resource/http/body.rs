@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use super::conn::Connection;
 use super::head;
 use super::wire::Wire;
-use crate::resource::BodyError;
+use crate::resource::{BodyError, Received};
 
 /// A piece of a request's body. It is counted until hyper has written it.
 #[derive(Debug)]
@@ -49,14 +49,14 @@ impl Drop for Piece {
 /// The body of a request, as a client sends it, on its way to the upstream.
 #[derive(Debug)]
 pub struct Upload {
-    body: Incoming,
+    body: Received,
     /// The connection that it goes out on. None before there is one.
     wire: Option<Arc<Wire>>,
 }
 
 impl Upload {
     /// Not read yet.
-    pub fn new(body: Incoming) -> Upload {
+    pub fn new(body: Received) -> Upload {
         Upload { body, wire: None }
     }
 

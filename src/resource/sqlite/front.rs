@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt, Full};
-use hyper::body::{Body, Incoming};
+use hyper::body::Body;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Response};
 use tokio::sync::oneshot;
@@ -16,7 +16,9 @@ use crate::fence::{Claim, FenceName, Mark, Presented, Token, Verdict};
 use crate::lock::LockFile;
 use crate::problem::{Kind, Problem};
 use crate::resource::refusals;
-use crate::resource::{Boxed, Call, Claimed, Event, FenceInfo, Guarantee, Happened, Judged, Knock, Resource, Served};
+use crate::resource::{
+    Boxed, Call, Claimed, Event, FenceInfo, Guarantee, Happened, Judged, Knock, Received, Resource, Served,
+};
 
 use super::db::Db;
 use super::fences::{FenceSet, TableFences};
@@ -213,7 +215,7 @@ impl Sqlite {
     }
 
     /// Reads the body, as far as there is room for it.
-    async fn body(&self, mut body: Incoming, room: &mut Room) -> Result<Bytes, Problem> {
+    async fn body(&self, mut body: Received, room: &mut Room) -> Result<Bytes, Problem> {
         let limits = &self.shared.limits;
         let too_large = || Problem::new(Kind::BodyTooLarge, format!("a body has at most {} bytes", limits.body_bytes));
         if body.size_hint().lower() > limits.body_bytes as u64 {

@@ -3,7 +3,6 @@
 use serde_json::json;
 
 use super::*;
-use crate::upstream::hostile::HALF;
 
 #[test]
 fn a_client_that_leaves_after_its_request_leaves_no_doubt() {
@@ -77,14 +76,21 @@ fn half_an_answer_is_none() {
     for protocol in PROTOCOLS {
         let bench = Bench::new(protocol, NEVER, NEVER, "");
         for (item, end) in [("a", "cut"), ("b", "break")] {
-            let mut client = bench.begin(item, 5, &format!("read apply half at:{item} {end}"));
+            // The gate doesn't tell the client of a short answer before it has all of it.
+            assert_unknown(&bench.write(item, 5, &format!("read apply half {end}")).expect("an answer"));
+            assert!(bench.is_quarantined(item), "{end}");
+        }
+        let long = 1_000_000;
+        for (item, end) in [("c", "cut"), ("d", "break")] {
+            let mut client = bench.begin(item, 5, &format!("read apply half:{long} at:{item} {end}"));
             let head = client.read_head().expect("a head");
             assert_eq!((head.status, head.header("fencing-verdict")), (200, Some("advanced")), "{head:?}");
-            assert_eq!(client.read_bytes(HALF.len()).expect("half of it"), HALF);
+            client.read_bytes(long).expect("half of it");
             bench.upstream.reached(item);
             assert_eq!(bench.state(item)["in_flight"], 1, "it is in flight until its answer has come");
+            assert!(!bench.is_quarantined(item));
             bench.upstream.open(item);
-            assert!(client.read_bytes(HALF.len()).is_err(), "the client is told by a broken answer");
+            assert!(client.read_bytes(long).is_err(), "the client is told by a broken answer");
             bench.until_state(item, "in_flight", &json!(0));
             assert!(bench.is_quarantined(item), "{end}");
             assert_quarantined(&bench.claim(item, 6));
@@ -152,6 +158,34 @@ fn connections_are_used_again() {
         }
         let connections = bench.upstream.connections();
         assert!(connections <= 3, "{connections} connections for 50 writes, one after the other");
+    }
+}
+
+#[test]
+fn a_refusal_leaves_the_connection_to_the_next_request_or_says_that_it_does_not() {
+    let bench = Bench::new("auto", NEVER, NEVER, "");
+    assert_eq!(bench.claim("a", 6).status, 200);
+    let head = |len: usize, more: &str| {
+        format!("PUT /a/doc HTTP/1.1\r\nhost: g\r\nfencing-token: 5\r\ncontent-length: {len}\r\n{more}\r\n")
+            .into_bytes()
+    };
+    let mut client = bench.gate.client();
+    for _ in 0..3 {
+        // Refused before its body is sent, which comes all the same.
+        client.send(&head(100_000, "")).expect("sent");
+        let refused = client.read_answer().expect("an answer");
+        assert_problem(&refused, 412, "STALE_TOKEN", "no");
+        assert_eq!(refused.header("connection"), None);
+        client.send(&[b'x'; 100_000]).expect("sent");
+        client.send(&write("a", 6, "", "hello")).expect("sent");
+        assert_done(&client.read_answer().expect("an answer"));
+    }
+    for (len, more) in [(1_000_000_000, ""), (5, "expect: 100-continue\r\n")] {
+        let mut client = bench.gate.client();
+        client.send(&head(len, more)).expect("sent");
+        let refused = client.read_answer().expect("an answer");
+        assert_problem(&refused, 412, "STALE_TOKEN", "no");
+        assert_eq!(refused.header("connection"), Some("close"));
     }
 }
 

@@ -29,18 +29,26 @@ pub struct Note {
     pub told: Told,
 }
 
-/// Everything that is wrong.
-pub fn judge(log: &[Applied], notes: &[Note]) -> Vec<String> {
+/// Where the promise itself is broken.
+pub fn falls(log: &[Applied]) -> Vec<String> {
     let mut wrong = Vec::new();
     let mut highest: HashMap<&str, u64> = HashMap::new();
-    let mut times: HashMap<&str, usize> = HashMap::new();
-    let notes_by_id: HashMap<&str, &Note> = notes.iter().map(|note| (note.id.as_str(), note)).collect();
     for applied in log {
         let highest = highest.entry(&applied.fence).or_default();
         if applied.token < *highest {
             wrong.push(format!("{applied:?} {FELL} {highest}"));
         }
         *highest = applied.token.max(*highest);
+    }
+    wrong
+}
+
+/// Everything that is wrong.
+pub fn judge(log: &[Applied], notes: &[Note]) -> Vec<String> {
+    let mut wrong = falls(log);
+    let mut times: HashMap<&str, usize> = HashMap::new();
+    let notes_by_id: HashMap<&str, &Note> = notes.iter().map(|note| (note.id.as_str(), note)).collect();
+    for applied in log {
         *times.entry(&applied.id).or_default() += 1;
         match notes_by_id.get(applied.id.as_str()) {
             None => wrong.push(format!("{applied:?} was written by nobody")),

@@ -134,7 +134,7 @@ impl World {
             match answer.status {
                 412 | 409 => term = fence.next_term(),
                 503 => pass_time(20 + dice.roll(60)),
-                _ if dice.roll(40) == 0 => term = fence.next_term(),
+                _ if dice.roll(15) == 0 => term = fence.next_term(),
                 _ if dice.roll(20) == 0 => pass_time(dice.roll(600)),
                 _ => {}
             }
@@ -159,8 +159,8 @@ fn told(answer: &std::io::Result<Answer>) -> Told {
 
 /// What the upstream is to do about a write.
 fn script(dice: &mut Dice) -> String {
-    let wait = dice.roll(350);
-    let words = match dice.roll(30) {
+    let wait = dice.roll(280);
+    let words = match dice.roll(80) {
         0 => format!("read wait:{wait} apply answer"),
         1 => format!("read apply wait:{wait} answer"),
         2 => "apply answer".to_owned(),
@@ -206,13 +206,13 @@ fn write(client: &mut Client, dice: &mut Dice, fence: &Fence, term: u64, id: &st
     let (first, second) = body.split_at(body.len() / 2);
     // Where the gate answers before it has read everything, and closes, there may still be an answer to read.
     let _ = client.send(&[head.as_bytes(), &piece(first)].concat());
-    match dice.roll(12) {
-        0 => pass_time(dice.roll(400)),
-        1 if !body.is_empty() => return Err(std::io::ErrorKind::Interrupted.into()),
+    match dice.roll(60) {
+        0..5 => pass_time(dice.roll(400)),
+        5 if !body.is_empty() => return Err(std::io::ErrorKind::Interrupted.into()),
         _ => {}
     }
     let _ = client.send(&[&piece(second), end].concat());
-    if dice.roll(30) == 0 {
+    if dice.roll(60) == 0 {
         return Err(std::io::ErrorKind::Interrupted.into());
     }
     client.read_answer()

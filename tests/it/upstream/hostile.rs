@@ -35,8 +35,8 @@ use crate::process::{Answer, Client};
 const ADDR_VARIABLE: &str = "FENCEGATE_TEST_HOSTILE_ADDR";
 const LOG_VARIABLE: &str = "FENCEGATE_TEST_HOSTILE_LOG";
 const READY: &str = "the hostile upstream is ready";
-/// Half of the body of an answer that comes in two.
-pub const HALF: &[u8] = &[b'.'; 32];
+/// How long half an answer is where nothing else is said.
+pub const HALF: usize = 32;
 
 // --- the test's side -----------------------------------------------------------------------------------------------------
 
@@ -153,6 +153,7 @@ impl Applied {
 
 /// Not a test, but the process: it serves where a test has started it as one.
 #[test]
+#[expect(clippy::disallowed_methods, reason = "it has nothing to tidy up, and no main to return to")]
 fn this_is_the_process() {
     let (Ok(addr), Ok(log)) = (std::env::var(ADDR_VARIABLE), std::env::var(LOG_VARIABLE)) else { return };
     // It ends with whoever started it.
@@ -306,7 +307,7 @@ async fn control(state: &State, own: &Arc<Connection>, command: &str) -> Respons
 /// | `at:PLACE` | stand there until a test opens it |
 /// | `apply` | write the request into the log |
 /// | `answer`, `answer:STATUS` | the whole answer: 200, or 500 where `apply` failed |
-/// | `half`, `rest` | the answer's head and half of its body; the other half |
+/// | `half`, `half:BYTES`, `rest` | the answer's head and half of its body; the other half |
 /// | `break` | end the answer's body with an error: over HTTP/2, only that stream |
 /// | `cut` | close the connection |
 /// | `upgrade` | answer 101, then apply each byte as a write and send it back |
@@ -322,6 +323,7 @@ struct Script {
     limit: Duration,
     has_failed: bool,
     is_late: bool,
+    half: usize,
     bytes: usize,
 }
 
@@ -342,6 +344,7 @@ impl Script {
             limit: Duration::MAX,
             has_failed: false,
             is_late: false,
+            half: 0,
             bytes: 0,
         }
     }
@@ -376,9 +379,9 @@ impl Script {
             "at" => self.stand(value).await,
             "apply" => self.apply(),
             "answer" => self.answer(value),
-            "half" => self.half().await,
+            "half" => self.half(value.parse().unwrap_or(HALF)).await,
             "rest" => {
-                self.send(Ok(Bytes::from_static(HALF))).await;
+                self.send(Ok(vec![b'.'; self.half].into())).await;
                 self.body = None;
             }
             "break" => {
@@ -439,15 +442,16 @@ impl Script {
         }
     }
 
-    async fn half(&mut self) {
+    async fn half(&mut self, len: usize) {
+        self.half = len;
         let (body, receiver) = mpsc::channel(1);
         let mut response = Response::new(Sent(receiver));
-        response.headers_mut().insert(CONTENT_LENGTH, (2 * HALF.len()).into());
+        response.headers_mut().insert(CONTENT_LENGTH, (2 * len).into());
         if let Some(sender) = self.sender.take() {
             let _ = sender.send(response);
         }
         self.body = Some(body);
-        self.send(Ok(Bytes::from_static(HALF))).await;
+        self.send(Ok(vec![b'.'; len].into())).await;
     }
 
     /// Gives a piece of the answer's body to the connection.
