@@ -283,13 +283,6 @@ impl Client {
         read
     }
 
-    /// Reads so many bytes.
-    pub fn read_bytes(&mut self, count: usize) -> Vec<u8> {
-        let mut bytes = vec![0; count];
-        self.stream.read_exact(&mut bytes).expect("so many come");
-        bytes
-    }
-
     /// Reads until the other side closes, in whatever way.
     pub fn read_until_end(&mut self) -> String {
         let mut rest = Vec::new();

@@ -304,7 +304,7 @@ fn upgrades_over_tls() {
         .unwrap();
     assert!(client.read_until("\r\n\r\n").starts_with("HTTP/1.1 101 "));
     client.send(b"hello").unwrap();
-    assert_eq!(client.read_bytes(5), b"hello");
+    assert_eq!(client.read_bytes(5).unwrap(), b"hello");
     client.half_close();
     gate.until_known("stock");
 }
