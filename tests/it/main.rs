@@ -7,6 +7,7 @@ mod cli;
 mod coordinator;
 mod elections;
 mod faults;
+mod functions;
 mod garbage;
 mod gate;
 mod hrana;

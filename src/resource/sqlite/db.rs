@@ -13,6 +13,7 @@ use rusqlite::{Connection, OpenFlags};
 use super::args::bind;
 use super::errors::code_name;
 use super::fences::{FenceId, FenceSet, TableFences};
+use super::functions;
 use super::limits::Limits;
 use super::raw::{self, SqliteError, Stmt};
 use super::render::Rows;
@@ -181,6 +182,7 @@ impl Db {
         conn.pragma_update(None, "hard_heap_limit", HEAP_BYTES_MAX)?;
         conn.set_limit(Limit::SQLITE_LIMIT_WORKER_THREADS, 0)?;
         let guard = Arc::new(Guard::default());
+        functions::install(&conn, &guard, limits.value_bytes)?;
         let watched = Arc::clone(&guard);
         conn.progress_handler(OPS_PER_LOOK, Some(move || watched.must_stop()))?;
         let sandbox = Sandbox::install(&mut conn, Arc::clone(fences))?;
