@@ -1,4 +1,4 @@
-//! Functions of SQLite's that are the gate's own: the same results, in time.
+//! What SQLite does in a single instruction, or outside of any: functions that are the gate's own, and names of parameters.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -11,6 +11,7 @@ use rusqlite::types::{ToSqlOutput, ValueRef};
 use fencegate::resource::sqlite::Limits;
 use fencegate::resource::sqlite::db::{Access, Args, Db, Fail};
 use fencegate::resource::sqlite::fences::{FenceSet, TableFences};
+use fencegate::resource::sqlite::own;
 use fencegate::resource::sqlite::raw::Value;
 use fencegate::resource::sqlite::render::Rows;
 
@@ -18,9 +19,9 @@ use crate::gate::{Gate, LONG, code, patient};
 
 const VALUE_BYTES: usize = 400;
 
-fn open(folder: &Path) -> Db {
+fn open(folder: &Path, value_bytes: usize) -> Db {
     let fences = Arc::new(TableFences::new("app".parse().unwrap(), &[]).unwrap());
-    let limits = Arc::new(Limits { value_bytes: VALUE_BYTES, ..patient() });
+    let limits = Arc::new(Limits { value_bytes, ..patient() });
     Db::open(&folder.join("app.db"), Access::Write, &fences, &limits).unwrap()
 }
 
@@ -36,7 +37,7 @@ impl Both {
         let folder = tempfile::tempdir().unwrap();
         let theirs = Connection::open_in_memory().unwrap();
         theirs.set_limit(Limit::SQLITE_LIMIT_LENGTH, i32::try_from(VALUE_BYTES).unwrap()).unwrap();
-        Both { ours: open(folder.path()), theirs, _folder: folder }
+        Both { ours: open(folder.path(), VALUE_BYTES), theirs, _folder: folder }
     }
 
     fn check(&self, sql: &str, args: &[ValueRef<'_>]) {
@@ -229,7 +230,7 @@ async fn long_arguments_are_no_trouble() {
 #[test]
 fn they_end_with_their_time() {
     let folder = tempfile::tempdir().unwrap();
-    let mut db = open(folder.path());
+    let mut db = open(folder.path(), VALUE_BYTES);
     let later = Instant::now() + LONG;
     for (sql, stopped) in [("SELECT instr(?1, 'a')", true), ("SELECT trim(?1)", true), ("SELECT length(?1)", false)] {
         let args = Args { positional: vec![Value::Text("a".into())], ..Args::default() };
@@ -239,4 +240,27 @@ fn they_end_with_their_time() {
         db.guard().revive();
         assert_eq!(matches!(result, Err(Fail::Cancelled)), stopped, "{sql}: {result:?}");
     }
+}
+
+/// SQLite finds the name of a parameter by going through those before it: it takes seconds to bind as many as there may be.
+#[test]
+fn looking_up_names_ends_with_its_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut db = open(folder.path(), 1 << 20);
+    let (later, none) = (Instant::now() + LONG, FenceSet::default());
+    let names: Vec<String> = (0..100).map(|number| format!(":n{number}")).collect();
+    let sql = format!("SELECT coalesce({})", names.join(", "));
+    let named = names.iter().map(|name| (name.clone(), Value::Integer(1))).collect();
+    let args = Args { named, ..Args::default() };
+    let (mut prepared, _) = db.prepare(&sql, true, none, later).unwrap().unwrap();
+    let past = db.run(&mut prepared, &args, none, Instant::now(), &mut Rows::new(false, 0));
+    assert!(matches!(past, Err(Fail::TimedOut)), "{past:?}");
+    db.guard().cancel();
+    let cancelled = db.run(&mut prepared, &args, none, later, &mut Rows::new(false, 0));
+    assert!(matches!(cancelled, Err(Fail::Cancelled)), "{cancelled:?}");
+    let described = own::describe(&mut db, &sql, later, &mut Vec::new());
+    assert!(matches!(described, Err(Fail::Cancelled)), "{described:?}");
+    db.guard().revive();
+    db.run(&mut prepared, &args, none, later, &mut Rows::new(false, usize::MAX)).unwrap();
+    own::describe(&mut db, &sql, later, &mut Vec::new()).unwrap();
 }

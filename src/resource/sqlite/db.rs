@@ -54,6 +54,13 @@ pub enum Fail {
     Unfinished(SqlError),
 }
 
+impl Fail {
+    /// Of a statement that this guard has stopped.
+    pub fn stopped(guard: &Guard) -> Fail {
+        if guard.is_cancelled() { Fail::Cancelled } else { Fail::TimedOut }
+    }
+}
+
 /// What a statement is, as far as the gate is concerned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -331,7 +338,10 @@ impl Db {
         if let Some(fence) = class.writes.first_missing_in(permitted) {
             return Err(Fail::Missing(fence));
         }
-        bind(&mut prepared.stmt, args).map_err(Fail::Sql)?;
+        self.guard.set_deadline(Some(deadline));
+        let bound = bind(&mut prepared.stmt, args, &self.guard);
+        self.guard.set_deadline(None);
+        bound?;
         let names = if class.reshapes { Some(self.begin_reshape()?) } else { None };
         // What reads may be prepared anew, with what its virtual tables prepare for themselves.
         self.sandbox.permit((class.kind != Kind::Read).then_some(permitted));
@@ -406,8 +416,7 @@ impl Db {
             return Fail::Missing(fence);
         }
         match error.primary() {
-            ffi::SQLITE_INTERRUPT if self.guard.is_cancelled() => Fail::Cancelled,
-            ffi::SQLITE_INTERRUPT => Fail::TimedOut,
+            ffi::SQLITE_INTERRUPT => Fail::stopped(&self.guard),
             // A virtual table is at odds with itself or with its content, which a client can bring about and ask for (fts5's
             // integrity-check): the file is well. Such a table may have written in part.
             ffi::SQLITE_CORRUPT if error.code == ffi::SQLITE_CORRUPT_VTAB => {

@@ -6,6 +6,7 @@ use std::time::Instant;
 use crate::fence::Claim;
 use crate::problem::{Kind as ProblemKind, Problem};
 
+use super::args::NAMES_PER_LOOK;
 use super::commit::commit_problem;
 use super::db::{Args, Class, Db, Done, Fail, Kind, Prepared, SqlError};
 use super::fences::{FenceId, FenceSet};
@@ -344,6 +345,9 @@ pub fn describe(db: &mut Db, sql: &str, deadline: Instant, out: &mut Vec<u8>) ->
     let stmt = prepared.stmt();
     out.extend_from_slice(b"{\"params\":[");
     for index in 1..=stmt.parameter_count() {
+        if index % NAMES_PER_LOOK == 0 && (Instant::now() >= deadline || db.guard().is_cancelled()) {
+            return Err(Fail::stopped(db.guard()));
+        }
         out.extend_from_slice(if index > 1 { b",{\"name\":" } else { b"{\"name\":" });
         render::optional(out, stmt.parameter_name(index));
         out.push(b'}');
