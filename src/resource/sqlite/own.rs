@@ -85,13 +85,17 @@ impl OwnExec<'_> {
     }
 
     fn missing(&self, fence: FenceId) -> Halt {
-        let problem = self.shared.missing(fence);
+        let mut problem = self.shared.missing(fence);
         if self.applied {
-            // A refusal of the whole request would say that nothing was applied.
-            return Halt::Sql(SqlError::new(
-                problem.kind.row().code,
-                format!("no token for fence {}", self.shared.fences.name(fence)),
-            ));
+            problem.detail = format!("no token for fence {}", self.shared.fences.name(fence));
+        }
+        self.refusal(problem)
+    }
+
+    /// Of the whole request, or, where that would say that nothing was applied and something was, of this statement.
+    fn refusal(&self, problem: Problem) -> Halt {
+        if self.applied {
+            return Halt::Sql(SqlError::new(problem.kind.row().code, problem.detail));
         }
         refuse(problem)
     }
@@ -137,6 +141,7 @@ impl OwnExec<'_> {
     fn begin(&mut self, sql: &str, read_only: bool) -> Result<Done, Halt> {
         self.open()?;
         let own = self.stream.own.as_mut().expect("opened above");
+        own.lease.take().map_err(refuse)?;
         own.claims = if read_only { Arc::new([]) } else { Arc::clone(self.claims) };
         own.presented = if read_only { FenceSet::default() } else { self.presented };
         own.began = Instant::now();
@@ -314,6 +319,9 @@ impl Exec for OwnExec<'_> {
             Kind::Setting(setting) => {
                 self.open()?;
                 let own = self.stream.own.as_mut().expect("opened above");
+                if let Err(problem) = own.lease.take() {
+                    return Err(self.refusal(problem));
+                }
                 own.sticky |= setting == Setting::ForeignKeys;
                 let set = own.db().set(sql);
                 set.map_err(|fail| self.halt(fail)).map(|()| Done::default())?
