@@ -258,9 +258,15 @@ async fn a_table_that_is_full_is_no_full_disk() {
     .await;
     for _ in 0..5 {
         let answer = among_innocents(&gate, vec![execute("INSERT INTO a DEFAULT VALUES")]).await;
-        assert!(answer.is_err(), "{answer:?}");
+        assert_eq!(code(&result(&answer.unwrap()[0])), "SQLITE_FULL");
         assert_eq!(gate.db.trouble(), None);
     }
+    let mut inside = gate.client("1");
+    inside.sql("BEGIN").await.unwrap();
+    inside.sql("INSERT INTO t VALUES (50, 'gone')").await.unwrap();
+    assert_eq!(code(&inside.sql("INSERT INTO a DEFAULT VALUES").await), "SQLITE_FULL");
+    assert_eq!(code(&inside.sql("COMMIT").await), "SQLITE_ERROR", "SQLite has rolled it back");
+    assert_eq!(gate.column("SELECT count(*) FROM t WHERE id = 50").await, ["0"]);
 }
 
 #[tokio::test]

@@ -18,6 +18,7 @@ use super::limits::Limits;
 use super::raw::{self, SqliteError, Stmt};
 use super::render::Rows;
 use super::sandbox::{Control, Sandbox, Seen, Setting};
+use super::store;
 
 pub use super::args::Args;
 pub use super::errors::SqlError;
@@ -434,6 +435,10 @@ impl Db {
             // Asked for by a statement that wants more than there is for all; SQLite may have undone a part or everything.
             ffi::SQLITE_NOMEM => {
                 Fail::Unfinished(SqlError::new("SQLITE_NOMEM", "SQLite error: out of memory for this statement"))
+            }
+            ffi::SQLITE_FULL if store::has_sequence_at_its_end(self) => {
+                let why = "SQLite error: an AUTOINCREMENT table has no more rowids";
+                Fail::Unfinished(SqlError::new("SQLITE_FULL", why))
             }
             ffi::SQLITE_FULL
             | ffi::SQLITE_IOERR
