@@ -24,6 +24,7 @@ mod kill;
 mod pause;
 mod process;
 mod proof;
+mod proxy;
 mod resource;
 mod rule;
 mod sandbox;

@@ -283,6 +283,34 @@ impl Client {
         read
     }
 
+    /// Reads until the other side closes, in whatever way.
+    pub fn read_until_end(&mut self) -> String {
+        let mut rest = Vec::new();
+        if let Err(error) = self.stream.read_to_end(&mut rest) {
+            assert_ne!(error.kind(), std::io::ErrorKind::WouldBlock, "it stays open after {rest:?}");
+        }
+        String::from_utf8_lossy(&rest).into_owned()
+    }
+
+    /// Whether something has come.
+    pub fn is_answered(&self) -> bool {
+        let stream = self.stream.get_ref();
+        stream.set_nonblocking(true).expect("a socket can be");
+        let answered = stream.peek(&mut [0]).is_ok();
+        stream.set_nonblocking(false).expect("a socket can be");
+        answered
+    }
+
+    /// Another handle of the connection.
+    pub fn writer(&self) -> TcpStream {
+        self.stream.get_ref().try_clone().expect("a socket can be shared")
+    }
+
+    /// Sends nothing more.
+    pub fn half_close(&self) {
+        self.stream.get_ref().shutdown(std::net::Shutdown::Write).expect("it is open");
+    }
+
     /// Sends nothing more, and reads until the other side closes.
     pub fn finish(mut self) {
         let _ = self.stream.get_ref().shutdown(std::net::Shutdown::Write);

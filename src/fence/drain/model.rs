@@ -204,16 +204,22 @@ impl Gate {
             flight.pass = u32::from(flight.pass == fence.term && !matches!(flight.phase, Phase::Late(_)));
         }
         fence.term = 1;
-        fence.drain_until = if fence.older == 0 { NOW } else { fence.drain_until.max(NOW) };
-        if let Quarantine::Until(until) = &mut fence.quarantine {
+        let Some(rare) = &mut fence.rare else { return };
+        if rare.older > 0 {
+            rare.drain_until = rare.drain_until.max(NOW);
+        }
+        if let Quarantine::Until(until) = &mut rare.quarantine {
             *until = (*until).max(NOW);
         }
     }
 
     /// Time passes: everything comes nearer by one.
     fn tick(&mut self) {
-        self.fence.drain_until.0 -= 1;
-        if let Quarantine::Until(until) = &mut self.fence.quarantine {
+        let Some(rare) = &mut self.fence.rare else { return };
+        if rare.older > 0 {
+            rare.drain_until.0 -= 1;
+        }
+        if let Quarantine::Until(until) = &mut rare.quarantine {
             until.0 -= 1;
         }
     }

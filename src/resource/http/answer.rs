@@ -11,11 +11,12 @@ use hyper::http::response::Parts;
 use hyper::{Response, StatusCode, Version};
 use tokio::sync::mpsc;
 
+use crate::fence::Claim;
 use crate::problem::{Kind, Problem};
 use crate::resource::{Body, BodyError};
 
 use super::body::{Download, Kept, Piped, passed_on};
-use super::conn::Connection;
+use super::conn::{Connection, Unreachable};
 use super::exchange::{Exchange, Failure, Taken};
 use super::forward::{Outgoing, Unsent};
 use super::head;
@@ -62,9 +63,13 @@ impl Http {
         };
         match dialled {
             Ok(connection) => Ok((connection, true)),
-            Err(NoConnection::Unreachable(unreachable)) => Err(self::unreachable(unreachable.why, unreachable.error)),
+            Err(NoConnection::Unreachable(Unreachable { why, error })) => {
+                // Where it is concerns its operators, not its clients.
+                self.complain(&why);
+                Err(unreachable("the upstream can't be reached; nothing was sent", error))
+            }
             Err(NoConnection::TooMany) => {
-                let why = format!("all connections to {} are in use", self.upstream());
+                let why = "all connections to the upstream are in use; nothing was sent";
                 Err(Problem { proxy_error: Some("connection_limit_reached"), ..Problem::new(Kind::Overloaded, why) })
             }
             Err(NoConnection::Closed) => Err(Problem::new(Kind::Unavailable, "the gate is stopping")),
@@ -74,24 +79,28 @@ impl Http {
     fn replaced(&self, outgoing: &Outgoing<'_>) -> Problem {
         let why = "a newer token has taken the fence while this write waited for a connection; nothing was sent";
         let problem = Problem::new(Kind::StaleToken, why);
-        let Some(claim) = outgoing.claim else { return problem };
+        self.overtaken(problem, outgoing.claim)
+    }
+
+    /// A problem of a write whose token is the mark's no more.
+    fn overtaken(&self, problem: Problem, claim: Option<&Claim>) -> Problem {
+        let Some(claim) = claim else { return problem };
         let highest = self.fences.info(self.scope, &claim.fence).and_then(|info| info.highest);
         Problem { fence: Some(claim.fence.clone()), presented: Some(claim.token), highest, ..problem }
     }
 
     /// What a client is told of an exchange that came to no whole answer.
-    pub(super) fn failed(&self, mut exchange: Exchange, failure: Failure) -> Problem {
-        let upstream = self.upstream();
+    pub(super) fn failed(&self, mut exchange: Exchange, failure: Failure, claim: Option<&Claim>) -> Problem {
         let problem = match failure {
-            Failure::Unsent(_) => unreachable(format!("{upstream} ended the connection"), "connection_terminated"),
+            Failure::Unsent(_) => unreachable("the upstream ended the connection", "connection_terminated"),
             Failure::TimedOut => {
                 let time = humantime::format_duration(exchange.answer_time());
-                let why = format!("{upstream} hasn't answered in {time}");
+                let why = format!("the upstream hasn't answered in {time}");
                 unknown(Kind::OutcomeTimeout, why, "http_response_timeout")
             }
             Failure::Replaced => {
                 let why = "a newer token has taken the fence, and the upstream didn't answer in the time that was left";
-                unknown(Kind::OutcomeTimeout, why, "http_response_timeout")
+                self.overtaken(unknown(Kind::OutcomeTimeout, why, "http_response_timeout"), claim)
             }
             Failure::Broken(_) if exchange.is_broken() => {
                 unknown(Kind::OutcomeUnknown, "the request's body broke off", "http_request_error")
@@ -103,7 +112,7 @@ impl Http {
                     error if error.is_incomplete_message() => "http_response_incomplete",
                     _ => "connection_terminated",
                 };
-                let why = format!("the connection to {upstream} broke before the whole answer came: {error}");
+                let why = format!("the connection to the upstream broke before the whole answer came: {error}");
                 unknown(Kind::OutcomeUnknown, why, kind)
             }
         };
@@ -147,7 +156,7 @@ impl Http {
                 tokio::spawn(pump::run(exchange, first, frames));
                 Body::Streamed(Box::pin(piped))
             }
-            Err(failure) => return Err(self.failed(exchange, failure)),
+            Err(failure) => return Err(self.failed(exchange, failure, outgoing.claim)),
         };
         Ok(response.map(|()| body))
     }
@@ -160,10 +169,13 @@ impl Http {
         outgoing: Outgoing<'_>,
         asked_in: Version,
     ) -> Result<Response<Body>, Problem> {
-        let protocol = parts.headers.get(UPGRADE).cloned().or(outgoing.asked.upgrade);
+        let chosen = parts.headers.get(UPGRADE).cloned();
+        let is_same =
+            |asked: &HeaderValue, chosen: &HeaderValue| asked.as_bytes().eq_ignore_ascii_case(chosen.as_bytes());
+        let protocol = outgoing.asked.upgrade.filter(|asked| chosen.is_none_or(|chosen| is_same(asked, &chosen)));
         let (Some(client), Some(protocol), Version::HTTP_11) = (outgoing.upgrade, protocol, asked_in) else {
             exchange.fail();
-            let why = format!("{} changes the protocol although nobody asked for that", self.upstream());
+            let why = "the upstream changes to a protocol that nobody asked for";
             return Err(unknown(Kind::OutcomeUnknown, why, "http_upgrade_failed"));
         };
         let mut response = Response::from_parts(parts, ());

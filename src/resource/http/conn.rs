@@ -30,6 +30,9 @@ const PROBE_TIME: Duration = Duration::from_secs(15);
 /// A connection that lay unused for longer is looked at before it is used again: its upstream may just have closed it.
 const LOOK_AFTER: Duration = Duration::from_millis(50);
 
+/// How long the task of a connection may take to be done with an exchange.
+const TURN_TIME: Duration = Duration::from_millis(50);
+
 /// Why there is no connection. Nothing was sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unreachable {
@@ -86,8 +89,10 @@ impl Connection {
     pub async fn is_usable(&mut self) -> bool {
         match &mut self.sender {
             Sender::Http1(sender) => {
-                // After an answer, its task may need one more turn.
-                sender.ready().await.is_ok() && (self.idle_since.elapsed() < LOOK_AFTER || self.wire.is_quiet())
+                // After an answer, its task may need one more turn; should it need more, it is not worth waiting for.
+                let is_ready = sender.is_ready()
+                    || tokio::time::timeout(TURN_TIME, sender.ready()).await.is_ok_and(|ready| ready.is_ok());
+                is_ready && (self.idle_since.elapsed() < LOOK_AFTER || self.wire.is_quiet())
             }
             Sender::Http2(sender) => sender.is_ready(),
         }

@@ -15,9 +15,9 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
-use hyper::HeaderMap;
 use hyper::body::{Body, Frame, Incoming};
 use hyper::http::response;
+use hyper::{HeaderMap, StatusCode};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::fence::drain::Outcome;
@@ -347,8 +347,9 @@ impl Exchange {
     pub async fn see_out(mut self) {
         let time = self.answer_time;
         let whole = async {
-            if matches!(self.stage, Stage::Head(_)) {
-                self.head().await?;
+            if matches!(self.stage, Stage::Head(_)) && self.head().await?.status == StatusCode::SWITCHING_PROTOCOLS {
+                // A tunnel with nobody at its other end.
+                return Err(Failure::TimedOut);
             }
             while self.frame().await?.is_some() {}
             Ok::<_, Failure>(())

@@ -55,7 +55,7 @@ impl Http {
     pub(super) async fn serve(&self, mut call: Call) -> Result<Served, Problem> {
         head::check(&call)?;
         let path = NormalPath::parse(&call.path)?;
-        let asked = Asked::of(&call)?;
+        let asked = Asked::of(&call);
         let (upgrades, any_case) = (asked.upgrade.is_some(), self.template.is_lower());
         let is_write = self.rules.is_write(&call.method, &path, &call.headers, upgrades, any_case);
         let fence = self.template.fence(&path);
@@ -144,13 +144,12 @@ impl Http {
                 Err(Failure::Unsent(unsent)) => {
                     write = Unsent(exchange.give_up());
                     if is_fresh {
-                        let why = format!("{} ends new connections at once", self.upstream());
-                        return Err(unreachable(why, "connection_terminated"));
+                        return Err(unreachable("the upstream ends new connections at once", "connection_terminated"));
                     }
                     request = *unsent;
                     stale += 1;
                 }
-                Err(failure) => return Err(self.failed(exchange, failure)),
+                Err(failure) => return Err(self.failed(exchange, failure, outgoing.claim)),
             }
         }
     }

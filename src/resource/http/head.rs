@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::net::IpAddr;
 
 use hyper::header::{
-    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, EXPECT, FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue,
+    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue,
     PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, VIA,
 };
 use hyper::http::response::Parts;
@@ -142,29 +142,22 @@ pub struct Asked {
 }
 
 impl Asked {
-    /// Looks.
-    ///
-    /// # Errors
-    /// An upgrade that a proxy can't pass on.
-    pub fn of(call: &Call) -> Result<Asked, Problem> {
+    /// Looks. An upgrade that can't be passed on is an offer that a server may leave alone (RFC 9110, section 7.8): to one of
+    /// several protocols, and to HTTP/2, after which requests would go past the gate.
+    pub fn of(call: &Call) -> Asked {
         let says = |name: &HeaderName, token: &str| {
             call.headers.get_all(name).iter().filter_map(|value| value.to_str().ok()).any(|value| {
                 value.split(',').any(|one| one.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case(token))
             })
         };
-        let takes_trailers = says(&TE, "trailers");
         let mut upgrades = call.headers.get_all(UPGRADE).iter();
+        let is_one = |upgrade: &&HeaderValue| {
+            !upgrade.as_bytes().contains(&b',') && !upgrade.as_bytes().to_ascii_lowercase().starts_with(b"h2")
+        };
+        let upgrade = upgrades.next().filter(is_one).filter(|_| upgrades.next().is_none());
         // Without the connection option, or in HTTP/2, the header says nothing.
-        let upgrade = upgrades.next().filter(|_| call.version == Version::HTTP_11 && says(&CONNECTION, "upgrade"));
-        let Some(upgrade) = upgrade else { return Ok(Asked { upgrade: None, takes_trailers }) };
-        if upgrades.next().is_some() || upgrade.as_bytes().contains(&b',') {
-            return Err(bad("an upgrade is to one protocol"));
-        }
-        // An offer that a server may leave alone (RFC 9110, section 7.8), and has to here: after it, requests would go past the gate.
-        if upgrade.as_bytes().to_ascii_lowercase().starts_with(b"h2") {
-            return Ok(Asked { upgrade: None, takes_trailers });
-        }
-        Ok(Asked { upgrade: Some(upgrade.clone()), takes_trailers })
+        let upgrade = upgrade.filter(|_| call.version == Version::HTTP_11 && says(&CONNECTION, "upgrade"));
+        Asked { upgrade: upgrade.cloned(), takes_trailers: says(&TE, "trailers") }
     }
 }
 
@@ -191,8 +184,21 @@ pub fn forward(call: &mut Call, asked: &Asked, claim: Option<&Claim>) {
     if headers.get(AUTHORIZATION).is_some_and(is_ours) {
         headers.remove(AUTHORIZATION);
     }
+    if call.version == Version::HTTP_2 {
+        join_cookies(headers);
+    }
     put_claim(headers, claim);
     put_forwarded(call);
+}
+
+/// HTTP/2 has a line for each cookie, and everybody else one for all (RFC 9113, section 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    if headers.get_all(COOKIE).iter().nth(1).is_some() {
+        let all: Vec<&[u8]> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+        if let Ok(all) = HeaderValue::from_bytes(&all.join(&b"; "[..])) {
+            headers.insert(COOKIE, all);
+        }
+    }
 }
 
 /// What an upstream can check again. What the client said of it is of no meaning there unless it was judged.
@@ -384,6 +390,13 @@ mod tests {
         ]);
         answer(&mut headers, Version::HTTP_11);
         assert_eq!(headers, map(&[("x-end-to-end", "3"), ("via", "1.1 fencegate")]));
+    }
+
+    #[test]
+    fn cookies_stand_in_one_line() {
+        let mut headers = map(&[("cookie", "a=b"), ("cookie", "c=d"), ("x", "y")]);
+        join_cookies(&mut headers);
+        assert_eq!(headers, map(&[("cookie", "a=b; c=d"), ("x", "y")]));
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! An HTTP upstream as a [`Resource`].
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use hyper::http::uri::Authority;
 
@@ -53,7 +55,13 @@ pub struct Http {
     pub(super) pool: Arc<Pool>,
     /// The upstream's authority as HTTP/2 has it.
     pub(super) authority: Option<Authority>,
+    /// When it was last told that the upstream can't be reached, in milliseconds since it was opened.
+    complained_at_ms: AtomicU64,
+    opened: Instant,
 }
+
+/// How often at most it is told that the upstream can't be reached.
+const COMPLAIN_EVERY_MS: u64 = 1_000;
 
 impl Http {
     /// Opens it. No connection is made before the first request.
@@ -79,7 +87,21 @@ impl Http {
             enforce,
             pool: Pool::new(upstream, limits),
             authority: Some(authority),
+            complained_at_ms: AtomicU64::new(0),
+            opened: Instant::now(),
         })
+    }
+
+    /// Tells the operators what is wrong with the upstream, now and then.
+    pub(super) fn complain(&self, why: &str) {
+        let now =
+            u64::try_from(self.opened.elapsed().as_millis()).unwrap_or(u64::MAX).saturating_add(COMPLAIN_EVERY_MS);
+        let before = self.complained_at_ms.load(Ordering::Relaxed);
+        if now.saturating_sub(before) >= COMPLAIN_EVERY_MS
+            && self.complained_at_ms.compare_exchange(before, now, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+        {
+            tracing::warn!(resource = self.name, upstream = %self.upstream(), why, "the upstream can't be reached");
+        }
     }
 
     pub(super) fn upstream(&self) -> &Upstream {

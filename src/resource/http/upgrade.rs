@@ -15,6 +15,9 @@ use super::fences::InFlight;
 /// How long both sides may take to change their protocol after the upstream has agreed.
 const CHANGE_TIME: Duration = Duration::from_secs(10);
 
+/// How long a client may take for what is left for it when its tunnel ends.
+const CLOSE_TIME: Duration = Duration::from_secs(1);
+
 /// Both ends of a tunnel, and what it keeps in flight.
 pub struct Tunnel {
     /// The client's side.
@@ -46,34 +49,44 @@ impl Tunnel {
     pub async fn run(self) {
         let Tunnel { client, upstream, connection, write, end_time } = self;
         let cutting = Cutting { connection, write };
-        let changed = timeout(CHANGE_TIME, async { tokio::try_join!(client, upstream) });
-        let Ok(Ok((client, upstream))) = changed.await else { return };
-        let (mut client, mut upstream) = (TokioIo::new(client), TokioIo::new(upstream));
-        let ended = carry(&mut client, &mut upstream, cutting.write.as_ref()).await;
-        // The client hears first that it is over.
-        let _ = timeout(CHANGE_TIME, client.shutdown()).await;
-        drop(client);
-        let by = match ended {
-            Ended::ByUpstream => return cutting.finish(Outcome::Known),
-            Ended::Broken => return,
-            Ended::ByClient => Instant::now() + end_time,
-            Ended::Replaced(by) => by,
+        let is_known = tokio::select! {
+            biased;
+            is_known = through(client, upstream, cutting.write.as_ref(), end_time) => is_known,
+            () = super::exchange::overdue(cutting.write.as_ref()) => false,
         };
-        let closes = async {
-            upstream.shutdown().await?;
-            let mut scrap = [0; 4096];
-            while upstream.read(&mut scrap).await? > 0 {}
-            Ok::<_, std::io::Error>(())
-        };
-        let overdue = super::exchange::overdue(cutting.write.as_ref());
-        let closed = tokio::select! {
-            closed = timeout_at(by, closes) => matches!(closed, Ok(Ok(()))),
-            () = overdue => false,
-        };
-        if closed {
+        if is_known {
             cutting.finish(Outcome::Known);
         }
     }
+}
+
+/// The life of a tunnel. True where the upstream has ended it, and nothing of it can be done later.
+async fn through(client: OnUpgrade, upstream: OnUpgrade, write: Option<&InFlight>, end_time: Duration) -> bool {
+    let changed = timeout(CHANGE_TIME, async { tokio::try_join!(client, upstream) });
+    let Ok(Ok((client, upstream))) = changed.await else { return false };
+    let (mut client, mut upstream) = (TokioIo::new(client), TokioIo::new(upstream));
+    let by = match carry(&mut client, &mut upstream, write).await {
+        Ended::ByUpstream => None,
+        Ended::Broken => return false,
+        Ended::ByClient => Some(Instant::now() + end_time),
+        Ended::Replaced(by) => Some(by),
+    };
+    // Both hear that it is over. A client that doesn't take what is left for it must not hold up the rest.
+    let client_closes = async move {
+        let _ = timeout(CLOSE_TIME, client.shutdown()).await;
+    };
+    let Some(by) = by else {
+        client_closes.await;
+        return true;
+    };
+    let upstream_closes = async {
+        upstream.shutdown().await?;
+        let mut scrap = [0; 4096];
+        while upstream.read(&mut scrap).await? > 0 {}
+        Ok::<_, std::io::Error>(())
+    };
+    let ((), closed) = tokio::join!(client_closes, timeout_at(by, upstream_closes));
+    matches!(closed, Ok(Ok(())))
 }
 
 /// Cuts the upstream's connection when dropped, and only then tells the fence that the end is unknown.

@@ -38,7 +38,7 @@ impl World {
             steps.push(Step::RecordDirt);
         }
         // Looking changes something only when a quarantine has run out.
-        let has_run_out = gate.fence.quarantine != Quarantine::None && gate.fence.blocked(NOW) == Blocked::No;
+        let has_run_out = gate.fence.quarantine_on() != Quarantine::None && gate.fence.blocked(NOW) == Blocked::No;
         if has_run_out || setup.fault == Fault::SettledBeforeDoor {
             steps.push(Step::Look);
         }
