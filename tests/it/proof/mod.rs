@@ -163,10 +163,13 @@ impl Attack<'_> {
     }
 
     fn strike(&mut self, mut gate: Gate, which: u64) -> Gate {
+        self.world.is_slow.store(true, Ordering::SeqCst);
+        pass_time(self.dice.roll(100));
         match which {
             0 => {
                 self.world.set(None);
                 gate.kill();
+                self.world.is_slow.store(false, Ordering::SeqCst);
                 self.deeds.gate_kills += 1;
                 gate = upstream::restart(self.dir);
                 self.check_marks(&gate);
@@ -186,6 +189,7 @@ impl Attack<'_> {
             }
             _ => {}
         }
+        self.world.is_slow.store(false, Ordering::SeqCst);
         gate
     }
 

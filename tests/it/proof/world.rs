@@ -50,6 +50,8 @@ pub struct World {
     gate: Mutex<Option<SocketAddr>>,
     up: Condvar,
     ids: AtomicU64,
+    /// Whether everything written now takes long: something is about to happen to it.
+    pub is_slow: AtomicBool,
     is_over: AtomicBool,
 }
 
@@ -72,6 +74,7 @@ impl World {
             gate: Mutex::new(None),
             up: Condvar::new(),
             ids: AtomicU64::new(0),
+            is_slow: AtomicBool::new(false),
             is_over: AtomicBool::new(false),
         }
     }
@@ -112,12 +115,13 @@ impl World {
         while !self.is_over() {
             let Some(mut connected) = client.take().or_else(|| self.connect()) else { break };
             let id = self.ids.fetch_add(1, Ordering::SeqCst).to_string();
-            let answer = write(&mut connected, &mut dice, fence, term, &id);
+            let script = if self.is_slow.load(Ordering::SeqCst) { slow(&mut dice) } else { script(&mut dice) };
+            let answer = write(&mut connected, &mut dice, fence, term, &id, &script);
             let told = told(&answer);
             notes.push(Note { id, fence: fence.name.clone(), token: term, told });
             let Ok(answer) = answer else {
                 // A leader doesn't always know that it is none, nor always believes that it still is one.
-                if dice.roll(4) == 0 {
+                if dice.roll(2) == 0 {
                     term = fence.next_term();
                 }
                 continue;
@@ -181,8 +185,20 @@ fn script(dice: &mut Dice) -> String {
     format!("limit:{LATE_MS} {words}")
 }
 
+/// Applied as late as the upstream does anything.
+fn slow(dice: &mut Dice) -> String {
+    format!("limit:{LATE_MS} read wait:{} apply answer", LATE_MS - 20 - dice.roll(100))
+}
+
 /// One write, with its body at once, slowly, or not to its end.
-fn write(client: &mut Client, dice: &mut Dice, fence: &Fence, term: u64, id: &str) -> std::io::Result<Answer> {
+fn write(
+    client: &mut Client,
+    dice: &mut Dice,
+    fence: &Fence,
+    term: u64,
+    id: &str,
+    script: &str,
+) -> std::io::Result<Answer> {
     let len = match dice.roll(4) {
         0 => 0,
         1 => dice.roll(200_000),
@@ -194,8 +210,7 @@ fn write(client: &mut Client, dice: &mut Dice, fence: &Fence, term: u64, id: &st
         if is_chunked { "transfer-encoding: chunked".to_owned() } else { format!("content-length: {}", body.len()) };
     let head = format!(
         "PUT /{}/doc?{id} HTTP/1.1\r\nhost: gate\r\nfencing-token: {term}\r\nwrite-id: {id}\r\nhostile: {}\r\n{framing}\r\n\r\n",
-        fence.name,
-        script(dice)
+        fence.name, script
     );
     let piece = |bytes: &[u8]| match bytes {
         [] => Vec::new(),
