@@ -10,6 +10,8 @@ CARGO ?= cargo
 ARGS ?=
 # How often `make soak` kills the gate.
 KILLS ?= 500
+# For how many seconds it attacks the promise to HTTP services.
+PROOF_SECONDS ?= 600
 
 .PHONY: help
 help: ## list the targets
@@ -28,7 +30,7 @@ build: ## build target/release/fencegate
 
 .PHONY: test
 test: ## everything: format, lints, tests, docs, drivers
-	@scripts/ensure rust cc node python
+	@scripts/ensure rust cc node python nginx etcd
 	$(CARGO) fmt --check
 	$(CARGO) clippy --all-targets --locked -- -D warnings
 	$(CARGO) test --locked
@@ -41,9 +43,11 @@ test-drivers: ## drive the gate with real libSQL drivers (Node, Python, Rust)
 	tests/drivers/run
 
 .PHONY: soak
-soak: ## kill the gate KILLS times (500) under load, and judge what it kept
+soak: ## the long proofs: KILLS (500) kills of the gate, PROOF_SECONDS (600) of an HTTP service, the large models
 	@scripts/ensure rust cc
+	FENCEGATE_MODEL=large $(CARGO) test --release --locked --lib fence::drain -- --nocapture --test-threads 1
 	FENCEGATE_SOAK_KILLS=$(KILLS) $(CARGO) test --release --locked --test it kill -- --nocapture
+	FENCEGATE_PROOF_SECONDS=$(PROOF_SECONDS) $(CARGO) test --release --locked --test it proof -- --nocapture
 
 .PHONY: bench
 bench: ## benchmarks: the core, and durable writes against a plain loop
@@ -52,7 +56,7 @@ bench: ## benchmarks: the core, and durable writes against a plain loop
 
 .PHONY: deps
 deps: ## install the tools that the other targets need and fetch the crates
-	@scripts/ensure rust cc node python
+	@scripts/ensure rust cc node python nginx etcd
 	$(CARGO) fetch --locked
 
 .PHONY: deny

@@ -48,6 +48,16 @@ pub enum Kind {
     Unavailable,
     /// The write was started and its end isn't known.
     OutcomeUnknown,
+    /// The same, because the answer did not come in time.
+    OutcomeTimeout,
+    /// An older write may still be applied, so that newer ones have to wait.
+    Quarantined,
+    /// No connection to the upstream: nothing was sent.
+    UpstreamUnreachable,
+    /// A path that an upstream may understand in another way than the gate.
+    AmbiguousPath,
+    /// A framing or a method that a proxy can't pass on.
+    NotImplemented,
     /// The gate failed in a way that it should not.
     Internal,
 }
@@ -93,6 +103,13 @@ impl Kind {
             Kind::Busy => again(1, row(503, "BUSY", "The database is locked by another transaction")),
             Kind::Unavailable => again(1, row(503, "UNAVAILABLE", "Unavailable")),
             Kind::OutcomeUnknown => judged("unknown", row(502, "OUTCOME_UNKNOWN", "The outcome is not known")),
+            Kind::OutcomeTimeout => judged("unknown", row(504, "OUTCOME_UNKNOWN", "The outcome is not known")),
+            Kind::Quarantined => {
+                judged("quarantined", again(1, row(503, "QUARANTINED", "An older write may still be applied")))
+            }
+            Kind::UpstreamUnreachable => row(502, "UPSTREAM_UNREACHABLE", "The upstream can't be reached"),
+            Kind::AmbiguousPath => row(400, "AMBIGUOUS_PATH", "Ambiguous path"),
+            Kind::NotImplemented => row(501, "NOT_IMPLEMENTED", "Not implemented"),
             Kind::Internal => row(500, "INTERNAL", "Internal error"),
         }
     }
@@ -100,8 +117,20 @@ impl Kind {
     /// Whether the request may have been applied in spite of this answer: `"no"` or `"unknown"`.
     pub fn applied(self) -> &'static str {
         match self {
-            Kind::OutcomeUnknown | Kind::Internal => "unknown",
+            Kind::OutcomeUnknown | Kind::OutcomeTimeout | Kind::Internal => "unknown",
             _ => "no",
+        }
+    }
+
+    /// The error type of RFC 9209 for `Proxy-Status`, where the gate answers in an upstream's place.
+    pub fn proxy_error(self) -> &'static str {
+        match self {
+            Kind::OutcomeUnknown => "connection_terminated",
+            Kind::OutcomeTimeout => "http_response_timeout",
+            Kind::UpstreamUnreachable => "destination_unavailable",
+            Kind::Unavailable | Kind::Internal | Kind::Overloaded => "proxy_internal_error",
+            Kind::BadRequest | Kind::BodyTooLarge | Kind::NotImplemented | Kind::AmbiguousPath => "http_request_error",
+            _ => "http_request_denied",
         }
     }
 }
@@ -122,6 +151,8 @@ pub struct Problem {
     pub highest: Option<Token>,
     /// Overrides the table's `Retry-After`.
     pub retry_after: Option<Duration>,
+    /// Overrides [`Kind::proxy_error`], where more is known.
+    pub proxy_error: Option<&'static str>,
     /// The methods that the path takes, for `Allow`.
     pub allow: Option<&'static str>,
     /// What was decided on the request's claims before it failed otherwise, where the table has no verdict of its own.
@@ -138,6 +169,7 @@ impl Problem {
             presented: None,
             highest: None,
             retry_after: None,
+            proxy_error: None,
             allow: None,
             verdict: None,
         }

@@ -4,9 +4,11 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use clap::Args;
-use serde_json::json;
+use humantime::format_duration;
+use serde_json::{Value, json};
 
-use crate::config::{Config, Overrides};
+use crate::config::{Config, KindConfig, Overrides, ResourceConfig};
+use crate::fence::drain::OnUnknown;
 
 use super::failure::Failure;
 
@@ -34,29 +36,12 @@ pub fn run(args: &CheckConfigArgs, out: &mut dyn Write) -> Result<(), Failure> {
     let config =
         Config::from_file(&args.file, &Overrides::default()).map_err(|error| Failure::Config(error.to_string()))?;
     if args.json {
-        let resources: Vec<_> = config
-            .resources
-            .iter()
-            .map(|resource| {
-                let tables: serde_json::Map<_, _> =
-                    resource.tables.iter().map(|table| (table.pattern.clone(), json!(table.fence))).collect();
-                json!({
-                    "name": resource.name,
-                    "kind": "sqlite",
-                    "path": resource.path,
-                    "file": resource.file,
-                    "fence": resource.fence,
-                    "tables": tables,
-                    "enforce": resource.enforce,
-                })
-            })
-            .collect();
         let all = json!({
             "ok": true,
             "listen": config.listen,
             "admin": config.admin,
             "data_dir": config.data_dir,
-            "resources": resources,
+            "resources": config.resources.iter().map(resource_json).collect::<Vec<_>>(),
         });
         writeln!(out, "{all}")?;
         return Ok(());
@@ -66,20 +51,55 @@ pub fn run(args: &CheckConfigArgs, out: &mut dyn Write) -> Result<(), Failure> {
     writeln!(out, "  admin listener  {}", config.admin)?;
     writeln!(out, "  data directory  {}", config.data_dir.display())?;
     for resource in &config.resources {
-        writeln!(
-            out,
-            "  resource {} at {}: {}, fence {}",
-            resource.name,
-            resource.path,
-            resource.file.display(),
-            resource.fence
-        )?;
-        for table in &resource.tables {
-            writeln!(out, "    tables {:?}: fence {}", table.pattern, table.fence)?;
+        let ResourceConfig { name, path, kind, enforce } = resource;
+        match kind {
+            KindConfig::Sqlite(sqlite) => {
+                writeln!(out, "  resource {name} at {path}: {}, fence {}", sqlite.file.display(), sqlite.fence)?;
+                for table in &sqlite.tables {
+                    writeln!(out, "    tables {:?}: fence {}", table.pattern, table.fence)?;
+                }
+            }
+            KindConfig::Http(http) => {
+                writeln!(out, "  resource {name} at {path}: {}, fence {}", http.upstream, http.fence)?;
+                let (drain, settle) = (format_duration(http.drain), format_duration(http.settle));
+                writeln!(out, "    drain {drain}, settle {settle}, on_unknown {}", http.on_unknown.as_str())?;
+                if http.on_unknown == OnUnknown::Proceed {
+                    writeln!(
+                        out,
+                        "    WARNING: on_unknown = \"proceed\": an older write may be applied after newer ones"
+                    )?;
+                }
+            }
         }
-        if !resource.enforce {
+        if !enforce {
             writeln!(out, "    WARNING: enforce = false: stale writes go through")?;
         }
     }
     Ok(())
+}
+
+fn resource_json(resource: &ResourceConfig) -> Value {
+    let mut all = json!({
+        "name": resource.name,
+        "kind": resource.kind_name(),
+        "path": resource.path,
+        "enforce": resource.enforce,
+    });
+    match &resource.kind {
+        KindConfig::Sqlite(sqlite) => {
+            let tables: serde_json::Map<_, _> =
+                sqlite.tables.iter().map(|table| (table.pattern.clone(), json!(table.fence))).collect();
+            all["file"] = json!(sqlite.file);
+            all["fence"] = json!(sqlite.fence);
+            all["tables"] = tables.into();
+        }
+        KindConfig::Http(http) => {
+            all["upstream"] = json!(http.upstream.to_string());
+            all["fence"] = json!(http.fence.to_string());
+            all["drain"] = json!(format_duration(http.drain).to_string());
+            all["settle"] = json!(format_duration(http.settle).to_string());
+            all["on_unknown"] = json!(http.on_unknown.as_str());
+        }
+    }
+    all
 }

@@ -90,7 +90,8 @@ fn run(matches: &ArgMatches, out: &mut dyn Write) -> Result<(), Failure> {
         Command::Serve(args) => {
             let inner = matches.subcommand_matches("serve");
             let is_flag = |name| inner.and_then(|inner| inner.value_source(name)) == Some(ValueSource::CommandLine);
-            let from = serve::FromFlags { config: is_flag("config"), database: is_flag("sqlite") || is_flag("fence") };
+            let resource = ["sqlite", "upstream", "fence"].into_iter().any(is_flag);
+            let from = serve::FromFlags { config: is_flag("config"), resource };
             serve::run(&args, from, out)
         }
         Command::Claim(args) => claim::run(&args, out),

@@ -13,12 +13,13 @@ use super::failure::Failure;
 
 /// Run the gate.
 ///
-/// Without arguments: one SQLite database and an embedded coordinator, in fencegate-data. The bound addresses are printed on one
+/// Without arguments: one SQLite database and an embedded coordinator, in fencegate-data. With --upstream: an HTTP service. The bound addresses are printed on one
 /// line of standard output, `listening data=ADDR admin=ADDR`; logs go to standard error. SIGTERM drains and exits 0.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   fencegate serve
   fencegate serve --sqlite app.db --fence app
+  fencegate serve --upstream http://127.0.0.1:9000 --fence inventory
   fencegate serve --config fencegate.toml
   fencegate serve --listen 127.0.0.1:0 --admin 127.0.0.1:0")]
 pub struct ServeArgs {
@@ -28,12 +29,13 @@ pub struct ServeArgs {
     /// SQLite database to front; made where it is missing.
     #[arg(long, value_name = "FILE", env = "FENCEGATE_SQLITE")]
     sqlite: Option<PathBuf>,
-    /// The database's fence [default: the file's name without its ending].
+    /// HTTP service to front.
+    #[arg(long, value_name = "URL", env = "FENCEGATE_UPSTREAM")]
+    upstream: Option<String>,
+    /// The fence; for an HTTP service also one made from the path, such as stock/{1} [default: the database file's name without its
+    /// ending; upstream].
     #[arg(long, value_name = "NAME", env = "FENCEGATE_FENCE")]
     fence: Option<String>,
-    /// HTTP service to front: not in this version.
-    #[arg(long, value_name = "URL", env = "FENCEGATE_UPSTREAM", hide = true)]
-    upstream: Option<String>,
     /// Data listener; port 0 picks a free one [default: 127.0.0.1:7070].
     #[arg(long, value_name = "ADDR", env = "FENCEGATE_LISTEN")]
     listen: Option<String>,
@@ -54,13 +56,13 @@ pub struct ServeArgs {
     no_enforce: bool,
 }
 
-/// Where the values of `--config`, `--sqlite` and `--fence` come from: a flag beats a variable.
+/// Where the values of `--config`, `--sqlite`, `--upstream` and `--fence` come from: a flag beats a variable.
 #[derive(Debug, Clone, Copy)]
 pub struct FromFlags {
     /// `--config` stands on the command line.
     pub config: bool,
-    /// `--sqlite` or `--fence` does.
-    pub database: bool,
+    /// `--sqlite`, `--upstream` or `--fence` does.
+    pub resource: bool,
 }
 
 impl ServeArgs {
@@ -69,23 +71,26 @@ impl ServeArgs {
     /// # Errors
     /// [`Failure::Usage`] or [`Failure::Config`].
     pub fn configuration(&self, from: FromFlags) -> Result<Config, Failure> {
-        if self.upstream.is_some() {
-            return Err(Failure::Usage("--upstream is not in this version; --sqlite is".into()));
+        if self.upstream.is_some() && self.sqlite.is_some() {
+            let why = "--sqlite and --upstream are one resource each; give one, or write a --config file with both";
+            return Err(Failure::Usage(why.into()));
         }
         let overrides = Overrides {
             listen: self.listen.clone(),
             admin: self.admin.clone(),
             data_dir: self.data_dir.clone(),
             sqlite: self.sqlite.clone(),
+            upstream: self.upstream.clone(),
             fence: self.fence.clone(),
             no_enforce: self.no_enforce,
         };
-        let has_database = self.sqlite.is_some() || self.fence.is_some();
+        let has_resource = self.sqlite.is_some() || self.upstream.is_some() || self.fence.is_some();
         match &self.config {
-            Some(_) if from.config && from.database => {
-                Err(Failure::Usage("--config says which databases there are; leave out --sqlite and --fence".into()))
+            Some(_) if from.config && from.resource => {
+                let why = "--config says which resources there are; leave out --sqlite, --upstream and --fence";
+                Err(Failure::Usage(why.into()))
             }
-            Some(_) if from.database && has_database => Config::without_file(&overrides).map_err(Failure::Usage),
+            Some(_) if from.resource && has_resource => Config::without_file(&overrides).map_err(Failure::Usage),
             Some(file) => Config::from_file(file, &overrides).map_err(|error| Failure::Config(error.to_string())),
             None => Config::without_file(&overrides).map_err(Failure::Usage),
         }

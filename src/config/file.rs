@@ -12,9 +12,11 @@ use crate::fence::FenceName;
 use crate::resource::sqlite::{RESERVED, TableFence};
 
 use super::{
-    ADMIN_DEFAULT, Config, DATA_DIR_DEFAULT, LISTEN_DEFAULT, Limits, NAME_CHARS_MAX, ResourceConfig, address,
-    is_name_char,
+    ADMIN_DEFAULT, Config, DATA_DIR_DEFAULT, KindConfig, LISTEN_DEFAULT, Limits, NAME_CHARS_MAX, ResourceConfig,
+    SqliteConfig, address, is_name_char,
 };
+
+mod http;
 
 /// What is wrong in a configuration, and where.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -65,19 +67,59 @@ struct ResourceToml {
     name: Spanned<String>,
     kind: Spanned<String>,
     path: Option<Spanned<String>>,
-    file: Option<Spanned<PathBuf>>,
     fence: Option<Spanned<String>>,
-    #[serde(default)]
-    tables: BTreeMap<String, Spanned<String>>,
     enforce: Option<bool>,
     trust: Option<Spanned<String>>,
-    // Of the HTTP resource, which this version doesn't have: known, so that the mistake told is the right one.
-    upstream: Option<Spanned<toml::Value>>,
+    // Of a SQLite resource.
+    file: Option<Spanned<PathBuf>>,
+    tables: Option<Spanned<BTreeMap<String, Spanned<String>>>>,
+    // Of an HTTP resource.
+    upstream: Option<Spanned<String>>,
+    protocol: Option<Spanned<String>>,
+    ca: Option<Spanned<PathBuf>>,
+    case: Option<Spanned<String>>,
+    reads: Option<Spanned<Vec<String>>>,
+    writes: Option<Spanned<Vec<String>>>,
     drain: Option<Spanned<toml::Value>>,
     settle: Option<Spanned<toml::Value>>,
-    on_unknown: Option<Spanned<toml::Value>>,
+    on_unknown: Option<Spanned<String>>,
+    connect_time: Option<Spanned<toml::Value>>,
+    answer_time: Option<Spanned<toml::Value>>,
+    // Of a version to come: known, so that the mistake told is the right one.
     coordinator: Option<Spanned<toml::Value>>,
     election: Option<Spanned<toml::Value>>,
+}
+
+/// One setting where it stands, if it does.
+type Setting = (&'static str, Option<Range<usize>>);
+
+impl ResourceToml {
+    fn of_sqlite(&self) -> [Setting; 2] {
+        [("file", self.file.as_ref().map(Spanned::span)), ("tables", self.tables.as_ref().map(Spanned::span))]
+    }
+
+    fn of_http(&self) -> [Setting; 11] {
+        [
+            ("upstream", self.upstream.as_ref().map(Spanned::span)),
+            ("protocol", self.protocol.as_ref().map(Spanned::span)),
+            ("ca", self.ca.as_ref().map(Spanned::span)),
+            ("case", self.case.as_ref().map(Spanned::span)),
+            ("reads", self.reads.as_ref().map(Spanned::span)),
+            ("writes", self.writes.as_ref().map(Spanned::span)),
+            ("drain", self.drain.as_ref().map(Spanned::span)),
+            ("settle", self.settle.as_ref().map(Spanned::span)),
+            ("on_unknown", self.on_unknown.as_ref().map(Spanned::span)),
+            ("connect_time", self.connect_time.as_ref().map(Spanned::span)),
+            ("answer_time", self.answer_time.as_ref().map(Spanned::span)),
+        ]
+    }
+
+    fn of_later(&self) -> [Setting; 2] {
+        [
+            ("coordinator", self.coordinator.as_ref().map(Spanned::span)),
+            ("election", self.election.as_ref().map(Spanned::span)),
+        ]
+    }
 }
 
 struct Source<'a> {
@@ -174,40 +216,60 @@ fn resource(
         let message = format!("a resource's name has 1 to {NAME_CHARS_MAX} of A-Z a-z 0-9 . _ and -; {name:?} hasn't");
         return Err(source.at(item.name.span(), message));
     }
-    let about = |what: &str| format!("resource {name:?}: {what}");
-    match item.kind.get_ref().as_str() {
-        "sqlite" => {}
-        "http" => return Err(source.at(item.kind.span(), about("kind \"http\" is not in this version; \"sqlite\" is"))),
+    let about = |what: &str| about(item, what);
+    let is_http = match item.kind.get_ref().as_str() {
+        "sqlite" => false,
+        "http" => true,
         other => {
-            return Err(source.at(item.kind.span(), about(&format!("kind {other:?} is not known; write \"sqlite\""))));
+            let what = format!("kind {other:?} is not known; write \"sqlite\" or \"http\"");
+            return Err(source.at(item.kind.span(), about(&what)));
         }
-    }
+    };
     if let Some(trust) = item.trust.as_ref().filter(|trust| trust.get_ref() != "client") {
         let what = format!("trust {:?} is not in this version; leave it out, or write \"client\"", trust.get_ref());
         return Err(source.at(trust.span(), about(&what)));
     }
-    let others = [&item.upstream, &item.drain, &item.settle, &item.on_unknown, &item.coordinator, &item.election];
-    if let Some(other) = others.into_iter().flatten().next() {
-        return Err(
-            source.at(other.span(), about("this setting is not for kind \"sqlite\" in this version; leave it out"))
-        );
+    if let Some((setting, Some(span))) = item.of_later().into_iter().find(|(_, span)| span.is_some()) {
+        return Err(source.at(span, about(&format!("{setting} is not in this version; leave it out"))));
     }
-    let Some(file) = &item.file else {
-        return Err(source.at(span, about("file is missing: the database file, such as file = \"shop.db\"")));
-    };
-    super::database_file(file.get_ref()).map_err(|why| source.at(file.span(), about(&why)))?;
+    let (others, kind) = if is_http { (&item.of_sqlite()[..], "http") } else { (&item.of_http()[..], "sqlite") };
+    if let Some((setting, Some(span))) = others.iter().find(|(_, span)| span.is_some()) {
+        let what = format!("{setting} is not for kind {kind:?}; leave it out");
+        return Err(source.at(span.clone(), about(&what)));
+    }
     let path = match &item.path {
         Some(path) => source.parse(path, |text| mount_point(text).map_err(|why| about(&why)))?,
         None if single => "/".to_owned(),
         None => format!("/{name}"),
     };
-    let fence = |text: &str| text.parse::<FenceName>().map_err(|error| about(&format!("fence {text:?}: {error}")));
-    let own = match &item.fence {
-        Some(own) => source.parse(own, fence)?,
-        None => source.parse(&item.name, fence)?,
+    let kind = if is_http {
+        KindConfig::Http(Box::new(http::resource(source, folder, item, span)?))
+    } else {
+        KindConfig::Sqlite(sqlite(source, folder, item, span)?)
     };
-    let mut tables = Vec::with_capacity(item.tables.len());
-    for (pattern, fence_name) in &item.tables {
+    Ok(ResourceConfig { name: name.clone(), path, enforce: item.enforce.unwrap_or(true), kind })
+}
+
+/// What a mistake in a resource says in front.
+fn about(item: &ResourceToml, what: &str) -> String {
+    format!("resource {:?}: {what}", item.name.get_ref())
+}
+
+fn sqlite(
+    source: &Source<'_>,
+    folder: &Path,
+    item: &ResourceToml,
+    span: Range<usize>,
+) -> Result<SqliteConfig, ConfigError> {
+    let about = |what: &str| about(item, what);
+    let Some(file) = &item.file else {
+        return Err(source.at(span, about("file is missing: the database file, such as file = \"shop.db\"")));
+    };
+    super::database_file(file.get_ref()).map_err(|why| source.at(file.span(), about(&why)))?;
+    let fence = |text: &str| text.parse::<FenceName>().map_err(|error| about(&format!("fence {text:?}: {error}")));
+    let own = source.parse(item.fence.as_ref().unwrap_or(&item.name), fence)?;
+    let mut tables = Vec::new();
+    for (pattern, fence_name) in item.tables.iter().flat_map(|tables| tables.get_ref()) {
         let is_taken = pattern.get(..RESERVED.len()).is_some_and(|start| start.eq_ignore_ascii_case(RESERVED));
         if pattern.is_empty() || is_taken {
             let what = format!("tables: {pattern:?} can't have a fence: it is empty or the gate's own");
@@ -215,8 +277,7 @@ fn resource(
         }
         tables.push(TableFence { pattern: pattern.clone(), fence: source.parse(fence_name, fence)? });
     }
-    let file = folder.join(file.get_ref());
-    Ok(ResourceConfig { name: name.clone(), path, file, fence: own, tables, enforce: item.enforce.unwrap_or(true) })
+    Ok(SqliteConfig { file: folder.join(file.get_ref()), fence: own, tables })
 }
 
 fn mount_point(text: &str) -> Result<String, String> {
@@ -241,22 +302,36 @@ fn mount_point(text: &str) -> Result<String, String> {
 
 /// Why two resources can't both be.
 fn clash(one: &ResourceConfig, other: &ResourceConfig) -> Option<String> {
-    let fences = |resource: &ResourceConfig| {
-        let own = std::iter::once(resource.fence.clone());
-        own.chain(resource.tables.iter().map(|table| table.fence.clone())).collect::<Vec<_>>()
-    };
-    let real = |file: &Path| file.canonicalize().unwrap_or_else(|_| file.to_owned());
     if one.name == other.name {
         return Some("another resource has this name; each needs its own".into());
     }
     if one.path == other.path {
         return Some(format!("resource {:?} is mounted at {}, too; give each its own path", one.name, one.path));
     }
-    if real(&one.file) == real(&other.file) {
-        return Some(format!("resource {:?} has the same file; one database is one resource", one.name));
-    }
-    let shared = fences(other).into_iter().find(|fence| fences(one).contains(fence))?;
+    let shared = match (&one.kind, &other.kind) {
+        (KindConfig::Sqlite(first), KindConfig::Sqlite(second)) => {
+            let real = |file: &Path| file.canonicalize().unwrap_or_else(|_| file.to_owned());
+            if real(&first.file) == real(&second.file) {
+                return Some(format!("resource {:?} has the same file; one database is one resource", one.name));
+            }
+            second.fences().find(|fence| first.fences().any(|taken| taken == *fence)).map(FenceName::to_string)
+        }
+        (KindConfig::Http(http), KindConfig::Sqlite(sqlite)) | (KindConfig::Sqlite(sqlite), KindConfig::Http(http)) => {
+            sqlite.fences().find(|fence| http.fence.owns(fence)).map(FenceName::to_string)
+        }
+        (KindConfig::Http(first), KindConfig::Http(second)) => {
+            first.fence.overlaps(&second.fence).then(|| second.fence.to_string())
+        }
+    };
+    let shared = shared?;
     Some(format!("fence {shared} belongs to resource {:?}, too; a fence belongs to one resource", one.name))
+}
+
+impl SqliteConfig {
+    /// Its own fence and those of its tables.
+    fn fences(&self) -> impl Iterator<Item = &FenceName> {
+        std::iter::once(&self.fence).chain(self.tables.iter().map(|table| &table.fence))
+    }
 }
 
 #[cfg(test)]

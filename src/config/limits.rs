@@ -105,7 +105,11 @@ fn size(value: &toml::Value) -> Option<usize> {
 /// Longest time that a limit can be.
 const TIME_MAX: Duration = Duration::from_secs(24 * 3600);
 
-fn duration(value: &toml::Value) -> Result<Duration, String> {
+/// A time: a text such as `"5s"`.
+///
+/// # Errors
+/// A sentence that says what is wrong.
+pub fn duration(value: &toml::Value) -> Result<Duration, String> {
     let wanted = "write a time such as \"5s\", \"500ms\" or \"1m\", of at most a day";
     let text = value.as_str().ok_or(wanted)?;
     match humantime::parse_duration(text) {

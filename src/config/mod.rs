@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::fence::FenceName;
+use crate::fence::drain::OnUnknown;
+use crate::resource::http::{self, Protocol, Rules, Template, Upstream};
 use crate::resource::sqlite::{self, TableFence};
 
 pub mod file;
@@ -34,14 +36,64 @@ pub struct ResourceConfig {
     pub name: String,
     /// Its mount point on the data listener: `/`, or `/shop` without a slash at its end.
     pub path: String,
-    /// The SQLite database file.
+    /// Whether stale writes are refused.
+    pub enforce: bool,
+    /// What it is.
+    pub kind: KindConfig,
+}
+
+/// What a resource is.
+#[derive(Debug, Clone)]
+pub enum KindConfig {
+    /// A SQLite database.
+    Sqlite(SqliteConfig),
+    /// An HTTP service.
+    Http(Box<HttpConfig>),
+}
+
+/// A SQLite database.
+#[derive(Debug, Clone)]
+pub struct SqliteConfig {
+    /// The file.
     pub file: PathBuf,
     /// The fence of every table that `tables` doesn't name.
     pub fence: FenceName,
     /// Tables with a fence of their own.
     pub tables: Vec<TableFence>,
-    /// Whether stale writes are refused.
-    pub enforce: bool,
+}
+
+/// An HTTP service.
+#[derive(Debug, Clone)]
+pub struct HttpConfig {
+    /// Where it is, and how it is spoken to.
+    pub upstream: Upstream,
+    /// The fence of a path.
+    pub fence: Template,
+    /// Which requests are writes, where it isn't the method that says so.
+    pub rules: Rules,
+    /// How long older writes in flight may take to finish after an advance.
+    pub drain: Duration,
+    /// How long a write of unknown outcome keeps newer tokens waiting.
+    pub settle: Duration,
+    /// What a write of unknown outcome does to newer tokens.
+    pub on_unknown: OnUnknown,
+    /// Times and numbers.
+    pub limits: http::Limits,
+}
+
+/// How long older writes may take to finish, where nothing else is said.
+pub const DRAIN_DEFAULT: Duration = Duration::from_secs(5);
+/// How long a fence is quarantined, where nothing else is said.
+pub const SETTLE_DEFAULT: Duration = Duration::from_secs(30);
+
+impl ResourceConfig {
+    /// `sqlite` or `http`.
+    pub fn kind_name(&self) -> &'static str {
+        match self.kind {
+            KindConfig::Sqlite(_) => "sqlite",
+            KindConfig::Http(_) => "http",
+        }
+    }
 }
 
 /// The limits, of listeners and of resources.
@@ -86,6 +138,8 @@ pub struct Overrides {
     pub data_dir: Option<PathBuf>,
     /// `--sqlite`.
     pub sqlite: Option<PathBuf>,
+    /// `--upstream`.
+    pub upstream: Option<String>,
     /// `--fence`.
     pub fence: Option<String>,
     /// `--no-enforce`.
@@ -104,25 +158,44 @@ pub fn address(text: &str) -> Result<SocketAddr, String> {
 }
 
 impl Config {
-    /// The configuration of `fencegate serve` without a file: one SQLite database.
+    /// The configuration of `fencegate serve` without a file: one SQLite database, or one HTTP service.
     ///
     /// # Errors
     /// A sentence that says what is wrong.
     pub fn without_file(overrides: &Overrides) -> Result<Config, String> {
         let data_dir = overrides.data_dir.clone().unwrap_or_else(|| DATA_DIR_DEFAULT.into());
-        let (name, file) = match &overrides.sqlite {
-            Some(file) => (name_of(file), file.clone()),
-            None => ("main".to_owned(), data_dir.join("main.db")),
+        let (name, kind) = match &overrides.upstream {
+            Some(upstream) => {
+                let name = "upstream".to_owned();
+                let fence = overrides.fence.as_deref().unwrap_or(&name);
+                let http = HttpConfig {
+                    upstream: Upstream::parse(upstream, Protocol::Auto, None)?,
+                    fence: Template::parse(fence).map_err(|error| format!("fence {fence:?}: {error}"))?,
+                    rules: Rules::default(),
+                    drain: DRAIN_DEFAULT,
+                    settle: SETTLE_DEFAULT,
+                    on_unknown: OnUnknown::Wait,
+                    limits: http::Limits::default(),
+                };
+                (name, KindConfig::Http(Box::new(http)))
+            }
+            None => {
+                let (name, file) = match &overrides.sqlite {
+                    Some(file) => (name_of(file), file.clone()),
+                    None => ("main".to_owned(), data_dir.join("main.db")),
+                };
+                database_file(&file)?;
+                let fence = overrides.fence.as_deref().unwrap_or(&name);
+                let fence = fence.parse().map_err(|error| format!("fence {fence:?}: {error}"))?;
+                (name, KindConfig::Sqlite(SqliteConfig { file, fence, tables: Vec::new() }))
+            }
         };
-        database_file(&file)?;
-        let fence = overrides.fence.as_deref().unwrap_or(&name);
-        let fence = fence.parse().map_err(|error| format!("fence {fence:?}: {error}"))?;
-        let (tables, enforce) = (Vec::new(), !overrides.no_enforce);
+        let enforce = !overrides.no_enforce;
         Ok(Config {
             listen: address(overrides.listen.as_deref().unwrap_or(LISTEN_DEFAULT))?,
             admin: address(overrides.admin.as_deref().unwrap_or(ADMIN_DEFAULT))?,
             data_dir,
-            resources: vec![ResourceConfig { name, path: "/".into(), file, fence, tables, enforce }],
+            resources: vec![ResourceConfig { name, path: "/".into(), enforce, kind }],
             limits: Limits::default(),
         })
     }
@@ -184,8 +257,9 @@ mod tests {
     #[test]
     fn the_embedded_default_needs_nothing() {
         let config = Config::without_file(&Overrides::default()).unwrap();
-        assert_eq!(config.resources[0].file, PathBuf::from("fencegate-data/main.db"));
-        assert_eq!(config.resources[0].fence.as_str(), "main");
+        let KindConfig::Sqlite(sqlite) = &config.resources[0].kind else { panic!("a database") };
+        assert_eq!(sqlite.file, PathBuf::from("fencegate-data/main.db"));
+        assert_eq!(sqlite.fence.as_str(), "main");
         assert_eq!(config.listen.to_string(), LISTEN_DEFAULT);
     }
 
@@ -194,12 +268,15 @@ mod tests {
         let sqlite = |file: &str, fence: Option<&str>| {
             let overrides =
                 Overrides { sqlite: Some(file.into()), fence: fence.map(str::to_owned), ..Overrides::default() };
-            Config::without_file(&overrides).map(|mut config| config.resources.remove(0))
+            Config::without_file(&overrides).map(|mut config| config.resources.remove(0)).map(|resource| {
+                let KindConfig::Sqlite(sqlite) = resource.kind else { panic!("a database") };
+                (resource.name, sqlite.fence.to_string())
+            })
         };
-        let named = sqlite("data/app.db", None).unwrap();
-        assert_eq!((named.name.as_str(), named.fence.as_str()), ("app", "app"));
-        assert_eq!(sqlite("my app.db", None).unwrap().name, "my-app");
-        assert_eq!(sqlite("app.db", Some("orders")).unwrap().fence.as_str(), "orders");
+        let both = |name: &str, fence: &str| (name.to_owned(), fence.to_owned());
+        assert_eq!(sqlite("data/app.db", None).unwrap(), both("app", "app"));
+        assert_eq!(sqlite("my app.db", None).unwrap(), both("my-app", "my-app"));
+        assert_eq!(sqlite("app.db", Some("orders")).unwrap(), both("app", "orders"));
         assert!(sqlite("app.db", Some("two words")).unwrap_err().contains("two words"));
         for no_file in [":memory:", "file:app.db?mode=memory", ""] {
             assert!(sqlite(no_file, None).unwrap_err().contains("is no file"));

@@ -3,7 +3,7 @@
 use super::{Holder, Token};
 
 /// The highest token that a fence has admitted, with the holder it is bound to, if one was named.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Mark {
     /// The highest token admitted.
     pub token: Token,

@@ -8,8 +8,10 @@
 //! - [`claim`]: what one request presents, and the parsers of every form it can take
 //! - [`mark`]: the high-water mark, and [`Mark::judge`], the one comparison that the product is about
 //! - [`ledger`]: the marks of many fences, judged together for one request
+//! - [`drain`]: one fence of a resource that can't check by itself: advance, drain, quarantine
 
 pub mod claim;
+pub mod drain;
 pub mod ledger;
 pub mod mark;
 pub mod name;

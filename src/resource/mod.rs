@@ -7,16 +7,28 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Mutex, PoisonError};
 
+use std::net::SocketAddr;
+use std::task::{Context, Poll};
+
 use bytes::Bytes;
-use hyper::body::Incoming;
-use hyper::{HeaderMap, Method, Response};
+use hyper::body::{Frame, SizeHint};
+use hyper::upgrade::OnUpgrade;
+use hyper::{HeaderMap, Method, Response, Version};
 
 use http_body_util::Full;
 
 use crate::fence::{Claim, FenceName, Holder, Presented, Token, Verdict};
 use crate::problem::Problem;
 
+pub mod headers;
+pub mod http;
+pub mod received;
+pub mod records;
+pub mod refusals;
 pub mod sqlite;
+pub mod threads;
+
+pub use received::Received;
 
 /// A future that can be kept behind a trait object.
 pub type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -27,6 +39,9 @@ pub enum Guarantee {
     /// Check, mark and write are one transaction: after a write with token *n* has committed, no write with a lower token
     /// commits, through any crash.
     Atomic,
+    /// On advance the mark is durable, then no older write starts, then those in flight finish, and only then is the first newer
+    /// write forwarded. A write whose outcome isn't known quarantines the fence.
+    Drained,
 }
 
 impl Guarantee {
@@ -34,6 +49,7 @@ impl Guarantee {
     pub fn as_str(self) -> &'static str {
         match self {
             Guarantee::Atomic => "atomic",
+            Guarantee::Drained => "drained",
         }
     }
 }
@@ -43,21 +59,83 @@ impl Guarantee {
 pub struct Call {
     /// The method.
     pub method: Method,
-    /// The path below the mount point, starting with `/`.
+    /// The path below the mount point, starting with `/`, as it was sent.
     pub path: String,
+    /// The query, as it was sent, without its `?`.
+    pub query: Option<String>,
+    /// The version of HTTP that the client speaks.
+    pub version: Version,
     /// The headers.
     pub headers: HeaderMap,
-    /// The token that it presents, if any.
-    pub presented: Option<Presented>,
+    /// The authority that the client asked, from the request's target or its `Host`.
+    pub authority: Option<String>,
+    /// Where the client is.
+    pub peer: SocketAddr,
     /// The body, not read yet: a refusal comes before it.
-    pub body: Incoming,
+    pub body: Received,
+    /// The connection itself, once it is answered 101 (or 200 to an extended CONNECT).
+    pub upgrade: Option<OnUpgrade>,
+}
+
+impl Call {
+    /// What it presents. `own`: the fence that a bare token speaks for.
+    ///
+    /// # Errors
+    /// [`Kind::TokenMalformed`](crate::problem::Kind::TokenMalformed).
+    pub fn presented(&self, own: Option<&FenceName>) -> Result<Option<Presented>, Problem> {
+        Ok(headers::presented(&self.headers, own)?)
+    }
+}
+
+/// An error of a body that is streamed.
+pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
+
+/// The body of an answer.
+#[allow(missing_debug_implementations, reason = "a streamed body is a trait object")]
+pub enum Body {
+    /// In memory.
+    Whole(Full<Bytes>),
+    /// As it comes from elsewhere.
+    Streamed(Pin<Box<dyn hyper::body::Body<Data = Bytes, Error = BodyError> + Send>>),
+}
+
+impl From<Full<Bytes>> for Body {
+    fn from(whole: Full<Bytes>) -> Body {
+        Body::Whole(whole)
+    }
+}
+
+impl hyper::body::Body for Body {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self.get_mut() {
+            Body::Whole(whole) => Pin::new(whole).poll_frame(cx).map_err(|never| match never {}),
+            Body::Streamed(streamed) => streamed.as_mut().poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Body::Whole(whole) => whole.is_end_stream(),
+            Body::Streamed(streamed) => streamed.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Body::Whole(whole) => whole.size_hint(),
+            Body::Streamed(streamed) => streamed.size_hint(),
+        }
+    }
 }
 
 /// A call that the gate let through, and its answer.
-#[derive(Debug)]
+#[allow(missing_debug_implementations, reason = "a streamed body is a trait object")]
 pub struct Served {
     /// The answer.
-    pub response: Response<Full<Bytes>>,
+    pub response: Response<Body>,
     /// What was decided on its claims; `None` for a call without a token.
     pub judged: Option<Judged>,
 }
@@ -91,10 +169,21 @@ pub struct FenceInfo {
     pub holder: Option<Holder>,
     /// When the mark rose, in milliseconds since 1970 (UTC).
     pub advanced_at_ms: Option<i64>,
-    /// Requests with a claim on it that are in work.
+    /// Requests with a claim on it that are in work; where the guarantee is *drained*, writes that were forwarded.
     pub in_flight: u64,
+    /// Until when newer tokens have to wait, because an older write may still be applied.
+    pub quarantine: Option<Quarantined>,
     /// Requests refused since the gate started.
     pub refused: u64,
+}
+
+/// How long a quarantine lasts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Quarantined {
+    /// Until this time, in milliseconds since 1970 (UTC).
+    UntilMs(i64),
+    /// Until an operator releases the fence.
+    Held,
 }
 
 /// One line of a fence's history.
@@ -104,7 +193,7 @@ pub struct Event {
     pub id: i64,
     /// When, in milliseconds since 1970 (UTC).
     pub at_ms: i64,
-    /// `advanced`, `bound`, `reset` or `released`.
+    /// `advanced`, `bound`, `reset`, `quarantined`, `settled` or `released`.
     pub event: String,
     /// The mark after it.
     pub token: Option<Token>,
@@ -112,7 +201,7 @@ pub struct Event {
     pub previous: Option<Token>,
     /// The holder.
     pub holder: Option<String>,
-    /// An operator's reason.
+    /// An operator's reason; why it was quarantined.
     pub reason: Option<String>,
 }
 
@@ -136,7 +225,7 @@ pub struct Knock {
 /// Something that operators watch for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Happened {
-    /// `advanced`, `bound`, `reset`, `stale` or `conflict`.
+    /// `advanced`, `bound`, `reset`, `quarantined`, `settled`, `released`, `stale` or `conflict`.
     pub event: &'static str,
     /// The fence.
     pub fence: FenceName,
@@ -182,7 +271,7 @@ pub trait Resource: Send + Sync {
     /// Its name in the configuration.
     fn name(&self) -> &str;
 
-    /// `sqlite`.
+    /// `sqlite` or `http`.
     fn kind(&self) -> &'static str;
 
     /// What it promises.
@@ -190,9 +279,6 @@ pub trait Resource: Send + Sync {
 
     /// Where it is: a file, an address.
     fn location(&self) -> String;
-
-    /// The fence that a bare token speaks for on this path; `None` where the path has none.
-    fn bare_fence(&self, path: &str) -> Option<FenceName>;
 
     /// The state of the fence of this name; `None` for a name that this resource can't have.
     fn fence(&self, name: &str) -> Option<FenceInfo>;
@@ -203,7 +289,8 @@ pub trait Resource: Send + Sync {
     /// Answers a request, judging the token that it presents.
     fn call(&self, call: Call) -> Boxed<'_, Result<Served, Problem>>;
 
-    /// Judges a claim and raises the mark, without writing.
+    /// Judges a claim and raises the mark, without writing. Where the guarantee is *drained*, it returns when the advance has
+    /// completed: no older write can be applied any more.
     fn claim(&self, claim: Claim) -> Boxed<'_, Result<Claimed, Problem>>;
 
     /// Events of a fence with a number below `before`, newest first, at most `limit`.
@@ -215,6 +302,9 @@ pub trait Resource: Send + Sync {
     /// Sets the mark to what an operator says, lower or higher or none, and keeps the reason in the history. Returns the mark
     /// before.
     fn reset(&self, fence: &FenceName, to: Option<Token>, reason: String) -> Boxed<'_, Result<Option<Token>, Problem>>;
+
+    /// Ends the fence's quarantine, and keeps the reason in the history. False where there was none.
+    fn release(&self, fence: &FenceName, reason: String) -> Boxed<'_, Result<bool, Problem>>;
 
     /// Why the resource can't be written now; `None` while all is well.
     fn trouble(&self) -> Option<String>;

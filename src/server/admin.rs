@@ -56,7 +56,7 @@ async fn route(gate: &Gate, request: Request<Incoming>) -> Result<Answer, Proble
             check_origin(&request)?;
             let (name, reset) = ((*name).to_owned(), *action == "reset");
             let body = small_body(request.into_body()).await?;
-            if reset { self::reset(gate, &name, &body).await } else { release(gate, &name, &body) }
+            if reset { self::reset(gate, &name, &body).await } else { release(gate, &name, &body).await }
         }
         ["v1", "fences", _, "reset" | "release"] => Err(Problem::method_not_allowed("POST")),
         ["v1", "events"] => Err(Problem::method_not_allowed("GET")),
@@ -182,7 +182,7 @@ fn info_json(resource: &dyn Resource, info: &FenceInfo) -> Value {
         "holder": info.holder,
         "advanced_at": info.advanced_at_ms.map(timestamp),
         "in_flight": info.in_flight,
-        "quarantined_until": null,
+        "quarantined_until": super::data::quarantined_until(info.quarantine),
         "refused": info.refused,
     })
 }
@@ -299,10 +299,10 @@ async fn reset(gate: &Gate, name: &str, bytes: &[u8]) -> Result<Answer, Problem>
     Ok(respond::json(StatusCode::OK, &json!({ "fence": fence, "highest": to, "previous": previous })))
 }
 
-fn release(gate: &Gate, name: &str, bytes: &[u8]) -> Result<Answer, Problem> {
-    gate.resource_of(name).ok_or_else(|| no_fence(name))?;
+async fn release(gate: &Gate, name: &str, bytes: &[u8]) -> Result<Answer, Problem> {
+    let resource = gate.resource_of(name).ok_or_else(|| no_fence(name))?;
+    let fence: FenceName = name.parse().map_err(|_| no_fence(name))?;
     let ReleaseBody { reason: text } = body(bytes, r#"{"reason": "..."}"#)?;
-    reason(&text)?;
-    // A SQLite resource is never quarantined: a write there is in the transaction of its check, or nowhere.
-    Ok(respond::json(StatusCode::OK, &json!({ "fence": name, "released": false })))
+    let released = resource.release(&fence, reason(&text)?).await?;
+    Ok(respond::json(StatusCode::OK, &json!({ "fence": fence, "released": released })))
 }

@@ -2,37 +2,42 @@
 
 use std::sync::atomic::Ordering;
 
+use std::net::SocketAddr;
+
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
-use hyper::header::HeaderValue;
-use hyper::{Method, Request, StatusCode};
+use hyper::header::{CONNECTION, HOST, HeaderName, HeaderValue};
+use hyper::{Method, Request, Response, StatusCode, Version};
 use percent_encoding::percent_decode_str;
 use serde_json::json;
 
 use crate::fence::{Claim, FenceName};
 use crate::problem::{Kind, Problem};
-use crate::resource::{Call, Judged, Resource};
+use crate::resource::{Body, Call, Judged, Quarantined, Received, Resource, headers};
 
 use super::respond::{self, Answer, FENCING_HIGHEST, FENCING_VERDICT, Style};
-use super::{Gate, elections, headers};
+use super::{Gate, elections};
 
 /// Largest body on the reserved paths, in bytes.
 const BODY_BYTES_MAX: usize = 64 * 1024;
 
+/// `Proxy-Status` (RFC 9209), on whatever the gate answers in an upstream's place.
+const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 /// Most mount points that one is told of who asks for something else.
 const MOUNTS_TOLD_MAX: usize = 20;
 
 /// Answers one request.
-pub async fn handle(gate: &Gate, request: Request<Incoming>) -> Answer {
+pub async fn handle(gate: &Gate, request: Request<Incoming>, peer: SocketAddr) -> Response<Body> {
     let path = request.uri().path();
     if path == "/-" || path.starts_with("/-/") {
-        return reserved(gate, request).await.unwrap_or_else(|problem| respond::problem(&problem, Style::Problem));
+        let answer = reserved(gate, request).await;
+        return answer.unwrap_or_else(|problem| respond::problem(&problem, Style::Problem)).map(Body::Whole);
     }
     let Some((index, below)) = mounted(gate, path) else {
         return nothing_here(gate, path);
     };
     let below = below.to_owned();
-    to_resource(gate, index, below, request).await
+    to_resource(gate, index, below, request, peer).await
 }
 
 /// The mount point that a path is below, and the path below it.
@@ -46,7 +51,7 @@ fn mounted<'a>(gate: &Gate, path: &'a str) -> Option<(usize, &'a str)> {
 
 /// What one says where no resource is mounted. A libSQL driver whose URL is `http://gate/shop`, without a slash at its end, asks
 /// for `/v3/pipeline`: it is told so, in the form that it reads.
-fn nothing_here(gate: &Gate, path: &str) -> Answer {
+fn nothing_here(gate: &Gate, path: &str) -> Response<Body> {
     let mounts: Vec<String> = gate
         .mounts
         .iter()
@@ -57,20 +62,41 @@ fn nothing_here(gate: &Gate, path: &str) -> Answer {
     let hint = if is_sql { "; a libSQL driver's URL needs the slash at its end" } else { "" };
     let why = format!("no resource is mounted at {path}; there is {}{hint}", mounts.join(", "));
     respond::problem(&Problem::new(Kind::NotFound, why), if is_sql { Style::Sql } else { Style::Problem })
+        .map(Body::Whole)
 }
 
-async fn to_resource(gate: &Gate, index: usize, path: String, request: Request<Incoming>) -> Answer {
+/// What a resource is told of a request.
+fn call(path: String, mut request: Request<Incoming>, peer: SocketAddr) -> Call {
+    // HTTP/1.1 offers its connection by a header, HTTP/2 by a method; else there is nothing to wait for.
+    let offers = request.headers().contains_key(hyper::header::UPGRADE) || request.method() == Method::CONNECT;
+    let upgrade = offers.then(|| hyper::upgrade::on(&mut request));
+    let (parts, body) = Received::split(request);
+    let named = parts.headers.get(HOST).and_then(|host| host.to_str().ok());
+    let authority = parts.uri.authority().map(|authority| authority.as_str()).or(named).map(str::to_owned);
+    Call {
+        method: parts.method,
+        path,
+        query: parts.uri.query().map(str::to_owned),
+        version: parts.version,
+        headers: parts.headers,
+        authority,
+        peer,
+        body,
+        upgrade,
+    }
+}
+
+async fn to_resource(
+    gate: &Gate,
+    index: usize,
+    path: String,
+    request: Request<Incoming>,
+    peer: SocketAddr,
+) -> Response<Body> {
     let (resource, counters) = (&gate.mounts[index].resource, &gate.counters[index]);
-    let (parts, body) = request.into_parts();
-    let own = resource.bare_fence(&path);
-    let result = match headers::presented(&parts.headers, own.as_ref()) {
-        Ok(presented) => {
-            let call = Call { method: parts.method, path, headers: parts.headers, presented, body };
-            resource.call(call).await
-        }
-        Err(error) => Err(about(error.into(), &**resource, own.as_ref())),
-    };
-    match result {
+    let call = call(path, request, peer);
+    let ends_connection = call.version == Version::HTTP_11 && call.body.ends_connection();
+    match resource.call(call).await {
         Ok(served) => {
             counters.served(served.judged.as_ref().map(|judged| judged.verdict));
             let mut answer = served.response;
@@ -82,9 +108,26 @@ async fn to_resource(gate: &Gate, index: usize, path: String, request: Request<I
         Err(problem) => {
             counters.refused(&problem);
             tracing::debug!(resource = resource.name(), %problem, "refused");
-            respond::problem(&problem, Style::Sql)
+            let mut answer = refused(&**resource, &problem).map(Body::Whole);
+            if ends_connection {
+                // Said, so that the client's next request doesn't run into a closed door.
+                answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            answer
         }
     }
+}
+
+/// The answer to a request that a resource refused, or that failed there.
+fn refused(resource: &dyn Resource, problem: &Problem) -> Answer {
+    if resource.kind() == "sqlite" {
+        return respond::problem(problem, Style::Sql);
+    }
+    let mut answer = respond::problem(problem, Style::Problem);
+    let error = problem.proxy_error.unwrap_or(problem.kind.proxy_error());
+    let status = format!("fencegate; error={error}; details=\"{}\"", problem.kind.row().code);
+    answer.headers_mut().insert(PROXY_STATUS, HeaderValue::try_from(status).expect("visible ASCII"));
+    answer
 }
 
 /// A refusal that names no fence is about the one that a bare token speaks for: its mark is told, too.
@@ -96,7 +139,7 @@ fn about(problem: Problem, resource: &dyn Resource, own: Option<&FenceName>) -> 
 
 /// Says what was decided: `Fencing-Verdict`, and `Fencing-Highest` as a bare number for one fence, in the form
 /// `orders=7, jobs=12` for several.
-fn put_verdict(answer: &mut Answer, judged: &Judged) {
+fn put_verdict<B>(answer: &mut Response<B>, judged: &Judged) {
     let headers = answer.headers_mut();
     headers.insert(FENCING_VERDICT, HeaderValue::from_static(judged.verdict.as_str()));
     let highest = match &*judged.claims {
@@ -165,6 +208,14 @@ pub fn no_fence(name: &str) -> Problem {
     Problem::new(Kind::NotFound, format!("no resource here has a fence named {name:?}"))
 }
 
+/// A quarantine's end as JSON has it: a time, or the last one there is where only an operator ends it.
+pub fn quarantined_until(quarantine: Option<Quarantined>) -> Option<String> {
+    match quarantine? {
+        Quarantined::UntilMs(at) => Some(respond::timestamp(at)),
+        Quarantined::Held => Some("9999-12-31T23:59:59.999Z".to_owned()),
+    }
+}
+
 fn fence(gate: &Gate, name: &str) -> Result<Answer, Problem> {
     let info = gate.mounts.iter().find_map(|mount| mount.resource.fence(name)).ok_or_else(|| no_fence(name))?;
     Ok(respond::json(
@@ -175,7 +226,7 @@ fn fence(gate: &Gate, name: &str) -> Result<Answer, Problem> {
             "holder": info.holder,
             "advanced_at": info.advanced_at_ms.map(respond::timestamp),
             "in_flight": info.in_flight,
-            "quarantined_until": null,
+            "quarantined_until": quarantined_until(info.quarantine),
         }),
     ))
 }

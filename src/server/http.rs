@@ -1,22 +1,32 @@
-//! Accepting connections and speaking HTTP/1.1 on them, with limits.
+//! Accepting connections and speaking HTTP/1.1 and HTTP/2 on them, with limits.
 
 use std::convert::Infallible;
 use std::future::Future;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::body::{Body, Incoming};
-use hyper::server::conn::http1;
+use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper::{Request, Response};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
+use crate::resource::BodyError;
+
 /// Largest head of a request: request line and headers, in bytes. Larger ones are answered 431.
-const HEAD_BYTES_MAX: usize = 64 * 1024;
+const HEAD_BYTES_MAX: u32 = 64 * 1024;
+/// Most requests at once on one HTTP/2 connection.
+const STREAMS_MAX: u32 = 256;
+/// How often an HTTP/2 connection is asked whether it is still there.
+const PING_EVERY: Duration = Duration::from_secs(30);
+/// How long it may take to answer that.
+const PING_TIME: Duration = Duration::from_secs(20);
+/// How long to wait for the rest of a preface.
+const PREFACE_PAUSE: Duration = Duration::from_millis(5);
 /// How long to wait after the operating system has no file descriptor left for a connection.
 const OUT_OF_FILES_PAUSE: Duration = Duration::from_millis(50);
 
@@ -41,7 +51,7 @@ pub async fn accept<S, F, B>(
     serve: S,
 ) -> std::io::Result<()>
 where
-    S: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
+    S: Fn(Request<Incoming>, SocketAddr) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Response<B>> + Send + 'static,
     B: Body + Send + 'static,
     B::Data: Send,
@@ -51,9 +61,9 @@ where
     let room = Arc::new(Semaphore::new(settings.connections));
     let mut connections = JoinSet::new();
     loop {
-        let stream = tokio::select! {
+        let (stream, peer) = tokio::select! {
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => stream,
+                Ok(accepted) => accepted,
                 Err(error) => {
                     // Mostly EMFILE: existing connections go on, and closing ones make room.
                     tracing::warn!(%error, "a connection could not be accepted");
@@ -70,7 +80,7 @@ where
         };
         let (serve, stopping) = (serve.clone(), stopping.clone());
         connections.spawn(async move {
-            connection(stream, settings.header_time, stopping, serve).await;
+            connection(stream, peer, settings.header_time, stopping, serve).await;
             drop(permit);
         });
     }
@@ -82,10 +92,15 @@ where
     Ok(())
 }
 
-async fn connection<S, F, B>(stream: TcpStream, header_time: Duration, mut stopping: watch::Receiver<bool>, serve: S)
-where
-    S: Fn(Request<Incoming>) -> F + Send + Sync,
-    F: Future<Output = Response<B>> + Send,
+async fn connection<S, F, B>(
+    stream: TcpStream,
+    peer: SocketAddr,
+    header_time: Duration,
+    mut stopping: watch::Receiver<bool>,
+    serve: S,
+) where
+    S: Fn(Request<Incoming>, SocketAddr) -> F + Send + Sync + 'static,
+    F: Future<Output = Response<B>> + Send + 'static,
     B: Body + Send + 'static,
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -93,23 +108,63 @@ where
     // An answer is one write; waiting for more to send along only delays it.
     let _ = stream.set_nodelay(true);
     let service = service_fn(|request| {
-        let response = serve(request);
+        let response = serve(request, peer);
         async move { Ok::<_, Infallible>(response.await) }
     });
-    let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(header_time).max_buf_size(HEAD_BYTES_MAX);
-    let connection = builder.serve_connection(TokioIo::new(stream), service);
-    tokio::pin!(connection);
-    let result = tokio::select! {
-        result = &mut connection => result,
-        () = stopped(&mut stopping) => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+    let result = match speaks_http2(&stream, header_time).await {
+        Err(error) => Err(error.into()),
+        Ok(true) => {
+            let mut builder = http2::Builder::new(TokioExecutor::new());
+            builder.timer(TokioTimer::new()).max_header_list_size(HEAD_BYTES_MAX).max_concurrent_streams(STREAMS_MAX);
+            builder.keep_alive_interval(PING_EVERY).keep_alive_timeout(PING_TIME);
+            let connection = builder.serve_connection(TokioIo::new(stream), service);
+            tokio::pin!(connection);
+            tokio::select! {
+                result = &mut connection => result,
+                () = stopped(&mut stopping) => {
+                    connection.as_mut().graceful_shutdown();
+                    connection.await
+                }
+            }
+            .map_err(BodyError::from)
+        }
+        Ok(false) => {
+            let mut builder = http1::Builder::new();
+            builder.timer(TokioTimer::new()).header_read_timeout(header_time).max_buf_size(HEAD_BYTES_MAX as usize);
+            let connection = builder.serve_connection(TokioIo::new(stream), service).with_upgrades();
+            tokio::pin!(connection);
+            tokio::select! {
+                result = &mut connection => result,
+                () = stopped(&mut stopping) => {
+                    connection.as_mut().graceful_shutdown();
+                    connection.await
+                }
+            }
+            .map_err(BodyError::from)
         }
     };
     if let Err(error) = result {
         tracing::debug!(%error, "a connection ended");
     }
+}
+
+/// How an HTTP/2 connection begins where the client knows beforehand that it will be understood (RFC 9113, section 3.4).
+const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// Looks at the first bytes of a connection, leaving them where they are. They have to come in the time of a request's headers.
+async fn speaks_http2(stream: &TcpStream, header_time: Duration) -> std::io::Result<bool> {
+    let look = async {
+        let mut first = [0; HTTP2_PREFACE.len()];
+        loop {
+            let seen = stream.peek(&mut first).await?;
+            if seen == first.len() || seen == 0 || first[..seen] != HTTP2_PREFACE[..seen] {
+                return Ok(first == HTTP2_PREFACE);
+            }
+            // A part of the preface is there, and looking again at once would find the same.
+            tokio::time::sleep(PREFACE_PAUSE).await;
+        }
+    };
+    tokio::time::timeout(header_time, look).await.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()))
 }
 
 /// Waits until the gate stops. Nobody left to say so counts as that, too.

@@ -3,7 +3,6 @@
 //! - [`data`]: the data listener's routes: resources, `/-/fences`, `/-/elections`
 //! - [`elections`]: the embedded coordinator's routes
 //! - [`admin`]: the admin listener's routes: state, history, metrics, events
-//! - [`headers`]: what a request presents
 //! - [`respond`]: the one place where an outcome becomes a response
 //! - [`http`]: accepting connections and speaking HTTP on them
 
@@ -24,7 +23,6 @@ pub mod admin;
 pub mod data;
 pub mod elections;
 pub mod events;
-pub mod headers;
 pub mod http;
 pub mod metrics;
 pub mod respond;
@@ -248,9 +246,9 @@ fn worker(
     let runtime = runtime()?;
     let gate = Arc::clone(gate);
     runtime.block_on(async move {
-        let serve = move |request| {
+        let serve = move |request, peer| {
             let gate = Arc::clone(&gate);
-            async move { data::handle(&gate, request).await }
+            async move { data::handle(&gate, request, peer).await }
         };
         http::accept(listener, settings, stopping, drain, serve).await
     })
@@ -268,7 +266,7 @@ impl Gate {
         drain: Duration,
     ) {
         let gate = Arc::clone(self);
-        let serve = move |request| {
+        let serve = move |request, _peer| {
             let gate = Arc::clone(&gate);
             async move { admin::handle(&gate, request).await }
         };

@@ -1,11 +1,16 @@
 //! From a configuration to a running gate.
 
 use std::io::Write;
+use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
-use crate::config::{Config, ResourceConfig};
+use crate::config::{Config, HttpConfig, KindConfig, ResourceConfig};
 use crate::coordinator::embedded::{self, Embedded};
+use crate::fence::drain::Policy;
 use crate::resource::Resource;
+use crate::resource::http::fences::{Fences, OpenError, Scope};
+use crate::resource::http::{self, Http};
 use crate::resource::sqlite::{self, Sqlite};
 
 use super::{Mount, ServeError, Server, Setup};
@@ -20,8 +25,12 @@ pub fn serve(config: Config, out: &mut dyn Write) -> Result<(), ServeError> {
     let failed =
         |error: std::io::Error| ServeError::DataDir { dir: data_dir.display().to_string(), why: error.to_string() };
     std::fs::create_dir_all(&data_dir).map_err(failed)?;
-    let resources =
-        resources.into_iter().map(|resource| open(resource, &limits.sqlite)).collect::<Result<Vec<_>, _>>()?;
+    let fences = fences(&data_dir, &resources)?;
+    let mut scopes = 0..;
+    let resources = resources
+        .into_iter()
+        .map(|resource| open(resource, &limits.sqlite, fences.as_ref(), &mut scopes))
+        .collect::<Result<Vec<_>, _>>()?;
     let all: Vec<Arc<dyn Resource>> = resources.iter().map(|mount| Arc::clone(&mount.resource)).collect();
     // The embedded coordinator issues no token at or below the mark of the fence that its election is for.
     let floor =
@@ -52,14 +61,61 @@ pub fn serve(config: Config, out: &mut dyn Write) -> Result<(), ServeError> {
     server.run()
 }
 
-fn open(resource: ResourceConfig, limits: &sqlite::Limits) -> Result<Mount, ServeError> {
-    let ResourceConfig { name, path, file, fence, tables, enforce } = resource;
+/// The fences of all HTTP resources, in one store: a fence that moves from one resource to another keeps its mark.
+fn fences(data_dir: &Path, resources: &[ResourceConfig]) -> Result<Option<Arc<Fences>>, ServeError> {
+    let scopes: Vec<Scope> = resources.iter().filter_map(scope).collect();
+    if scopes.is_empty() {
+        return Ok(None);
+    }
+    let failed = |error: OpenError| ServeError::DataDir { dir: data_dir.display().to_string(), why: error.to_string() };
+    Fences::open(data_dir, scopes).map(Some).map_err(failed)
+}
+
+fn scope(resource: &ResourceConfig) -> Option<Scope> {
+    let KindConfig::Http(config) = &resource.kind else { return None };
+    let HttpConfig { fence, drain, settle, on_unknown, .. } = &**config;
+    let ms = |time: &Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    let policy =
+        Policy { drain_ms: ms(drain), settle_ms: ms(settle), on_unknown: *on_unknown, enforce: resource.enforce };
+    let template = fence.clone();
+    Some(Scope { resource: resource.name.clone(), policy, owns: Box::new(move |name| template.owns(name)) })
+}
+
+/// `scopes`: the numbers of the HTTP resources among all, in their order.
+fn open(
+    resource: ResourceConfig,
+    limits: &sqlite::Limits,
+    fences: Option<&Arc<Fences>>,
+    scopes: &mut impl Iterator<Item = usize>,
+) -> Result<Mount, ServeError> {
+    let ResourceConfig { name, path, enforce, kind } = resource;
     if !enforce {
         tracing::warn!(resource = name, "enforce is off: stale writes are counted and go through");
     }
-    let options = sqlite::Options { name: name.clone(), file, fence, tables, limits: limits.clone(), enforce };
-    match Sqlite::open(options) {
-        Ok(resource) => Ok(Mount { path, resource: Arc::new(resource) }),
-        Err(error) => Err(ServeError::Resource { name, why: error.to_string() }),
-    }
+    let failed = |why: String| ServeError::Resource { name: name.clone(), why };
+    let resource: Arc<dyn Resource> = match kind {
+        KindConfig::Sqlite(config) => {
+            let crate::config::SqliteConfig { file, fence, tables } = config;
+            let options = sqlite::Options { name: name.clone(), file, fence, tables, limits: limits.clone(), enforce };
+            Arc::new(Sqlite::open(options).map_err(|error| failed(error.to_string()))?)
+        }
+        KindConfig::Http(config) => {
+            let HttpConfig { upstream, fence, rules, limits, .. } = *config;
+            let fences = Arc::clone(fences.expect("there is a store of fences where there is an HTTP resource"));
+            let scope = scopes.next().expect("numbers don't end");
+            let options = http::Options {
+                name: name.clone(),
+                mount: path.clone(),
+                upstream,
+                fence,
+                rules,
+                limits,
+                fences,
+                scope,
+                enforce,
+            };
+            Arc::new(Http::open(options).map_err(|error| failed(error.to_string()))?)
+        }
+    };
+    Ok(Mount { path, resource })
 }

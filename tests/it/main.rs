@@ -1,12 +1,19 @@
 //! The integration tests: one binary, one module for each subject.
 //!
-//! `process` starts real gates and speaks HTTP to them; `gate` opens the SQLite resource in this process.
+//! `process` starts real gates and speaks HTTP to them; `gate` opens the SQLite resource in this process; `upstream`
+//! starts what HTTP resources are in front of.
 #![allow(clippy::unwrap_used, reason = "a test that can't go on ends here")]
 
 mod cli;
 mod coordinator;
+mod drained;
 mod elections;
+mod etcd_gateway;
 mod faults;
+mod fences;
+mod fences_crash;
+mod fences_race;
+mod functions;
 mod garbage;
 mod gate;
 mod hrana;
@@ -17,6 +24,8 @@ mod interactive;
 mod kill;
 mod pause;
 mod process;
+mod proof;
+mod proxy;
 mod resource;
 mod rule;
 mod sandbox;
@@ -25,3 +34,5 @@ mod sharing;
 mod table_fences;
 mod tidy;
 mod tokenless;
+mod upstream;
+mod webdav;

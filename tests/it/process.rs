@@ -143,11 +143,18 @@ impl Drop for Gate {
 }
 
 /// One answer.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Answer {
     pub status: u16,
     pub head: String,
     pub body: Vec<u8>,
+}
+
+impl std::fmt::Debug for Answer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let start = &self.body[..self.body.len().min(2000)];
+        write!(f, "{}{}", self.head, String::from_utf8_lossy(start))
+    }
 }
 
 impl Answer {
@@ -206,27 +213,65 @@ impl Client {
         let mut message = head.into_bytes();
         message.extend_from_slice(body);
         self.send(&message)?;
-        self.read_answer()
+        self.read_answer_to(method)
     }
 
-    /// Reads one answer with a content length.
+    /// Reads one answer to anything but a HEAD.
     pub fn read_answer(&mut self) -> std::io::Result<Answer> {
-        let mut head = String::new();
-        loop {
-            let start = head.len();
-            if self.stream.read_line(&mut head)? == 0 {
-                return Err(std::io::ErrorKind::UnexpectedEof.into());
-            }
-            if head[start..].trim().is_empty() {
-                break;
-            }
+        self.read_answer_to("GET")
+    }
+
+    /// Reads one answer to this method.
+    pub fn read_answer_to(&mut self, method: &str) -> std::io::Result<Answer> {
+        let mut answer = self.read_head()?;
+        if method == "HEAD" || matches!(answer.status, 100..200 | 204 | 304) {
+            return Ok(answer);
         }
-        let status = head.split_whitespace().nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
-        let mut answer = Answer { status, head, body: Vec::new() };
-        let len = answer.header("content-length").and_then(|len| len.parse().ok()).unwrap_or(0);
-        answer.body = vec![0; len];
-        self.stream.read_exact(&mut answer.body)?;
+        if answer.header("transfer-encoding").is_some_and(|coding| coding == "chunked") {
+            self.read_chunks(&mut answer.body)?;
+        } else {
+            let len = answer.header("content-length").and_then(|len| len.parse().ok()).unwrap_or(0);
+            answer.body = vec![0; len];
+            self.stream.read_exact(&mut answer.body)?;
+        }
         Ok(answer)
+    }
+
+    /// Reads the head of an answer, and leaves the body there.
+    pub fn read_head(&mut self) -> std::io::Result<Answer> {
+        let mut head = String::new();
+        while self.read_line(&mut head)? != 2 {}
+        let status = head.split_whitespace().nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
+        Ok(Answer { status, head, body: Vec::new() })
+    }
+
+    /// Reads so many bytes of a body.
+    pub fn read_bytes(&mut self, len: usize) -> std::io::Result<Vec<u8>> {
+        let mut bytes = vec![0; len];
+        self.stream.read_exact(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    fn read_line(&mut self, text: &mut String) -> std::io::Result<usize> {
+        match self.stream.read_line(text)? {
+            0 => Err(std::io::ErrorKind::UnexpectedEof.into()),
+            len => Ok(len),
+        }
+    }
+
+    fn read_chunks(&mut self, body: &mut Vec<u8>) -> std::io::Result<()> {
+        loop {
+            let mut line = String::new();
+            self.read_line(&mut line)?;
+            let len = usize::from_str_radix(line.trim(), 16).map_err(|_| std::io::ErrorKind::InvalidData)?;
+            if len == 0 {
+                // Trailers, and the empty line after them.
+                while self.read_line(&mut line)? != 2 {}
+                return Ok(());
+            }
+            body.extend(self.read_bytes(len)?);
+            self.read_line(&mut line)?;
+        }
     }
 
     /// Reads until this text has come; all that was read.
@@ -236,6 +281,34 @@ impl Client {
             assert!(self.stream.read_line(&mut read).expect("more comes") > 0, "it ended after {read:?}");
         }
         read
+    }
+
+    /// Reads until the other side closes, in whatever way.
+    pub fn read_until_end(&mut self) -> String {
+        let mut rest = Vec::new();
+        if let Err(error) = self.stream.read_to_end(&mut rest) {
+            assert_ne!(error.kind(), std::io::ErrorKind::WouldBlock, "it stays open after {rest:?}");
+        }
+        String::from_utf8_lossy(&rest).into_owned()
+    }
+
+    /// Whether something has come.
+    pub fn is_answered(&self) -> bool {
+        let stream = self.stream.get_ref();
+        stream.set_nonblocking(true).expect("a socket can be");
+        let answered = stream.peek(&mut [0]).is_ok();
+        stream.set_nonblocking(false).expect("a socket can be");
+        answered
+    }
+
+    /// Another handle of the connection.
+    pub fn writer(&self) -> TcpStream {
+        self.stream.get_ref().try_clone().expect("a socket can be shared")
+    }
+
+    /// Sends nothing more.
+    pub fn half_close(&self) {
+        self.stream.get_ref().shutdown(std::net::Shutdown::Write).expect("it is open");
     }
 
     /// Sends nothing more, and reads until the other side closes.

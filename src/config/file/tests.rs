@@ -1,4 +1,6 @@
 use super::*;
+use crate::config::{DRAIN_DEFAULT, SETTLE_DEFAULT};
+use crate::fence::drain::OnUnknown;
 
 fn parse_text(text: &str) -> Result<Config, String> {
     parse(Path::new("conf/gate.toml"), text).map_err(|error| error.to_string())
@@ -8,19 +10,27 @@ fn parse_text(text: &str) -> Result<Config, String> {
 fn the_example_is_right_and_its_defaults_are_the_defaults() {
     let example = include_str!("../../../examples/fencegate.toml");
     let config = parse(Path::new("fencegate.toml"), example).expect("the example is right");
-    assert_eq!(config.resources.len(), 2);
-    assert_eq!(config.resources[0].tables.len(), 2);
-    assert_eq!(config.resources[1].path, "/audit");
+    let [shop, audit, stock] = &config.resources[..] else { panic!("three resources") };
+    assert_eq!(sqlite(shop).tables.len(), 2);
+    assert_eq!(audit.path, "/audit");
+    let KindConfig::Http(http) = &stock.kind else { panic!("an HTTP service") };
+    assert_eq!((http.drain, http.settle, http.on_unknown), (DRAIN_DEFAULT, SETTLE_DEFAULT, OnUnknown::Wait));
+    assert_eq!(format!("{:?}", http.limits), format!("{:?}", crate::resource::http::Limits::default()));
     assert_eq!(format!("{:?}", config.limits), format!("{:?}", Limits::default()), "the example shows the defaults");
     for name in super::super::limits::NAMES {
         assert!(example.contains(&format!("\n{name} ")), "the example lacks {name}");
     }
 }
 
+fn sqlite(resource: &ResourceConfig) -> &SqliteConfig {
+    let KindConfig::Sqlite(sqlite) = &resource.kind else { panic!("a database") };
+    sqlite
+}
+
 #[test]
 fn paths_are_relative_to_the_file() {
     let config = parse_text("[[resource]]\nname = \"a\"\nkind = \"sqlite\"\nfile = \"a.db\"\n").unwrap();
-    assert_eq!(config.resources[0].file, Path::new("conf/a.db"));
+    assert_eq!(sqlite(&config.resources[0]).file, Path::new("conf/a.db"));
     assert_eq!(config.data_dir, Path::new("conf/fencegate-data"));
     assert_eq!(config.resources[0].path, "/");
 }
@@ -41,7 +51,7 @@ fn every_mistake_is_told_with_its_place() {
         (with("path = \"/-/x\""), "conf/gate.toml:5:8: resource \"a\": path \"/-/x\": what starts with /-/"),
         (with("fence = \"a b\""), "conf/gate.toml:5:9: resource \"a\": fence \"a b\": a fence name has only"),
         (with("trust = \"coordinator\""), "conf/gate.toml:5:9: resource \"a\": trust \"coordinator\" is not in this"),
-        (with("settle = \"3s\""), "conf/gate.toml:5:10: resource \"a\": this setting is not for"),
+        (with("settle = \"3s\""), "conf/gate.toml:5:10: resource \"a\": settle is not for kind \"sqlite\""),
         (with("tables = { \"FenceGate_marks\" = \"x\" }"), "conf/gate.toml:5:32: resource \"a\": tables: "),
         (with("tables = { \"jobs\" = \"\" }"), "conf/gate.toml:5:21: resource \"a\": fence \"\": a name has 1 to 255"),
         (with("[limits]\nlock_wait = 5"), "conf/gate.toml:6:13: limit lock_wait: write a time"),
@@ -53,7 +63,7 @@ fn every_mistake_is_told_with_its_place() {
             "conf/gate.toml:6:8: resource \"b\": fence a belongs to resource \"a\", too",
         ),
         (a.replace("a.db", ":memory:"), "conf/gate.toml:4:8: resource \"a\": \":memory:\" is no file"),
-        (a.replace("sqlite", "http"), "conf/gate.toml:3:8: resource \"a\": kind \"http\" is not in this version"),
+        (a.replace("sqlite", "http"), "conf/gate.toml:4:8: resource \"a\": file is not for kind \"http\""),
         (a.replace("sqlite", "oracle"), "conf/gate.toml:3:8: resource \"a\": kind \"oracle\" is not known"),
         (a.replace("file = \"a.db\"\n", ""), "conf/gate.toml:1:1: resource \"a\": file is missing"),
         (a.replace("\"a\"", "\"a/b\""), "conf/gate.toml:2:8: a resource's name has"),
@@ -62,6 +72,35 @@ fn every_mistake_is_told_with_its_place() {
         let error = parse_text(&text).expect_err(&text);
         assert!(error.starts_with(expected), "{text}\nexpected {expected}\ngot      {error}");
     }
+}
+
+#[test]
+fn an_http_service() {
+    let a = "[[resource]]\nname = \"a\"\nkind = \"http\"\nupstream = \"http://127.0.0.1:9000\"\n";
+    let with = |more: &str| format!("{a}{more}\n");
+    let config = parse_text(&with("fence = \"stock/{1}\"\ndrain = \"1s\"\non_unknown = \"hold\"")).unwrap();
+    let KindConfig::Http(http) = &config.resources[0].kind else { panic!("an HTTP service") };
+    assert_eq!((http.drain.as_secs(), http.on_unknown), (1, OnUnknown::Hold));
+    assert!(http.fence.owns("stock/7") && !http.fence.owns("jobs/7"));
+    let b = "[[resource]]\nname = \"b\"\nkind = \"sqlite\"\nfile = \"b.db\"\nfence = \"stock/7\"";
+    for (more, expected) in [
+        ("upstrem = 1", "conf/gate.toml:5:1: unknown field `upstrem`"),
+        ("fence = \"stock/{x}\"", "conf/gate.toml:5:9: resource \"a\": fence \"stock/{x}\": "),
+        ("drain = 5", "conf/gate.toml:5:9: resource \"a\": write a time"),
+        ("on_unknown = \"maybe\"", "conf/gate.toml:5:14: resource \"a\": on_unknown \"maybe\" is not known"),
+        ("protocol = \"spdy\"", "conf/gate.toml:5:12: resource \"a\": protocol \"spdy\" is not known"),
+        ("case = \"upper\"", "conf/gate.toml:5:8: resource \"a\": case \"upper\" is not known"),
+        ("writes = [\"GET\"]", "conf/gate.toml:5:10: resource \"a\": "),
+        ("coordinator = \"etcd://x\"", "conf/gate.toml:5:15: resource \"a\": coordinator is not in this version"),
+        (&format!("fence = \"stock/{{1}}\"\n{b}"), "conf/gate.toml:7:8: resource \"b\": fence stock/7 belongs to"),
+    ] {
+        let error = parse_text(&with(more)).expect_err(more);
+        assert!(error.starts_with(expected), "{more}\nexpected {expected}\ngot      {error}");
+    }
+    let error = parse_text(&a.replace("http://127", "ftp://127")).unwrap_err();
+    assert!(error.starts_with("conf/gate.toml:4:12: resource \"a\": upstream \"ftp://127"), "{error}");
+    let error = parse_text("[[resource]]\nname = \"a\"\nkind = \"http\"\n").unwrap_err();
+    assert!(error.starts_with("conf/gate.toml:1:1: resource \"a\": upstream is missing"), "{error}");
 }
 
 #[test]

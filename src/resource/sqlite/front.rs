@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt, Full};
-use hyper::body::{Body, Incoming};
+use hyper::body::Body;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Response};
 use tokio::sync::oneshot;
@@ -15,7 +15,10 @@ use tokio::sync::oneshot;
 use crate::fence::{Claim, FenceName, Mark, Presented, Token, Verdict};
 use crate::lock::LockFile;
 use crate::problem::{Kind, Problem};
-use crate::resource::{Boxed, Call, Claimed, Event, FenceInfo, Guarantee, Happened, Judged, Knock, Resource, Served};
+use crate::resource::refusals;
+use crate::resource::{
+    Boxed, Call, Claimed, Event, FenceInfo, Guarantee, Happened, Judged, Knock, Received, Resource, Served,
+};
 
 use super::db::Db;
 use super::fences::{FenceSet, TableFences};
@@ -112,7 +115,13 @@ impl Sqlite {
     }
 
     async fn serve(&self, call: Call) -> Result<Served, Problem> {
-        let (claims, presented) = self.claims(call.presented.as_ref())?;
+        let own = self.shared.fences.name(FenceSet::OWN);
+        let given = call.presented(Some(own)).map_err(|problem| {
+            // What can't be understood is about the fence that a bare token would speak for: its mark is told, too.
+            let mark = self.shared.states[FenceSet::OWN].mark();
+            problem.about(own, mark.as_ref().map(|dated| &dated.mark))
+        })?;
+        let (claims, presented) = self.claims(given.as_ref())?;
         // Before the body is read, and before anything is queued.
         let changes = self.shared.judge_at_door(&claims)?;
         match self.answer(call, Arc::clone(&claims), presented).await {
@@ -206,7 +215,7 @@ impl Sqlite {
     }
 
     /// Reads the body, as far as there is room for it.
-    async fn body(&self, mut body: Incoming, room: &mut Room) -> Result<Bytes, Problem> {
+    async fn body(&self, mut body: Received, room: &mut Room) -> Result<Bytes, Problem> {
         let limits = &self.shared.limits;
         let too_large = || Problem::new(Kind::BodyTooLarge, format!("a body has at most {} bytes", limits.body_bytes));
         if body.size_hint().lower() > limits.body_bytes as u64 {
@@ -291,6 +300,7 @@ impl Sqlite {
             holder: mark.as_ref().and_then(|dated| dated.mark.holder.clone()),
             advanced_at_ms: mark.map(|dated| dated.advanced_at_ms),
             in_flight: state.in_flight.load(Ordering::Relaxed),
+            quarantine: None,
             refused: state.refused.load(Ordering::Relaxed),
         }
     }
@@ -316,7 +326,7 @@ fn route(shared: &SharedRef, work: Box<Work>, changes: bool) {
 }
 
 fn served(body: Bytes, media_type: &'static str, verdict: Verdict, claims: Arc<[Claim]>) -> Served {
-    let mut response = Response::new(Full::new(body));
+    let mut response = Response::new(Full::new(body).into());
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
     Served { response, judged: (!claims.is_empty()).then_some(Judged { verdict, claims }) }
 }
@@ -336,10 +346,6 @@ impl Resource for Sqlite {
 
     fn location(&self) -> String {
         self.shared.file.display().to_string()
-    }
-
-    fn bare_fence(&self, _path: &str) -> Option<FenceName> {
-        Some(self.shared.fences.name(FenceSet::OWN).clone())
     }
 
     fn fence(&self, name: &str) -> Option<FenceInfo> {
@@ -389,26 +395,8 @@ impl Resource for Sqlite {
                 let _steady = shared.refusals.steady();
                 Ok((shared.refusals.unwritten(&name), store::refusals(db, &name, 1000)?))
             });
-            let (mut found, written) = both.await?;
-            for (presenter, knocks) in written {
-                match found.iter_mut().find(|(other, _)| *other == presenter) {
-                    Some((_, sum)) => {
-                        sum.count += knocks.count;
-                        sum.first_at_ms = sum.first_at_ms.min(knocks.first_at_ms);
-                    }
-                    None => found.push((presenter, knocks)),
-                }
-            }
-            found.sort_by_key(|(_, knocks)| std::cmp::Reverse(knocks.last_at_ms));
-            let knock = |(presenter, knocks): (super::refusals::Presenter, super::refusals::Knocks)| Knock {
-                verdict: presenter.verdict,
-                token: presenter.token,
-                holder: presenter.holder,
-                count: knocks.count,
-                first_at_ms: knocks.first_at_ms,
-                last_at_ms: knocks.last_at_ms,
-            };
-            Ok(found.into_iter().take(1000).map(knock).collect())
+            let (unwritten, written) = both.await?;
+            Ok(refusals::merge(unwritten, written))
         })
     }
 
@@ -424,6 +412,11 @@ impl Resource for Sqlite {
             self.shared.writer.push(task, true).map_err(|_| self.shared.writer.why_not("writes"))?;
             Ok(answer.await.map_err(|_| self.shared.writer.why_not("writes"))??.map(|mark| mark.token))
         })
+    }
+
+    fn release(&self, _fence: &FenceName, _reason: String) -> Boxed<'_, Result<bool, Problem>> {
+        // A write here is in the transaction of its check, or nowhere: nothing is ever quarantined.
+        Box::pin(async { Ok(false) })
     }
 
     fn trouble(&self) -> Option<String> {

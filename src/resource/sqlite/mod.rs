@@ -7,9 +7,9 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use crate::fence::FenceName;
+use crate::resource::threads::{now_ms, spawn};
 
 pub mod args;
 mod commit;
@@ -17,6 +17,7 @@ pub mod db;
 pub mod errors;
 pub mod fences;
 pub mod front;
+mod functions;
 pub mod group;
 pub mod guard;
 pub mod hrana;
@@ -26,7 +27,6 @@ pub mod program;
 pub mod queue;
 pub mod raw;
 pub mod reader;
-pub mod refusals;
 pub mod render;
 pub mod room;
 pub mod sandbox;
@@ -94,35 +94,6 @@ pub enum OpenError {
     /// More fences than one database can have.
     #[error("one database has at most {} fences, its own included", fences::FENCES_MAX)]
     TooManyFences,
-}
-
-/// The time for what people read, in milliseconds since 1970 (UTC). Nothing is decided by it.
-pub fn now_ms() -> i64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
-}
-
-/// A thread of the database ended by a panic: nothing can be promised any more, so the process ends at once and whoever runs it
-/// starts it anew. What was answered is on disk.
-struct AbortOnPanic;
-
-impl Drop for AbortOnPanic {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            tracing::error!("a database thread panicked; stopping the process");
-            std::process::abort();
-        }
-    }
-}
-
-/// The most stack that SQLite's parser and triggers may need.
-const STACK_BYTES: usize = 8 << 20;
-
-fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> std::io::Result<std::thread::JoinHandle<()>> {
-    std::thread::Builder::new().name(name.to_owned()).stack_size(STACK_BYTES).spawn(move || {
-        let _abort = AbortOnPanic;
-        run();
-    })
 }
 
 /// Used by several threads.

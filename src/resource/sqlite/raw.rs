@@ -1,4 +1,4 @@
-//! The few calls into SQLite that rusqlite's safe interface doesn't offer, and the only `unsafe` code of the crate.
+//! The few calls into SQLite that rusqlite's safe interface doesn't offer, and all `unsafe` code but that of the crash journal.
 //!
 //! rusqlite opens, configures and closes connections and carries the authorizer. Prepared statements of clients are handled
 //! here, because the gate needs what rusqlite hides: where a statement ends (its own check for a second statement recurses

@@ -6,14 +6,15 @@ use std::path::{Path, PathBuf};
 use rusqlite::{OptionalExtension, params};
 
 use crate::fence::ledger::Change;
-use crate::fence::{Claim, FenceName, Ledger, Mark, Refusal, Token, Verdict};
+use crate::fence::{Claim, FenceName, Ledger, Mark, Refusal};
 use crate::lock::{LockError, LockFile};
 use crate::resource::Event;
+use crate::resource::records::{self, Line};
+use crate::resource::refusals::{Knocks, Presenter};
 
 use super::db::{self, Access, Db};
 use super::fences::{DatedMark, holder_text};
 use super::raw::SqliteError;
-use super::refusals::{Knocks, Presenter};
 use super::{OpenError, now_ms};
 
 mod embedded {
@@ -22,9 +23,6 @@ mod embedded {
 
 /// The table in which refinery keeps which migrations were run.
 const MIGRATIONS_TABLE: &str = "fencegate_migrations";
-
-/// Events of one fence kept in the history.
-const HISTORY_MAX: i64 = 10_000;
 
 /// Opens the database file, brings its schema up to date, and checks that this program knows the schema.
 ///
@@ -71,11 +69,6 @@ fn absolute(file: &Path) -> PathBuf {
     })
 }
 
-fn mark(token: i64, holder: Option<String>) -> Option<Mark> {
-    let token = Token::new(u64::try_from(token).ok()?).ok()?;
-    Some(Mark { token, holder: holder.and_then(|holder| holder.parse().ok()) })
-}
-
 fn damaged(fence: &str) -> SqliteError {
     let message = format!("the mark of fence {fence} in fencegate_marks is no token");
     SqliteError { code: rusqlite::ffi::SQLITE_CORRUPT, message }
@@ -92,7 +85,7 @@ pub fn marks(db: &Db) -> Result<HashMap<FenceName, DatedMark>, SqliteError> {
         let mut marks = HashMap::new();
         while let Some(row) = rows.next()? {
             let fence: String = row.get(0)?;
-            let mark = mark(row.get(1)?, row.get(2)?).ok_or_else(|| damaged(&fence))?;
+            let mark = records::mark(row.get(1)?, row.get(2)?).ok_or_else(|| damaged(&fence))?;
             let name = fence.parse().map_err(|_| damaged(&fence))?;
             marks.insert(name, DatedMark { mark, advanced_at_ms: row.get(3)? });
         }
@@ -112,7 +105,8 @@ pub fn refusal(db: &Db, claims: &[Claim]) -> Result<Option<Refusal>, SqliteError
             let row = stmt.query_row([claim.fence.as_str()], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
             let row: Option<(i64, Option<String>)> = row;
             if let Some((token, holder)) = row {
-                ledger.put(claim.fence.clone(), Some(mark(token, holder).ok_or_else(|| damaged(&claim.fence))?));
+                ledger
+                    .put(claim.fence.clone(), Some(records::mark(token, holder).ok_or_else(|| damaged(&claim.fence))?));
             }
         }
         Ok::<(), SqliteError>(())
@@ -144,7 +138,6 @@ pub fn set_mark(
 ) -> Result<(), SqliteError> {
     let token = after.map(|mark| mark.token.as_i64());
     let holder = after.and_then(|mark| holder_text(mark.holder.as_ref()));
-    let previous = before.map(|mark| mark.token.as_i64());
     db.as_gate(|| {
         let set = "INSERT INTO fencegate_marks (fence, token, holder, advanced_at_ms) VALUES (?1, ?2, ?3, ?4)
             ON CONFLICT (fence) DO UPDATE SET holder = excluded.holder, token = excluded.token,
@@ -155,14 +148,7 @@ pub fn set_mark(
                 db.conn.prepare_cached("DELETE FROM fencegate_marks WHERE fence = ?1")?.execute([fence.as_str()])?
             }
         };
-        let log = "INSERT INTO fencegate_history (fence, at_ms, event, token, previous, holder, reason)
-            VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
-        let row = params![fence.as_str(), at_ms, event, token, previous, holder, reason];
-        db.conn.prepare_cached(log)?.execute(row)?;
-        let trim = "DELETE FROM fencegate_history WHERE fence = ?1 AND id <= (
-            SELECT id FROM fencegate_history WHERE fence = ?1 ORDER BY id DESC LIMIT 1 OFFSET ?2)";
-        db.conn.prepare_cached(trim)?.execute(params![fence.as_str(), HISTORY_MAX])?;
-        Ok(())
+        Ok(records::log(&db.conn, &Line { fence, at_ms, event, after, before, reason })?)
     })
 }
 
@@ -171,26 +157,7 @@ pub fn set_mark(
 /// # Errors
 /// SQLite's own.
 pub fn write_refusals(db: &Db, refusals: &HashMap<Presenter, Knocks>) -> Result<(), SqliteError> {
-    db.as_gate(|| {
-        let add = "INSERT INTO fencegate_refusals (fence, verdict, token, holder, count, first_at_ms, last_at_ms)
-            VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT DO UPDATE SET
-            count = count + excluded.count, last_at_ms = max(last_at_ms, excluded.last_at_ms)";
-        let trim = "DELETE FROM fencegate_refusals WHERE fence = ?1 AND last_at_ms < (
-            SELECT last_at_ms FROM fencegate_refusals WHERE fence = ?1 ORDER BY last_at_ms DESC LIMIT 1 OFFSET 1000)";
-        for (presenter, knocks) in refusals {
-            db.conn.prepare_cached(add)?.execute(params![
-                presenter.fence.as_str(),
-                presenter.verdict.as_str(),
-                presenter.token.as_i64(),
-                holder_text(presenter.holder.as_ref()).unwrap_or_default(),
-                i64::try_from(knocks.count).unwrap_or(i64::MAX),
-                knocks.first_at_ms,
-                knocks.last_at_ms
-            ])?;
-            db.conn.prepare_cached(trim)?.execute([presenter.fence.as_str()])?;
-        }
-        Ok(())
-    })
+    Ok(db.as_gate(|| records::write_refusals(&db.conn, refusals))?)
 }
 
 /// The latest events of a fence before the one with number `before`, newest first.
@@ -198,25 +165,7 @@ pub fn write_refusals(db: &Db, refusals: &HashMap<Presenter, Knocks>) -> Result<
 /// # Errors
 /// SQLite's own.
 pub fn history(db: &Db, fence: &str, before: i64, limit: usize) -> Result<Vec<Event>, SqliteError> {
-    db.as_gate(|| {
-        let sql = "SELECT id, at_ms, event, token, previous, holder, reason FROM fencegate_history
-            WHERE fence = ?1 AND id < ?2 ORDER BY id DESC LIMIT ?3";
-        let mut stmt = db.conn.prepare_cached(sql)?;
-        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        let rows = stmt.query_map(params![fence, before, limit], |row| {
-            let token = |number: Option<i64>| Token::new(u64::try_from(number?).ok()?).ok();
-            Ok(Event {
-                id: row.get(0)?,
-                at_ms: row.get(1)?,
-                event: row.get(2)?,
-                token: token(row.get(3)?),
-                previous: token(row.get(4)?),
-                holder: row.get(5)?,
-                reason: row.get(6)?,
-            })
-        })?;
-        Ok(rows.collect::<Result<_, _>>()?)
-    })
+    Ok(db.as_gate(|| records::history(&db.conn, fence, before, limit))?)
 }
 
 /// Who was refused on a fence, the latest first.
@@ -224,24 +173,7 @@ pub fn history(db: &Db, fence: &str, before: i64, limit: usize) -> Result<Vec<Ev
 /// # Errors
 /// SQLite's own.
 pub fn refusals(db: &Db, fence: &FenceName, limit: usize) -> Result<Vec<(Presenter, Knocks)>, SqliteError> {
-    db.as_gate(|| {
-        let sql = "SELECT verdict, token, holder, count, first_at_ms, last_at_ms FROM fencegate_refusals
-            WHERE fence = ?1 ORDER BY last_at_ms DESC LIMIT ?2";
-        let mut stmt = db.conn.prepare_cached(sql)?;
-        let mut rows = stmt.query(params![fence.as_str(), i64::try_from(limit).unwrap_or(i64::MAX)])?;
-        let mut found = Vec::new();
-        while let Some(row) = rows.next()? {
-            let verdict: String = row.get(0)?;
-            let verdict = if verdict == Verdict::Stale.as_str() { Verdict::Stale } else { Verdict::Conflict };
-            let holder: String = row.get(2)?;
-            let Some(Mark { token, holder }) = mark(row.get(1)?, Some(holder)) else { continue };
-            let count: i64 = row.get(3)?;
-            let knocks =
-                Knocks { count: u64::try_from(count).unwrap_or(0), first_at_ms: row.get(4)?, last_at_ms: row.get(5)? };
-            found.push((Presenter { fence: fence.clone(), verdict, token, holder }, knocks));
-        }
-        Ok(found)
-    })
+    Ok(db.as_gate(|| records::refusals(&db.conn, fence, limit))?)
 }
 
 /// The number that changes whenever another connection has changed the database.
@@ -264,4 +196,10 @@ pub fn dated(change: &Change, before: Option<DatedMark>, at_ms: i64) -> DatedMar
 /// When a reset happened.
 pub fn reset_time() -> i64 {
     now_ms()
+}
+
+/// Whether a table has had the last rowid that there is: SQLite says no more than that something is full.
+pub fn has_sequence_at_its_end(db: &Db) -> bool {
+    let sql = "SELECT 1 FROM sqlite_sequence WHERE seq = 9223372036854775807";
+    db.as_gate(|| db.conn.prepare(sql).and_then(|mut stmt| stmt.exists([]))).unwrap_or(false)
 }

@@ -5,11 +5,10 @@ use std::time::{Duration, Instant};
 
 use crate::fence::{FenceName, Mark};
 use crate::problem::{Kind, Problem};
-use crate::resource::Happened;
+use crate::resource::refusals::Refusals;
 
 use super::fences::DatedMark;
 use super::own::unavailable;
-use super::refusals::Refusals;
 use super::writer::{TICK, Writer};
 use super::{now_ms, store};
 
@@ -26,15 +25,7 @@ impl Writer {
         let limits = &self.shared.limits;
         let ago = |time: Duration| now.checked_sub(time).unwrap_or(now);
         for (presenter, knocks) in self.shared.refusals.fresh() {
-            self.shared.told.add(Happened {
-                event: presenter.verdict.as_str(),
-                fence: presenter.fence,
-                token: Some(presenter.token),
-                previous: None,
-                holder: presenter.holder,
-                count: knocks.count,
-                at_ms: knocks.last_at_ms,
-            });
+            self.shared.told.add(presenter.happened(knocks));
         }
         self.shared.streams.sweep(ago(limits.stream_idle), ago(limits.transaction_time));
         if now - self.refusals_at >= REFUSALS_EVERY {

@@ -6,7 +6,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
 use crate::fence::{FenceName, Holder, Refusal, Token, Verdict};
 
-use super::now_ms;
+use super::threads::now_ms;
+use super::{Happened, Knock};
 
 /// Most different presenters counted between two writes to the database; past that, refusals count only in the metrics.
 const PRESENTERS_MAX: usize = 4096;
@@ -116,5 +117,43 @@ impl Refusals {
     pub fn put_back(&self, taken: HashMap<Presenter, Knocks>) {
         let mut counts = self.lock();
         taken.into_iter().for_each(|(presenter, knocks)| add(&mut counts.pending, presenter, knocks));
+    }
+}
+
+/// What stands in the database and what isn't written yet, put together for an operator: the latest first, at most a thousand.
+pub fn merge(mut found: Vec<(Presenter, Knocks)>, written: Vec<(Presenter, Knocks)>) -> Vec<Knock> {
+    for (presenter, knocks) in written {
+        match found.iter_mut().find(|(other, _)| *other == presenter) {
+            Some((_, sum)) => {
+                sum.count += knocks.count;
+                sum.first_at_ms = sum.first_at_ms.min(knocks.first_at_ms);
+            }
+            None => found.push((presenter, knocks)),
+        }
+    }
+    found.sort_by_key(|(_, knocks)| std::cmp::Reverse(knocks.last_at_ms));
+    let knock = |(presenter, knocks): (Presenter, Knocks)| Knock {
+        verdict: presenter.verdict,
+        token: presenter.token,
+        holder: presenter.holder,
+        count: knocks.count,
+        first_at_ms: knocks.first_at_ms,
+        last_at_ms: knocks.last_at_ms,
+    };
+    found.into_iter().take(1000).map(knock).collect()
+}
+
+impl Presenter {
+    /// A refusal that was counted, as whoever watches is told of it.
+    pub fn happened(self, knocks: Knocks) -> Happened {
+        Happened {
+            event: self.verdict.as_str(),
+            fence: self.fence,
+            token: Some(self.token),
+            previous: None,
+            holder: self.holder,
+            count: knocks.count,
+            at_ms: knocks.last_at_ms,
+        }
     }
 }

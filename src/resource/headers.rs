@@ -1,4 +1,4 @@
-//! What a request presents: `Fencing-Token`, `Fencing-Holder` and `Authorization`.
+//! What a request presents, for every kind of resource: `Fencing-Token`, `Fencing-Holder` and `Authorization`.
 
 use hyper::HeaderMap;
 use hyper::header::{AUTHORIZATION, HeaderName};

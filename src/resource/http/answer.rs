@@ -1,0 +1,225 @@
+//! What comes back of a forwarded request: the connection it goes out on, its answer, its failures.
+
+use std::pin::Pin;
+use std::task::Poll;
+
+use http_body_util::Full;
+use hyper::body::{Body as _, Frame, Incoming};
+use hyper::ext::ReasonPhrase;
+use hyper::header::{CONNECTION, HeaderValue, UPGRADE};
+use hyper::http::response::Parts;
+use hyper::{Response, StatusCode, Version};
+use tokio::sync::mpsc;
+
+use crate::fence::Claim;
+use crate::problem::{Kind, Problem};
+use crate::resource::{Body, BodyError};
+
+use super::body::{Download, Kept, Piped, passed_on};
+use super::conn::{Connection, Unreachable};
+use super::exchange::{Exchange, Failure, Taken};
+use super::forward::{Outgoing, Unsent};
+use super::head;
+use super::pool::NoConnection;
+use super::pump;
+use super::resource::Http;
+use super::upgrade::Tunnel;
+
+/// Nothing was sent.
+pub(super) fn unreachable(why: impl Into<String>, error: &'static str) -> Problem {
+    Problem { proxy_error: Some(error), ..Problem::new(Kind::UpstreamUnreachable, why) }
+}
+
+fn unknown(kind: Kind, why: impl Into<String>, error: &'static str) -> Problem {
+    Problem { proxy_error: Some(error), ..Problem::new(kind, why) }
+}
+
+impl Http {
+    /// A connection for a request, and whether it is a new one.
+    pub(super) async fn connection(
+        &self,
+        outgoing: &Outgoing<'_>,
+        write: &Unsent,
+        reuse: bool,
+    ) -> Result<(Connection, bool), Problem> {
+        let only_http1 = outgoing.asked.upgrade.is_some();
+        if only_http1 && self.upstream().protocol == super::upstream::Protocol::Http2 {
+            return Err(Problem::new(Kind::NotImplemented, "this upstream speaks HTTP/2: nothing is upgraded there"));
+        }
+        if reuse && let Some(connection) = self.pool.take(only_http1).await {
+            return Ok((connection, false));
+        }
+        let replaced = async {
+            match &write.0 {
+                Some(write) => drop(write.replaced().await),
+                None => std::future::pending().await,
+            }
+        };
+        // Meanwhile a newer token may take the fence. Then this write has no business starting any more.
+        let dialled = tokio::select! {
+            biased;
+            () = replaced => return Err(self.replaced(outgoing)),
+            dialled = self.pool.dial(only_http1) => dialled,
+        };
+        match dialled {
+            Ok(connection) => Ok((connection, true)),
+            Err(NoConnection::Unreachable(Unreachable { why, error })) => {
+                // Where it is concerns its operators, not its clients.
+                self.complain(&why);
+                Err(unreachable("the upstream can't be reached; nothing was sent", error))
+            }
+            Err(NoConnection::TooMany) => {
+                let why = "all connections to the upstream are in use; nothing was sent";
+                Err(Problem { proxy_error: Some("connection_limit_reached"), ..Problem::new(Kind::Overloaded, why) })
+            }
+            Err(NoConnection::Closed) => Err(Problem::new(Kind::Unavailable, "the gate is stopping")),
+        }
+    }
+
+    fn replaced(&self, outgoing: &Outgoing<'_>) -> Problem {
+        let why = "a newer token has taken the fence while this write waited for a connection; nothing was sent";
+        let problem = Problem::new(Kind::StaleToken, why);
+        self.overtaken(problem, outgoing.claim)
+    }
+
+    /// A problem of a write whose token is the mark's no more.
+    fn overtaken(&self, problem: Problem, claim: Option<&Claim>) -> Problem {
+        let Some(claim) = claim else { return problem };
+        let highest = self.fences.info(self.scope, &claim.fence).and_then(|info| info.highest);
+        Problem { fence: Some(claim.fence.clone()), presented: Some(claim.token), highest, ..problem }
+    }
+
+    /// What a client is told of an exchange that came to no whole answer.
+    pub(super) fn failed(&self, mut exchange: Exchange, failure: Failure, claim: Option<&Claim>) -> Problem {
+        let problem = match failure {
+            Failure::Unsent(_) => unreachable("the upstream ended the connection", "connection_terminated"),
+            Failure::TimedOut => {
+                let time = humantime::format_duration(exchange.answer_time());
+                let why = format!("the upstream hasn't answered in {time}");
+                unknown(Kind::OutcomeTimeout, why, "http_response_timeout")
+            }
+            Failure::Replaced => {
+                let why = "a newer token has taken the fence, and the upstream didn't answer in the time that was left";
+                self.overtaken(unknown(Kind::OutcomeTimeout, why, "http_response_timeout"), claim)
+            }
+            Failure::Broken(_) if exchange.is_broken() => {
+                unknown(Kind::OutcomeUnknown, "the request's body broke off", "http_request_error")
+            }
+            Failure::Broken(error) => {
+                let kind = match &error {
+                    error if error.is_parse_too_large() => "http_response_header_section_size",
+                    error if error.is_parse() => "http_protocol_error",
+                    error if error.is_incomplete_message() => "http_response_incomplete",
+                    _ => "connection_terminated",
+                };
+                let why = format!("the connection to the upstream broke before the whole answer came: {error}");
+                unknown(Kind::OutcomeUnknown, why, kind)
+            }
+        };
+        exchange.fail();
+        problem
+    }
+
+    /// The answer to the client, once there is a head.
+    pub(super) async fn answer(
+        &self,
+        mut exchange: Exchange,
+        mut parts: Parts,
+        outgoing: Outgoing<'_>,
+        asked_in: Version,
+    ) -> Result<Response<Body>, Problem> {
+        if parts.status == StatusCode::SWITCHING_PROTOCOLS {
+            return self.switch(exchange, parts, outgoing, asked_in);
+        }
+        if let Err(why) = head::check_answer(&mut parts.headers) {
+            exchange.fail();
+            return Err(unknown(Kind::OutcomeUnknown, why, "http_response_transfer_coding"));
+        }
+        let mut response = Response::new(());
+        pass_on(&mut response, parts);
+        if !exchange.is_write() {
+            let body = exchange.into_read().map(|(body, connection)| read(body, connection));
+            return Ok(response.map(|()| body.unwrap_or_else(|| Body::Whole(Full::default()))));
+        }
+        let body = match exchange.take_small(self.limits.collect_bytes).await {
+            Ok(Taken::Whole(data, trailers)) => {
+                exchange.end().await;
+                match trailers {
+                    Some(trailers) => Body::Streamed(Box::pin(Kept::new(data, trailers))),
+                    None => Body::Whole(Full::new(data)),
+                }
+            }
+            Ok(Taken::Part(first)) => {
+                let (frames, piped) = mpsc::channel(pump::FRAMES);
+                let taken = first.iter().filter_map(Frame::data_ref).map(|data| data.len() as u64).sum::<u64>();
+                let piped = Piped::new(piped, exchange.left().map(|left| left + taken));
+                tokio::spawn(pump::run(exchange, first, frames));
+                Body::Streamed(Box::pin(piped))
+            }
+            Err(failure) => return Err(self.failed(exchange, failure, outgoing.claim)),
+        };
+        Ok(response.map(|()| body))
+    }
+
+    /// The upstream changes the protocol.
+    fn switch(
+        &self,
+        mut exchange: Exchange,
+        parts: Parts,
+        outgoing: Outgoing<'_>,
+        asked_in: Version,
+    ) -> Result<Response<Body>, Problem> {
+        let chosen = parts.headers.get(UPGRADE).cloned();
+        let is_same =
+            |asked: &HeaderValue, chosen: &HeaderValue| asked.as_bytes().eq_ignore_ascii_case(chosen.as_bytes());
+        let protocol = outgoing.asked.upgrade.filter(|asked| chosen.is_none_or(|chosen| is_same(asked, &chosen)));
+        let (Some(client), Some(protocol), Version::HTTP_11) = (outgoing.upgrade, protocol, asked_in) else {
+            exchange.fail();
+            let why = "the upstream changes to a protocol that nobody asked for";
+            return Err(unknown(Kind::OutcomeUnknown, why, "http_upgrade_failed"));
+        };
+        let mut response = Response::from_parts(parts, ());
+        let upstream = hyper::upgrade::on(&mut response);
+        let end_time = exchange.answer_time();
+        let (Some(connection), write) = exchange.into_tunnel() else {
+            return Err(Problem::new(Kind::Internal, "a connection is lost"));
+        };
+        let tunnel = Tunnel { client, upstream, connection, write, end_time };
+        tokio::spawn(tunnel.run());
+        let parts = response.into_parts().0;
+        let mut response = Response::new(());
+        pass_on(&mut response, parts);
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        response.headers_mut().insert(UPGRADE, protocol);
+        Ok(response.map(|()| Body::Whole(Full::default())))
+    }
+}
+
+/// What of an answer's head goes to the client. The version is that of the client's connection.
+fn pass_on(response: &mut Response<()>, parts: Parts) {
+    let Parts { status, version, mut headers, mut extensions, .. } = parts;
+    head::answer(&mut headers, version);
+    *response.status_mut() = status;
+    *response.headers_mut() = headers;
+    if let Some(reason) = extensions.remove::<ReasonPhrase>() {
+        response.extensions_mut().insert(reason);
+    }
+}
+
+/// The body of an answer to a read.
+fn read(mut body: Incoming, connection: Connection) -> Body {
+    // Mostly a small one is there already, and is one piece.
+    let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+    let first = match Pin::new(&mut body).poll_frame(&mut cx) {
+        Poll::Ready(Some(frame)) => Some(frame.map(passed_on).map_err(BodyError::from)),
+        Poll::Ready(None) | Poll::Pending => None,
+    };
+    let is_data = first.as_ref().is_none_or(|frame| frame.as_ref().is_ok_and(Frame::is_data));
+    let is_sent = connection.wire.is_sent();
+    if body.is_end_stream() && is_sent && is_data {
+        connection.put_back();
+        let data = first.and_then(|frame| frame.ok()?.into_data().ok()).unwrap_or_default();
+        return Body::Whole(Full::new(data));
+    }
+    Body::Streamed(Box::pin(Download::new(first, body, connection)))
+}

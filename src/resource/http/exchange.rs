@@ -1,0 +1,401 @@
+//! One request under way on one connection, and how it ends.
+//!
+//! A write is *known* to have ended once its whole answer has come and its whole request has left; or when nothing of it was
+//! sent; or when the upstream refused it (a status of 300 or more) and the connection is cut, so that no more of it can go out.
+//! All else is *unknown*, and said only after the connection is cut. The order is always the same: first no byte can go out any
+//! more, then the fence is told.
+//!
+//! An upstream that answers 502 or 504 is itself a gateway that doesn't know: such an answer is passed on, and counts as unknown.
+//!
+//! An answer to a write that ends with its connection, without a length, is never known to be whole: a dying server ends its
+//! connections, too.
+//!
+//! A client that goes away doesn't end its write: what would be known a moment later would be unknown then, and hold up the next
+//! leader. So the exchange goes on without it, in a task of its own, for a bounded time.
+
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt;
+use hyper::body::{Body, Frame, Incoming};
+use hyper::http::response;
+use hyper::{HeaderMap, StatusCode};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+
+use crate::fence::drain::Outcome;
+
+use super::conn::{Answer, Connection};
+use super::fences::InFlight;
+use super::head;
+
+/// Bad Gateway and Gateway Timeout: what is behind the upstream may still apply the write (RFC 9110, sections 15.6.3 and 15.6.5).
+const UNKNOWING: [u16; 2] = [502, 504];
+/// How long an upstream that has answered may take for the rest of the request.
+const REST_TIME: Duration = Duration::from_secs(1);
+/// How often to give an answer's end the chance to come before a task of its own is made for it.
+const PATIENCE: usize = 3;
+
+/// Why an exchange came to no whole answer.
+#[derive(Debug)]
+pub enum Failure {
+    /// It was never written: the connection had ended before. Here is the request.
+    Unsent(Box<hyper::Request<super::body::Upload>>),
+    /// The connection broke, or what came on it was no answer.
+    Broken(hyper::Error),
+    /// The answer took too long.
+    TimedOut,
+    /// A newer token has taken the fence, and the time to finish is over.
+    Replaced,
+}
+
+#[derive(Default)]
+enum Stage {
+    /// The request is on its way, the answer's head hasn't come.
+    Head(Answer),
+    /// The answer's body is coming; its status.
+    Body(Incoming, u16),
+    /// It is over, one way or the other.
+    #[default]
+    Over,
+}
+
+/// One request under way.
+pub struct Exchange {
+    stage: Stage,
+    connection: Option<Connection>,
+    /// For writes: what the fence has to be told. None once it is.
+    write: Option<InFlight>,
+    answer_time: Duration,
+    /// Whether the answer says where it ends.
+    is_delimited: bool,
+    /// Whether nobody waits for the answer any more.
+    is_orphan: bool,
+}
+
+/// What a step of a long answer brought.
+pub enum Step {
+    /// A frame, or the end.
+    Frame(Option<Frame<Bytes>>),
+    /// A newer token has taken the fence: the write has to end by an instant that comes.
+    Hurry,
+}
+
+/// Ends at the instant when a write has to have ended; never for one that hasn't been replaced, and for what is no write.
+pub async fn overdue(write: Option<&InFlight>) {
+    match write {
+        Some(write) => sleep_until(write.replaced().await).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// What was taken in of an answer's body.
+pub enum Taken {
+    /// All of it, with its trailers.
+    Whole(Bytes, Option<HeaderMap>),
+    /// A part; the rest is still to come.
+    Part(Vec<Frame<Bytes>>),
+}
+
+impl Exchange {
+    /// Sends a request.
+    pub fn begin(
+        mut connection: Connection,
+        request: hyper::Request<super::body::Upload>,
+        write: Option<InFlight>,
+        answer_time: Duration,
+    ) -> Exchange {
+        let stage = Stage::Head(connection.send(request));
+        Exchange { stage, connection: Some(connection), write, answer_time, is_delimited: false, is_orphan: false }
+    }
+
+    /// Whether it is a write that the fence waits for.
+    pub fn is_write(&self) -> bool {
+        self.write.is_some()
+    }
+
+    /// How many bytes of the answer's body are still to come, where that is known.
+    pub fn left(&self) -> Option<u64> {
+        match &self.stage {
+            Stage::Body(body, _) => body.size_hint().exact(),
+            _ => None,
+        }
+    }
+
+    /// How long an answer may take.
+    pub fn answer_time(&self) -> Duration {
+        self.answer_time
+    }
+
+    /// Whether the client broke off in the middle of its request's body.
+    pub fn is_broken(&self) -> bool {
+        self.connection.as_ref().is_some_and(|connection| connection.wire.is_broken())
+    }
+
+    /// Waits for the head of the answer.
+    ///
+    /// # Errors
+    /// [`Failure`]; the fence isn't told yet.
+    pub async fn head(&mut self) -> Result<response::Parts, Failure> {
+        let (Stage::Head(answer), Some(connection)) = (&mut self.stage, &self.connection) else {
+            return Err(Failure::TimedOut);
+        };
+        let wire = &connection.wire;
+        let late = async {
+            loop {
+                let moved = wire.moved();
+                sleep(self.answer_time).await;
+                // A large request that is still being sent has no answer yet.
+                if wire.moved() == moved {
+                    break;
+                }
+            }
+        };
+        tokio::select! {
+            biased;
+            sent = answer => match sent {
+                Ok(response) => {
+                    let (parts, body) = response.into_parts();
+                    self.is_delimited = body.is_end_stream() || head::is_delimited(&parts);
+                    self.stage = Stage::Body(body, parts.status.as_u16());
+                    Ok(parts)
+                }
+                Err(mut error) => match error.take_message() {
+                    Some(request) => Err(Failure::Unsent(Box::new(request))),
+                    None => Err(Failure::Broken(error.into_error())),
+                },
+            },
+            () = overdue(self.write.as_ref()) => Err(Failure::Replaced),
+            () = late => Err(Failure::TimedOut),
+        }
+    }
+
+    /// The next frame of the answer's body; `Ok(None)` at its end.
+    ///
+    /// # Errors
+    /// [`Failure::Broken`], [`Failure::Replaced`].
+    pub async fn frame(&mut self) -> Result<Option<Frame<Bytes>>, Failure> {
+        let Stage::Body(body, _) = &mut self.stage else { return Ok(None) };
+        if body.is_end_stream() {
+            return Ok(None);
+        }
+        tokio::select! {
+            biased;
+            frame = body.frame() => frame.transpose().map_err(Failure::Broken),
+            () = overdue(self.write.as_ref()) => Err(Failure::Replaced),
+        }
+    }
+
+    /// The same, and tells when a newer token takes the fence, unless `is_hurried`. Without `reads` it only waits for that.
+    ///
+    /// # Errors
+    /// As [`Exchange::frame`].
+    pub async fn step(&mut self, reads: bool, is_hurried: bool) -> Result<Step, Failure> {
+        let Stage::Body(body, _) = &mut self.stage else { return Ok(Step::Frame(None)) };
+        if reads && body.is_end_stream() {
+            return Ok(Step::Frame(None));
+        }
+        let replaced = async {
+            match &self.write {
+                Some(write) if !is_hurried => drop(write.replaced().await),
+                _ => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            frame = body.frame(), if reads => frame.transpose().map(Step::Frame).map_err(Failure::Broken),
+            () = overdue(self.write.as_ref()) => Err(Failure::Replaced),
+            () = replaced => Ok(Step::Hurry),
+        }
+    }
+
+    /// Takes in an answer's body if it is small: then it is known whether all of it comes before the client is told anything.
+    ///
+    /// # Errors
+    /// As [`Exchange::frame`], and [`Failure::TimedOut`].
+    pub async fn take_small(&mut self, bytes_max: usize) -> Result<Taken, Failure> {
+        let Stage::Body(body, _) = &self.stage else { return Ok(Taken::Part(Vec::new())) };
+        let size = body.size_hint();
+        let announced = size.exact().map(|exact| usize::try_from(exact).unwrap_or(usize::MAX));
+        if announced == Some(0) {
+            return Ok(Taken::Whole(Bytes::new(), None));
+        }
+        let (is_small, is_large) = (announced.is_some_and(|len| len <= bytes_max), announced > Some(bytes_max));
+        if is_large {
+            return Ok(Taken::Part(Vec::new()));
+        }
+        let late_at = Instant::now() + self.answer_time;
+        let (mut frames, mut len, mut trailers, mut patience) = (Vec::new(), 0, None, PATIENCE);
+        loop {
+            let next = if is_small {
+                tokio::time::timeout_at(late_at, self.frame()).await.map_err(|_| Failure::TimedOut)??
+            } else {
+                match self.frame_soon(&mut patience).await? {
+                    Some(next) => next,
+                    None => return Ok(Taken::Part(frames)),
+                }
+            };
+            let Some(frame) = next else { break };
+            len += frame.data_ref().map_or(0, Bytes::len);
+            match frame.into_trailers() {
+                Ok(map) => trailers = Some(map),
+                Err(data) => frames.push(data),
+            }
+            if len > bytes_max {
+                frames.extend(trailers.map(Frame::trailers));
+                return Ok(Taken::Part(frames));
+            }
+        }
+        Ok(Taken::Whole(joined(frames, len), trailers))
+    }
+
+    /// The next frame if it is as good as there; nothing if it isn't.
+    async fn frame_soon(&mut self, patience: &mut usize) -> Result<Option<Option<Frame<Bytes>>>, Failure> {
+        loop {
+            let polled = {
+                let mut next = std::pin::pin!(self.frame());
+                std::future::poll_fn(|cx| std::task::Poll::Ready(next.as_mut().poll(cx))).await
+            };
+            match polled {
+                std::task::Poll::Ready(frame) => return frame.map(Some),
+                std::task::Poll::Pending if *patience == 0 => return Ok(None),
+                // The connection's own task may only need its turn.
+                std::task::Poll::Pending => {
+                    *patience -= 1;
+                    tokio::task::yield_now().await;
+                }
+            }
+        }
+    }
+
+    /// The whole answer has come: tells the fence, and gives the connection back where it is of further use.
+    pub async fn end(&mut self) {
+        let Stage::Body(_, status) = std::mem::take(&mut self.stage) else { return };
+        let Some(connection) = &self.connection else { return };
+        let is_whole = self.is_delimited || self.write.is_none() || status >= 300;
+        let knows = !UNKNOWING.contains(&status);
+        let is_sent = if !is_whole {
+            false
+        } else if connection.wire.is_sent() {
+            true
+        } else if status >= 300 || self.write.is_none() {
+            false
+        } else {
+            // Done, says the upstream, without having heard all of it. What it does with the rest isn't known.
+            tokio::select! {
+                sent = timeout(REST_TIME, connection.wire.sent()) => sent.unwrap_or(false),
+                () = overdue(self.write.as_ref()) => false,
+            }
+        };
+        if is_sent {
+            self.tell(if knows { Outcome::Known } else { Outcome::Unknown });
+            if let Some(connection) = self.connection.take() {
+                connection.put_back();
+            }
+            return;
+        }
+        self.cut();
+        // Refused, and no more of it can go out.
+        self.tell(if status >= 300 && knows { Outcome::Known } else { Outcome::Unknown });
+    }
+
+    /// It came to nothing: cuts the connection, then tells the fence.
+    pub fn fail(&mut self) {
+        self.stage = Stage::Over;
+        self.cut();
+        self.tell(Outcome::Unknown);
+    }
+
+    /// Nothing of it was sent: what to tell the fence is left to the next try.
+    pub fn give_up(&mut self) -> Option<InFlight> {
+        self.stage = Stage::Over;
+        self.connection = None;
+        self.write.take()
+    }
+
+    /// The answer is no message any more but a tunnel: its owner is to tell the fence.
+    pub fn into_tunnel(mut self) -> (Option<Connection>, Option<InFlight>) {
+        self.stage = Stage::Over;
+        (self.connection.take(), self.write.take())
+    }
+
+    /// The answer to what is no write.
+    pub fn into_read(mut self) -> Option<(Incoming, Connection)> {
+        let Stage::Body(body, _) = std::mem::take(&mut self.stage) else { return None };
+        Some((body, self.connection.take()?))
+    }
+
+    fn cut(&mut self) {
+        if let Some(connection) = self.connection.take() {
+            connection.cut();
+        }
+    }
+
+    fn tell(&mut self, outcome: Outcome) {
+        if let Some(write) = self.write.take() {
+            write.finish(outcome);
+        }
+    }
+
+    /// The same exchange, for a task that sees to its end.
+    fn orphaned(&mut self) -> Exchange {
+        Exchange {
+            stage: std::mem::take(&mut self.stage),
+            connection: self.connection.take(),
+            write: self.write.take(),
+            answer_time: self.answer_time,
+            is_delimited: self.is_delimited,
+            is_orphan: true,
+        }
+    }
+
+    /// Waits for its end without a client.
+    pub async fn see_out(mut self) {
+        let time = self.answer_time;
+        let whole = async {
+            if matches!(self.stage, Stage::Head(_)) && self.head().await?.status == StatusCode::SWITCHING_PROTOCOLS {
+                // A tunnel with nobody at its other end.
+                return Err(Failure::TimedOut);
+            }
+            while self.frame().await?.is_some() {}
+            Ok::<_, Failure>(())
+        };
+        match timeout(time, whole).await {
+            Ok(Ok(())) => self.end().await,
+            Ok(Err(Failure::Unsent(_))) => {
+                if let Some(write) = self.give_up() {
+                    write.finish(Outcome::Known);
+                }
+            }
+            Ok(Err(_)) | Err(_) => self.fail(),
+        }
+    }
+}
+
+fn joined(frames: Vec<Frame<Bytes>>, len: usize) -> Bytes {
+    let mut pieces = frames.into_iter().filter_map(|frame| frame.into_data().ok());
+    let first = pieces.next().unwrap_or_default();
+    if first.len() == len {
+        return first;
+    }
+    let mut all = BytesMut::with_capacity(len);
+    all.extend_from_slice(&first);
+    pieces.for_each(|piece| all.extend_from_slice(&piece));
+    all.freeze()
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        if self.write.is_none() {
+            return;
+        }
+        if !self.is_orphan
+            && !matches!(self.stage, Stage::Over)
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            runtime.spawn(self.orphaned().see_out());
+            return;
+        }
+        // The runtime ends, and with it the exchange: its end is unknown, but that no more of it goes out is certain.
+        self.fail();
+    }
+}

@@ -1,0 +1,420 @@
+//! Heads on their way through: what is refused, removed, and added.
+
+use std::fmt::Write;
+use std::net::IpAddr;
+
+use hyper::header::{
+    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue,
+    PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, VIA,
+};
+use hyper::http::response::Parts;
+use hyper::{Method, Version};
+
+use crate::fence::Claim;
+use crate::problem::{Kind, Problem};
+use crate::resource::Call;
+use crate::resource::headers::{FENCING_HOLDER, FENCING_TOKEN};
+
+/// The fence that the gate decided on, for upstreams that check again.
+pub const FENCING_FENCE: HeaderName = HeaderName::from_static("fencing-fence");
+const FENCING_VERDICT: HeaderName = HeaderName::from_static("fencing-verdict");
+const FENCING_HIGHEST: HeaderName = HeaderName::from_static("fencing-highest");
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+
+/// Headers that some upstreams take for the path of the request, past the one that was judged.
+const PATH_OVERRIDES: [HeaderName; 2] =
+    [HeaderName::from_static("x-original-url"), HeaderName::from_static("x-rewrite-url")];
+
+/// RFC 9110, section 7.6.1: about one connection, not about the message. `TE` and `Upgrade` are put back where they are passed on.
+const HOP_BY_HOP: [HeaderName; 9] = [
+    CONNECTION,
+    KEEP_ALIVE,
+    PROXY_CONNECTION,
+    PROXY_AUTHENTICATE,
+    PROXY_AUTHORIZATION,
+    TE,
+    TRANSFER_ENCODING,
+    UPGRADE,
+    HTTP2_SETTINGS,
+];
+
+/// How this proxy calls itself in `Via`.
+const PSEUDONYM: &str = "fencegate";
+/// A request that has passed this many gates goes in circles.
+const GATES_MAX: usize = 8;
+
+fn bad(why: impl Into<String>) -> Problem {
+    Problem::new(Kind::BadRequest, why)
+}
+
+/// Refuses requests whose end two parties could see in different places, and others that can't be passed on.
+///
+/// # Errors
+/// [`Kind::BadRequest`], [`Kind::NotImplemented`].
+pub fn check(call: &Call) -> Result<(), Problem> {
+    let headers = &call.headers;
+    if call.method == Method::CONNECT {
+        return Err(Problem::new(Kind::NotImplemented, "the gate opens no tunnels: CONNECT is not for it"));
+    }
+    check_framing(headers, call.version)?;
+    let mut hosts = headers.get_all(HOST).iter();
+    let host = hosts.next();
+    if hosts.next().is_some() {
+        return Err(bad("Host is given more than once"));
+    }
+    match (host, &call.authority) {
+        (None, None) if call.version == Version::HTTP_11 => return Err(bad("a request of HTTP/1.1 has a Host")),
+        (Some(host), _) if !host.as_bytes().iter().all(|byte| is_authority(*byte)) => {
+            return Err(bad("Host is not the name or address of a host"));
+        }
+        _ => {}
+    }
+    if headers.get_all(VIA).iter().map(gates).sum::<usize>() > GATES_MAX {
+        let why = format!("the request has passed more than {GATES_MAX} gates: it goes in circles");
+        return Err(Problem { proxy_error: Some("proxy_loop_detected"), ..bad(why) });
+    }
+    Ok(())
+}
+
+fn check_framing(headers: &HeaderMap, version: Version) -> Result<(), Problem> {
+    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
+    let length = lengths.next();
+    if lengths.next().is_some() {
+        return Err(bad("Content-Length is given more than once"));
+    }
+    if length.is_some_and(|length| length.is_empty() || !length.as_bytes().iter().all(u8::is_ascii_digit)) {
+        return Err(bad("Content-Length is not a number"));
+    }
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    let Some(coding) = codings.next() else { return Ok(()) };
+    if version != Version::HTTP_11 {
+        return Err(bad("Transfer-Encoding is for HTTP/1.1 only"));
+    }
+    if length.is_some() {
+        return Err(bad("a request has Content-Length or Transfer-Encoding, not both"));
+    }
+    if codings.next().is_some() || !coding.as_bytes().eq_ignore_ascii_case(b"chunked") {
+        return Err(Problem::new(Kind::NotImplemented, "the only transfer coding here is chunked, given once"));
+    }
+    Ok(())
+}
+
+fn is_authority(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_' | b':' | b'[' | b']' | b'~' | b'%')
+}
+
+fn gates(via: &HeaderValue) -> usize {
+    let Ok(via) = via.to_str() else { return 0 };
+    via.split(',').filter(|hop| hop.split_whitespace().nth(1) == Some(PSEUDONYM)).count()
+}
+
+/// Removes what is about the connection: the headers that are always, and those that `Connection` names.
+fn remove_hop_by_hop(headers: &mut HeaderMap) {
+    if headers.contains_key(CONNECTION) {
+        let named: Vec<HeaderName> = headers
+            .get_all(CONNECTION)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|value| value.split(','))
+            .filter_map(|name| name.trim().parse().ok())
+            .collect();
+        for name in named {
+            headers.remove(name);
+        }
+    }
+    for name in &HOP_BY_HOP {
+        headers.remove(name);
+    }
+}
+
+/// What a request's headers say about it that the gate has to know after they are changed.
+#[derive(Debug, Default)]
+pub struct Asked {
+    /// The protocol that it wants to change to.
+    pub upgrade: Option<HeaderValue>,
+    /// Whether it takes trailers.
+    pub takes_trailers: bool,
+}
+
+impl Asked {
+    /// Looks. An upgrade that can't be passed on is an offer that a server may leave alone (RFC 9110, section 7.8): to one of
+    /// several protocols, and to HTTP/2, after which requests would go past the gate.
+    pub fn of(call: &Call) -> Asked {
+        let says = |name: &HeaderName, token: &str| {
+            call.headers.get_all(name).iter().filter_map(|value| value.to_str().ok()).any(|value| {
+                value.split(',').any(|one| one.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case(token))
+            })
+        };
+        let mut upgrades = call.headers.get_all(UPGRADE).iter();
+        let is_one = |upgrade: &&HeaderValue| {
+            !upgrade.as_bytes().contains(&b',') && !upgrade.as_bytes().to_ascii_lowercase().starts_with(b"h2")
+        };
+        let upgrade = upgrades.next().filter(is_one).filter(|_| upgrades.next().is_none());
+        // Without the connection option, or in HTTP/2, the header says nothing.
+        let upgrade = upgrade.filter(|_| call.version == Version::HTTP_11 && says(&CONNECTION, "upgrade"));
+        Asked { upgrade: upgrade.cloned(), takes_trailers: says(&TE, "trailers") }
+    }
+}
+
+/// Makes the headers of a request those that are forwarded, all but `Host`.
+pub fn forward(call: &mut Call, asked: &Asked, claim: Option<&Claim>) {
+    let headers = &mut call.headers;
+    remove_hop_by_hop(headers);
+    if let Some(upgrade) = &asked.upgrade {
+        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(UPGRADE, upgrade.clone());
+    }
+    for name in &PATH_OVERRIDES {
+        headers.remove(name);
+    }
+    // The gate has met this expectation by reading the body.
+    if headers.get(EXPECT).is_some_and(|expect| expect.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
+        headers.remove(EXPECT);
+    }
+    let is_ours = |value: &HeaderValue| {
+        value.to_str().ok().and_then(|value| value.split_once(' ')).is_some_and(|(scheme, credential)| {
+            scheme.eq_ignore_ascii_case("bearer") && credential.trim_start_matches(' ').starts_with("fgt.")
+        })
+    };
+    if headers.get(AUTHORIZATION).is_some_and(is_ours) {
+        headers.remove(AUTHORIZATION);
+    }
+    if call.version == Version::HTTP_2 {
+        join_cookies(headers);
+    }
+    put_claim(headers, claim);
+    put_forwarded(call);
+}
+
+/// HTTP/2 has a line for each cookie, and everybody else one for all (RFC 9113, section 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    if headers.get_all(COOKIE).iter().nth(1).is_some() {
+        let all: Vec<&[u8]> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+        if let Ok(all) = HeaderValue::from_bytes(&all.join(&b"; "[..])) {
+            headers.insert(COOKIE, all);
+        }
+    }
+}
+
+/// What an upstream can check again. What the client said of it is of no meaning there unless it was judged.
+fn put_claim(headers: &mut HeaderMap, claim: Option<&Claim>) {
+    let Some(claim) = claim else {
+        headers.remove(FENCING_TOKEN);
+        headers.remove(FENCING_HOLDER);
+        headers.remove(FENCING_FENCE);
+        return;
+    };
+    headers.insert(FENCING_TOKEN, HeaderValue::from(claim.token.get()));
+    let fence = HeaderValue::try_from(claim.fence.as_str()).expect("the name of a fence is visible ASCII");
+    headers.insert(FENCING_FENCE, fence);
+    match &claim.holder {
+        Some(holder) => {
+            let holder = HeaderValue::try_from(holder.as_str()).expect("the name of a holder is printable ASCII");
+            headers.insert(FENCING_HOLDER, holder);
+        }
+        None => drop(headers.remove(FENCING_HOLDER)),
+    }
+}
+
+/// Adds to a list, in one line: some readers look at the first one only.
+fn add_to_list(headers: &mut HeaderMap, name: HeaderName, item: &str) {
+    let mut list = String::with_capacity(item.len());
+    for value in headers.get_all(&name).iter().filter_map(|value| value.to_str().ok()) {
+        list.push_str(value);
+        list.push_str(", ");
+    }
+    list.push_str(item);
+    if let Ok(list) = HeaderValue::try_from(list) {
+        headers.insert(name, list);
+    }
+}
+
+/// Says from whom, to whom and how the request came.
+fn put_forwarded(call: &mut Call) {
+    let Call { headers, authority, peer, version, .. } = call;
+    let ip = peer.ip().to_canonical();
+    let host = authority.as_deref().filter(|host| host.bytes().all(is_authority));
+    let mut element = String::with_capacity(64);
+    let _ = match ip {
+        IpAddr::V4(ip) => write!(element, "for={ip}"),
+        IpAddr::V6(ip) => write!(element, "for=\"[{ip}]\""),
+    };
+    if let Some(host) = host {
+        let _ = write!(element, ";host=\"{host}\"");
+    }
+    element.push_str(";proto=http");
+    add_to_list(headers, FORWARDED, &element);
+    element.clear();
+    let _ = write!(element, "{ip}");
+    add_to_list(headers, X_FORWARDED_FOR, &element);
+    // These two say how the first of all proxies was asked.
+    headers.entry(X_FORWARDED_PROTO).or_insert_with(|| HeaderValue::from_static("http"));
+    if let Some(host) = host.and_then(|host| HeaderValue::try_from(host).ok()) {
+        headers.entry(X_FORWARDED_HOST).or_insert(host);
+    }
+    headers.append(VIA, via(*version));
+}
+
+fn via(version: Version) -> HeaderValue {
+    HeaderValue::from_static(match version {
+        Version::HTTP_10 => "1.0 fencegate",
+        Version::HTTP_2 => "2.0 fencegate",
+        _ => "1.1 fencegate",
+    })
+}
+
+/// Says that trailers are welcome. `TE` is about the connection, so that `Connection` names it.
+pub fn ask_for_trailers(headers: &mut HeaderMap) {
+    headers.insert(TE, HeaderValue::from_static("trailers"));
+    let with_upgrade = headers.contains_key(UPGRADE);
+    headers.insert(CONNECTION, HeaderValue::from_static(if with_upgrade { "upgrade, te" } else { "te" }));
+}
+
+/// Whether the head of an answer with a body says where it ends.
+pub fn is_delimited(parts: &Parts) -> bool {
+    parts.version == Version::HTTP_2
+        || parts.headers.contains_key(CONTENT_LENGTH)
+        || parts.headers.contains_key(TRANSFER_ENCODING)
+}
+
+/// Refuses answers that can't be passed on.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check_answer(headers: &mut HeaderMap) -> Result<(), &'static str> {
+    if let Some(coding) = headers.get(TRANSFER_ENCODING) {
+        if !coding.as_bytes().eq_ignore_ascii_case(b"chunked") {
+            return Err("the upstream's answer has a transfer coding other than chunked");
+        }
+        // Of no meaning beside it (RFC 9112, section 6.3), and the client's connection is framed anew.
+        headers.remove(CONTENT_LENGTH);
+    }
+    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
+    if let (Some(first), Some(_)) = (lengths.next().cloned(), lengths.next()) {
+        headers.insert(CONTENT_LENGTH, first);
+    }
+    Ok(())
+}
+
+/// Makes the headers of an upstream's answer those that the client gets.
+pub fn answer(headers: &mut HeaderMap, version: Version) {
+    remove_hop_by_hop(headers);
+    // They are the gate's to say.
+    headers.remove(FENCING_VERDICT);
+    headers.remove(FENCING_HIGHEST);
+    headers.append(VIA, via(version));
+}
+
+/// Removes from trailers what is no trailer's to say (RFC 9110, section 6.5.1), for readers that merge them into the headers.
+pub fn trailers(mut trailers: HeaderMap) -> HeaderMap {
+    remove_hop_by_hop(&mut trailers);
+    for name in [
+        CONTENT_LENGTH,
+        HOST,
+        TRAILER,
+        AUTHORIZATION,
+        EXPECT,
+        FENCING_TOKEN,
+        FENCING_FENCE,
+        FENCING_HOLDER,
+        FENCING_VERDICT,
+        FENCING_HIGHEST,
+    ] {
+        trailers.remove(name);
+    }
+    trailers
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(lines: &[(&'static str, &'static str)]) -> HeaderMap {
+        let mut map = HeaderMap::new();
+        for (name, value) in lines {
+            map.append(*name, HeaderValue::from_static(value));
+        }
+        map
+    }
+
+    #[test]
+    fn what_frames_a_body_in_two_ways_is_refused() {
+        let kind = |lines: &[(&'static str, &'static str)], version| {
+            check_framing(&map(lines), version).err().map(|problem| problem.kind)
+        };
+        let (old, new) = (Version::HTTP_10, Version::HTTP_11);
+        assert_eq!(kind(&[("content-length", "5")], new), None);
+        assert_eq!(kind(&[("transfer-encoding", "Chunked")], new), None);
+        for lines in [
+            &[("content-length", "5"), ("content-length", "5")][..],
+            &[("content-length", "5"), ("content-length", "6")],
+            &[("content-length", "5, 5")],
+            &[("content-length", "+5")],
+            &[("content-length", "")],
+            &[("content-length", "0x5")],
+            &[("content-length", "5"), ("transfer-encoding", "chunked")],
+        ] {
+            assert_eq!(kind(lines, new), Some(Kind::BadRequest), "{lines:?}");
+        }
+        for lines in [
+            &[("transfer-encoding", "gzip, chunked")][..],
+            &[("transfer-encoding", "chunked"), ("transfer-encoding", "chunked")],
+            &[("transfer-encoding", "identity")],
+            &[("transfer-encoding", "xchunked")],
+            &[("transfer-encoding", "")],
+        ] {
+            assert_eq!(kind(lines, new), Some(Kind::NotImplemented), "{lines:?}");
+        }
+        assert_eq!(kind(&[("transfer-encoding", "chunked")], old), Some(Kind::BadRequest));
+    }
+
+    #[test]
+    fn hop_by_hop_headers_are_removed() {
+        let mut headers = map(&[
+            ("connection", "keep-alive, X-Private"),
+            ("connection", "x-other"),
+            ("keep-alive", "timeout=5"),
+            ("x-private", "1"),
+            ("x-other", "2"),
+            ("x-end-to-end", "3"),
+            ("te", "trailers"),
+            ("proxy-authorization", "Basic x"),
+            ("upgrade", "websocket"),
+            ("fencing-verdict", "admitted"),
+            ("fencing-highest", "9"),
+        ]);
+        answer(&mut headers, Version::HTTP_11);
+        assert_eq!(headers, map(&[("x-end-to-end", "3"), ("via", "1.1 fencegate")]));
+    }
+
+    #[test]
+    fn cookies_stand_in_one_line() {
+        let mut headers = map(&[("cookie", "a=b"), ("cookie", "c=d"), ("x", "y")]);
+        join_cookies(&mut headers);
+        assert_eq!(headers, map(&[("cookie", "a=b; c=d"), ("x", "y")]));
+    }
+
+    #[test]
+    fn lists_are_added_to() {
+        let mut headers = map(&[("x-forwarded-for", "10.0.0.1"), ("x-forwarded-for", "10.0.0.2")]);
+        add_to_list(&mut headers, X_FORWARDED_FOR, "::1");
+        assert_eq!(headers, map(&[("x-forwarded-for", "10.0.0.1, 10.0.0.2, ::1")]));
+    }
+
+    #[test]
+    fn our_own_hops_are_counted() {
+        assert_eq!(gates(&HeaderValue::from_static("1.1 fencegate, 1.1 other, 2.0 fencegate (x)")), 2);
+        assert_eq!(gates(&HeaderValue::from_static("fencegate, 1.1 fencegate2")), 0);
+    }
+
+    #[test]
+    fn trailers_say_nothing_of_the_message() {
+        let left = trailers(map(&[("checksum", "1"), ("fencing-token", "9"), ("content-length", "5"), ("host", "x")]));
+        assert_eq!(left, map(&[("checksum", "1")]));
+    }
+}

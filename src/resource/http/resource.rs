@@ -1,0 +1,198 @@
+//! An HTTP upstream as a [`Resource`].
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use hyper::http::uri::Authority;
+
+use crate::fence::drain::Purpose;
+use crate::fence::{Claim, FenceName, Token};
+use crate::problem::Problem;
+use crate::resource::{Boxed, Call, Claimed, Event, FenceInfo, Guarantee, Happened, Knock, Resource, Served};
+
+use super::fences::Fences;
+use super::limits::Limits;
+use super::pool::Pool;
+use super::rules::Rules;
+use super::template::Template;
+use super::upstream::Upstream;
+
+/// What an HTTP resource is made of.
+#[allow(missing_debug_implementations, reason = "the fences have none")]
+pub struct Options {
+    /// Its name in the configuration.
+    pub name: String,
+    /// Its mount point, for paths in headers: `/`, or `/stock` without a slash at its end.
+    pub mount: String,
+    /// Where its requests go.
+    pub upstream: Upstream,
+    /// How its fences are named.
+    pub fence: Template,
+    /// What is a write.
+    pub rules: Rules,
+    /// Limits towards the upstream.
+    pub limits: Limits,
+    /// The fences of all HTTP resources.
+    pub fences: Arc<Fences>,
+    /// Which of their scopes is this resource's.
+    pub scope: usize,
+    /// Whether writes without a token are refused, as in the scope's policy.
+    pub enforce: bool,
+}
+
+/// An HTTP upstream behind the gate.
+#[allow(missing_debug_implementations, reason = "the fences have none")]
+pub struct Http {
+    name: String,
+    pub(super) mount: String,
+    pub(super) template: Template,
+    pub(super) rules: Rules,
+    pub(super) limits: Limits,
+    pub(super) fences: Arc<Fences>,
+    pub(super) scope: usize,
+    pub(super) enforce: bool,
+    pub(super) pool: Arc<Pool>,
+    /// The upstream's authority as HTTP/2 has it.
+    pub(super) authority: Option<Authority>,
+    /// When it was last told that the upstream can't be reached, in milliseconds since it was opened.
+    complained_at_ms: AtomicU64,
+    opened: Instant,
+}
+
+/// How often at most it is told that the upstream can't be reached.
+const COMPLAIN_EVERY_MS: u64 = 1_000;
+
+impl Http {
+    /// Opens it. No connection is made before the first request.
+    ///
+    /// # Errors
+    /// Limits that let nothing through.
+    pub fn open(options: Options) -> Result<Http, String> {
+        let Options { name, mount, upstream, fence, rules, limits, fences, scope, enforce } = options;
+        if limits.connect_time.is_zero() || limits.answer_time.is_zero() || limits.connections_per_thread == 0 {
+            return Err(
+                "the times to connect and to answer, and the number of connections, have to be above zero".into()
+            );
+        }
+        let authority = upstream.authority().parse().map_err(|error| format!("{upstream}: {error}"))?;
+        Ok(Http {
+            name,
+            mount,
+            template: fence,
+            rules,
+            limits,
+            fences,
+            scope,
+            enforce,
+            pool: Pool::new(upstream, limits),
+            authority: Some(authority),
+            complained_at_ms: AtomicU64::new(0),
+            opened: Instant::now(),
+        })
+    }
+
+    /// Tells the operators what is wrong with the upstream, now and then.
+    pub(super) fn complain(&self, why: &str) {
+        let now =
+            u64::try_from(self.opened.elapsed().as_millis()).unwrap_or(u64::MAX).saturating_add(COMPLAIN_EVERY_MS);
+        let before = self.complained_at_ms.load(Ordering::Relaxed);
+        if now.saturating_sub(before) >= COMPLAIN_EVERY_MS
+            && self.complained_at_ms.compare_exchange(before, now, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+        {
+            tracing::warn!(resource = self.name, upstream = %self.upstream(), why, "the upstream can't be reached");
+        }
+    }
+
+    pub(super) fn upstream(&self) -> &Upstream {
+        self.pool.upstream()
+    }
+}
+
+impl Resource for Http {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn kind(&self) -> &'static str {
+        "http"
+    }
+
+    fn guarantee(&self) -> Guarantee {
+        Guarantee::Drained
+    }
+
+    fn location(&self) -> String {
+        self.upstream().to_string()
+    }
+
+    fn fence(&self, name: &str) -> Option<FenceInfo> {
+        self.fences.info(self.scope, name)
+    }
+
+    fn fences(&self, prefix: &str, after: &str, limit: usize) -> Vec<FenceInfo> {
+        let mut found = self.fences.list(self.scope, prefix, after, limit);
+        // The one that it has whatever the path is stands there before its first claim, too.
+        if let Some(fixed) = self.template.fixed()
+            && found.is_empty()
+            && limit > 0
+            && fixed.starts_with(prefix)
+            && fixed.as_str() > after
+        {
+            found.extend(self.fence(fixed));
+        }
+        found
+    }
+
+    fn call(&self, call: Call) -> Boxed<'_, Result<Served, Problem>> {
+        Box::pin(self.serve(call))
+    }
+
+    fn claim(&self, claim: Claim) -> Boxed<'_, Result<Claimed, Problem>> {
+        Box::pin(async move {
+            let admitted = self.fences.admit(self.scope, &claim, Purpose::Read).await?;
+            Ok(Claimed { verdict: admitted.verdict, previous: admitted.previous })
+        })
+    }
+
+    fn history(&self, fence: &FenceName, before: i64, limit: usize) -> Boxed<'_, Result<Vec<Event>, Problem>> {
+        let fence = fence.clone();
+        Box::pin(async move { self.fences.history(self.scope, &fence, before, limit).await })
+    }
+
+    fn knocks(&self, fence: &FenceName) -> Boxed<'_, Result<Vec<Knock>, Problem>> {
+        let fence = fence.clone();
+        Box::pin(async move { self.fences.knocks(self.scope, &fence).await })
+    }
+
+    fn reset(&self, fence: &FenceName, to: Option<Token>, reason: String) -> Boxed<'_, Result<Option<Token>, Problem>> {
+        let fence = fence.clone();
+        Box::pin(async move { self.fences.reset(self.scope, &fence, to, reason).await })
+    }
+
+    fn release(&self, fence: &FenceName, reason: String) -> Boxed<'_, Result<bool, Problem>> {
+        let fence = fence.clone();
+        Box::pin(async move { self.fences.release(self.scope, &fence, reason).await })
+    }
+
+    fn trouble(&self) -> Option<String> {
+        self.fences.trouble()
+    }
+
+    fn gauges(&self) -> Vec<(&'static str, f64)> {
+        let (open, idle) = self.pool.counts();
+        let mut gauges = self.fences.gauges(self.scope);
+        gauges.push(("fencegate_http_connections", open as f64));
+        gauges.push(("fencegate_http_connections_idle", idle as f64));
+        gauges
+    }
+
+    fn happened(&self) -> Vec<Happened> {
+        self.fences.happened(self.scope)
+    }
+
+    fn stop(&self) {
+        self.pool.close();
+        self.fences.stop();
+    }
+}

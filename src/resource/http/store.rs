@@ -1,0 +1,293 @@
+//! Where the fences of HTTP resources are remembered: the file `fences.db` in the data directory.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rusqlite::{Connection, ErrorCode, OptionalExtension as _, params};
+
+use crate::fence::{Holder, Mark, Token};
+use crate::lock::{LockError, LockFile};
+use crate::resource::records::{self, Line};
+use crate::resource::refusals::{Knocks, Presenter};
+use crate::resource::sqlite::db::{Access, connect};
+use crate::resource::sqlite::raw::SqliteError;
+use crate::resource::threads;
+
+use super::index::FENCES_MAX;
+use super::journal::StoreId;
+
+mod embedded {
+    refinery::embed_migrations!("migrations/fences");
+}
+
+/// The database's name in the data directory.
+pub const FILE_NAME: &str = "fences.db";
+/// The crash journal beside it.
+pub const JOURNAL_NAME: &str = "fences.journal";
+/// Held locked while a gate has the two.
+const LOCK_NAME: &str = "fences.lock";
+/// The table in which refinery keeps which migrations were run.
+const MIGRATIONS_TABLE: &str = "fencegate_migrations";
+/// How long to wait for another connection that writes to the database.
+const BUSY: Duration = Duration::from_millis(500);
+
+/// Why the fences of a data directory can't be opened.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum OpenError {
+    /// Another gate has them.
+    #[error("{file} is in use by another gate ({holder}); stop that one first, or give this one another --data-dir (lock: {lock})",
+        file = file.display(), lock = lock.display())]
+    Locked {
+        /// The database file.
+        file: PathBuf,
+        /// What the other gate wrote about itself.
+        holder: String,
+        /// The lock file.
+        lock: PathBuf,
+    },
+    /// They were written by a newer fencegate.
+    #[error("{file} was written by a newer fencegate (it has schema {migration}); use that version or a later one",
+        file = file.display())]
+    Newer {
+        /// The database file.
+        file: PathBuf,
+        /// The migration that this program doesn't know.
+        migration: String,
+    },
+    /// A file can't be used.
+    #[error("{file} can't be opened: {why}", file = file.display())]
+    File {
+        /// The file.
+        file: PathBuf,
+        /// What SQLite or the operating system said.
+        why: String,
+    },
+}
+
+impl OpenError {
+    /// This file can't be used.
+    pub fn file(file: &Path, why: &impl ToString) -> OpenError {
+        OpenError::File { file: file.to_owned(), why: why.to_string() }
+    }
+}
+
+/// One mark as it is stored.
+#[derive(Debug)]
+pub struct Row<'a> {
+    /// The fence's number, from 0.
+    pub id: u32,
+    /// The fence.
+    pub fence: &'a str,
+    /// The mark.
+    pub mark: Option<(Token, Option<&'a str>)>,
+    /// When it rose.
+    pub advanced_at_ms: i64,
+    /// Whether the advance to it was complete.
+    pub is_settled: bool,
+}
+
+/// Something to write.
+#[derive(Debug, Clone)]
+pub enum Write {
+    /// A mark.
+    Mark {
+        /// The mark before.
+        before: Option<Mark>,
+        /// The mark after.
+        after: Option<Mark>,
+        /// Whether the advance to it is complete.
+        is_settled: bool,
+        /// `advanced`, `bound` or `reset`.
+        event: &'static str,
+        /// An operator's reason.
+        reason: Option<String>,
+    },
+    /// The advance to this mark, if it still is the mark, is complete.
+    Settled(Option<Token>),
+    /// A line in the history that changes no mark.
+    Line {
+        /// `quarantined`, `settled` or `released`.
+        event: &'static str,
+        /// When, in milliseconds since 1970 (UTC).
+        at_ms: i64,
+        /// The mark.
+        mark: Option<Mark>,
+        /// Why.
+        reason: Option<String>,
+    },
+    /// Nothing: done when everything before it is.
+    Nothing,
+}
+
+/// The open database, and the lock that keeps other gates away from it.
+#[derive(Debug)]
+pub struct Store {
+    /// For the store's own thread.
+    pub writer: Connection,
+    /// For what operators read.
+    pub reader: Connection,
+    /// What the journal must name.
+    pub id: StoreId,
+    /// Numbers of fences are below this.
+    pub numbers: u32,
+    /// The file.
+    pub file: PathBuf,
+    /// The lock.
+    pub lock: LockFile,
+}
+
+fn migrate(file: &Path, conn: &mut Connection) -> Result<(), OpenError> {
+    let mut runner = embedded::migrations::runner().set_abort_divergent(true).set_abort_missing(true).set_grouped(true);
+    runner.set_migration_table_name(MIGRATIONS_TABLE);
+    match runner.run(conn) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(match error.kind() {
+            refinery::error::Kind::MissingVersion(migration) => {
+                OpenError::Newer { file: file.to_owned(), migration: migration.to_string() }
+            }
+            _ => OpenError::file(file, &error),
+        }),
+    }
+}
+
+/// The number of the store, made where it has none yet.
+fn store_id(conn: &Connection) -> rusqlite::Result<StoreId> {
+    let known: Option<StoreId> = conn.query_row("SELECT id FROM store", [], |row| row.get(0)).optional()?;
+    if let Some(known) = known {
+        return Ok(known);
+    }
+    let mut id = StoreId::default();
+    getrandom::fill(&mut id).map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))?;
+    conn.execute("INSERT INTO store (id) VALUES (?1)", [id])?;
+    Ok(id)
+}
+
+impl Store {
+    /// Opens the database in this directory, making both where they are missing, and brings its schema up to date.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub fn open(dir: &Path) -> Result<Store, OpenError> {
+        std::fs::create_dir_all(dir).map_err(|error| OpenError::file(dir, &error))?;
+        let file = dir.join(FILE_NAME);
+        let lock = LockFile::take(&dir.join(LOCK_NAME)).map_err(|error| match error {
+            LockError::Held { path, holder } => OpenError::Locked { file: file.clone(), holder, lock: path },
+            LockError::Io { path, source } => OpenError::file(&path, &source),
+        })?;
+        let cannot = |error: SqliteError| OpenError::file(&file, &error.message);
+        let mut writer = connect(&file, Access::Write, BUSY).map_err(cannot)?;
+        migrate(&file, &mut writer)?;
+        let reader = connect(&file, Access::Read, BUSY).map_err(cannot)?;
+        let id = store_id(&writer).map_err(|error| OpenError::file(&file, &error))?;
+        let highest = "SELECT ifnull(max(id), 0) FROM mark";
+        let numbers: i64 =
+            writer.query_row(highest, [], |row| row.get(0)).map_err(|error| OpenError::file(&file, &error))?;
+        let numbers = u32::try_from(numbers).ok().filter(|numbers| *numbers <= FENCES_MAX);
+        let numbers = numbers.ok_or_else(|| OpenError::file(&file, &"it has more fences than a gate can have"))?;
+        Ok(Store { writer, reader, id, numbers, file, lock })
+    }
+
+    /// Reads all marks.
+    ///
+    /// # Errors
+    /// SQLite's own, and a row that can't be understood: a mark is never guessed.
+    pub fn load(&self, mut each: impl FnMut(Row<'_>)) -> Result<(), OpenError> {
+        let damaged =
+            |fence: &str| OpenError::file(&self.file, &format!("the mark of fence {fence} can't be understood"));
+        let cannot = |error: rusqlite::Error| OpenError::file(&self.file, &error);
+        let sql = "SELECT id, fence, token, holder, advanced_at_ms, settled FROM mark";
+        let mut stmt = self.reader.prepare(sql).map_err(cannot)?;
+        let mut rows = stmt.query([]).map_err(cannot)?;
+        while let Some(row) = rows.next().map_err(cannot)? {
+            let text =
+                |column| row.get_ref(column).map_err(cannot)?.as_str_or_null().map_err(|error| cannot(error.into()));
+            let id: i64 = row.get(0).map_err(cannot)?;
+            let fence = text(1)?.unwrap_or_default();
+            let id = u32::try_from(id - 1).ok().filter(|id| *id < self.numbers).ok_or_else(|| damaged(fence))?;
+            let mark = match row.get(2).map_err(cannot)? {
+                None::<i64> => None,
+                Some(token) => {
+                    let token = u64::try_from(token).ok().and_then(|token| Token::new(token).ok());
+                    Some((token.ok_or_else(|| damaged(fence))?, text(3)?))
+                }
+            };
+            let (advanced_at_ms, is_settled) = (row.get(4).map_err(cannot)?, row.get(5).map_err(cannot)?);
+            each(Row { id, fence, mark, advanced_at_ms, is_settled });
+        }
+        Ok(())
+    }
+}
+
+/// Does all of this in one transaction, which is durable when this returns, or none of it.
+///
+/// # Errors
+/// SQLite's own.
+pub fn commit<'a>(
+    conn: &Connection,
+    writes: impl Iterator<Item = (u32, &'a str, &'a Write)>,
+    refusals: &HashMap<Presenter, Knocks>,
+    at_ms: i64,
+) -> rusqlite::Result<()> {
+    conn.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
+    let write_all = || {
+        for (id, fence, what) in writes {
+            write(conn, id, fence, what, at_ms)?;
+        }
+        records::write_refusals(conn, refusals)?;
+        let committed = conn.prepare_cached("COMMIT")?.execute([]);
+        if committed.as_ref().is_err_and(|error| error.sqlite_error_code() == Some(ErrorCode::SystemIoFailure)) {
+            // The mark may be on disk, or come there, and be complete there: then nothing older may start, and taking it back in
+            // memory alone would let it. A fresh start reads what became of it, with the door closed until then.
+            threads::abort("the disk failed in the middle of a commit of marks");
+        }
+        committed
+    };
+    let written = write_all();
+    if written.is_err() && !conn.is_autocommit() {
+        // Where not even that is possible, the next BEGIN fails, and says why.
+        let _ = conn.prepare_cached("ROLLBACK").and_then(|mut rollback| rollback.execute([]));
+    }
+    written.map(|_| ())
+}
+
+fn write(conn: &Connection, id: u32, fence: &str, what: &Write, at_ms: i64) -> rusqlite::Result<()> {
+    let id = i64::from(id) + 1;
+    match what {
+        Write::Mark { before, after, is_settled, event, reason } => {
+            let set = "INSERT INTO mark (id, fence, token, holder, advanced_at_ms, settled, resets)
+                VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT (id) DO UPDATE SET
+                token = excluded.token, holder = excluded.holder, settled = excluded.settled,
+                advanced_at_ms = iif(?8, advanced_at_ms, excluded.advanced_at_ms), resets = resets + excluded.resets";
+            let token = after.as_ref().map(|mark| mark.token.as_i64());
+            let holder = after.as_ref().and_then(|mark| mark.holder.as_ref()).map(Holder::as_str);
+            let (is_reset, is_bound) = (*event == "reset", *event == "bound");
+            let row = params![id, fence, token, holder, at_ms, is_settled, is_reset, is_bound];
+            conn.prepare_cached(set)?.execute(row)?;
+            let (after, before, reason) = (after.as_ref(), before.as_ref(), reason.as_deref());
+            records::log(conn, &Line { fence, at_ms, event, after, before, reason })
+        }
+        Write::Settled(token) => {
+            let set = "UPDATE mark SET settled = 1 WHERE id = ?1 AND token IS ?2";
+            conn.prepare_cached(set)?.execute(params![id, token.map(Token::as_i64)])?;
+            Ok(())
+        }
+        Write::Line { event, at_ms, mark, reason } => {
+            let (after, reason) = (mark.as_ref(), reason.as_deref());
+            records::log(conn, &Line { fence, at_ms: *at_ms, event, after, before: after, reason })
+        }
+        Write::Nothing => Ok(()),
+    }
+}
+
+/// The names of fences that have the prefix and come after `after`, in order.
+///
+/// # Errors
+/// SQLite's own.
+pub fn names(conn: &Connection, prefix: &str, after: &str, limit: usize) -> rusqlite::Result<Vec<String>> {
+    // Names are ASCII: what has the prefix lies between it and the prefix with the highest byte there can be behind it.
+    let sql = "SELECT fence FROM mark WHERE fence > ?1 AND fence >= ?2 AND fence < ?2 || x'7f' ORDER BY fence LIMIT ?3";
+    let mut stmt = conn.prepare_cached(sql)?;
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    stmt.query_map(params![after, prefix, limit], |row| row.get(0))?.collect()
+}

@@ -1,0 +1,93 @@
+//! The body of a request, and what becomes of the part that nobody reads.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::BodyExt;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::header::EXPECT;
+use hyper::{Request, Version};
+
+/// Most bytes that are taken in although nobody reads them.
+const REST_BYTES_MAX: usize = 256 * 1024;
+/// How long that may take.
+const REST_TIME: Duration = Duration::from_secs(5);
+
+/// A request's body.
+///
+/// What nobody has read of it when it is dropped, because the request was refused, say, is still taken in where it is short. Else
+/// the connection would have to be closed: the client's next request would end without an answer, and bytes that come to a closed
+/// connection can destroy the answer that is on its way.
+#[derive(Debug)]
+pub struct Received {
+    /// There until it is dropped.
+    body: Option<Incoming>,
+    /// Whether the rest is of any use to the connection, and the client will send it.
+    takes_rest: bool,
+}
+
+impl Received {
+    /// Takes the body of a request.
+    pub fn split(request: Request<Incoming>) -> (hyper::http::request::Parts, Received) {
+        let (parts, body) = request.into_parts();
+        // A client that waits to be asked for its body doesn't send it after a refusal.
+        let takes_rest = parts.version != Version::HTTP_2 && !parts.headers.contains_key(EXPECT);
+        (parts, Received { body: Some(body), takes_rest })
+    }
+
+    /// Whether the client's connection ends with the answer if this is dropped now.
+    pub fn ends_connection(&self) -> bool {
+        let is_taken_in = self.takes_rest && self.is_short();
+        !is_taken_in && !self.is_end_stream()
+    }
+
+    fn is_short(&self) -> bool {
+        self.size_hint().lower() <= REST_BYTES_MAX as u64
+    }
+
+    fn body(&self) -> &Incoming {
+        self.body.as_ref().expect("it is there until it is dropped")
+    }
+}
+
+impl Body for Received {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        Pin::new(self.body.as_mut().expect("it is there until it is dropped")).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body().is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body().size_hint()
+    }
+}
+
+impl Drop for Received {
+    fn drop(&mut self) {
+        let is_wanted = self.takes_rest && self.is_short();
+        let Some(body) = self.body.take() else { return };
+        if is_wanted
+            && !body.is_end_stream()
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            runtime.spawn(tokio::time::timeout(REST_TIME, take_in(body)));
+        }
+    }
+}
+
+async fn take_in(mut body: Incoming) {
+    let mut len = 0;
+    while let Some(Ok(frame)) = body.frame().await {
+        len += frame.data_ref().map_or(0, Bytes::len);
+        if len > REST_BYTES_MAX {
+            return;
+        }
+    }
+}
