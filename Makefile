@@ -54,6 +54,11 @@ bench: ## benchmarks: the core, and durable writes against a plain loop
 	@scripts/ensure rust cc
 	$(CARGO) bench --locked
 
+.PHONY: bench-proxy
+bench-proxy: ## CPU time and latency of a proxied, fenced write, against nginx and HAProxy in one run; ARGS="--body 65536" …
+	@scripts/ensure rust cc nginx wrk haproxy
+	PATH=$$PATH:/usr/sbin $(CARGO) bench --locked --bench proxy -- $(ARGS)
+
 .PHONY: deps
 deps: ## install the tools that the other targets need and fetch the crates
 	@scripts/ensure rust cc node python nginx etcd
