@@ -10,15 +10,19 @@ pub fn now_ms() -> i64 {
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
-/// A thread of the database ended by a panic: nothing can be promised any more, so the process ends at once and whoever runs it
-/// starts it anew. What was answered is on disk.
+/// Ends the process at once: nothing can be promised any more, and whoever runs it starts it anew. What was answered is on disk.
+pub fn abort(why: &str) -> ! {
+    tracing::error!("{why}; stopping the process");
+    std::process::abort();
+}
+
+/// A thread of the database ended by a panic.
 struct AbortOnPanic;
 
 impl Drop for AbortOnPanic {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            tracing::error!("a database thread panicked; stopping the process");
-            std::process::abort();
+            abort("a database thread panicked");
         }
     }
 }

@@ -318,3 +318,28 @@ fn below_a_mount_point() {
     let message = answer.json()["message"].as_str().expect("text").to_owned();
     assert!(message.contains("/audit/, /shop/") && message.contains("slash at its end"), "{message}");
 }
+
+#[test]
+fn connections_have_their_number_and_their_time() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let config = dir.path().join("gate.toml");
+    let resource = "[[resource]]\nname = \"app\"\nkind = \"sqlite\"\nfile = \"app.db\"\n";
+    let limits = "[limits]\nconnections = 1\nheader_time = \"1s\"\nbody_time = \"1s\"\n";
+    std::fs::write(&config, format!("{resource}{limits}")).expect("written");
+    let gate = Gate::start(dir.path(), &["--config", config.to_str().expect("UTF-8")]);
+    let mut first = gate.client();
+    // One that sends no headers is closed; until then there is no room for another one.
+    first.read_answer().expect_err("it is closed");
+    let slow = loop {
+        let mut slow = gate.client();
+        let head = "POST /v2/pipeline HTTP/1.1\r\nhost: gate\r\ncontent-length: 100\r\n\r\n";
+        let answer = slow.send(head.as_bytes()).and_then(|()| slow.read_answer());
+        match answer {
+            Ok(answer) if answer.status == 408 => break answer,
+            // The place of the one before is free a moment after that one sees its end.
+            Ok(answer) => assert_eq!(answer.status, 503),
+            Err(_) => {}
+        }
+    };
+    assert_eq!(slow.code(), "REQUEST_TIMEOUT");
+}

@@ -221,6 +221,14 @@ async fn as_many_transactions_as_there_may_be() {
     assert_eq!(code(&gate.sql("", "BEGIN").await), "OVERLOADED");
     assert_eq!(code(&gate.sql("1", "BEGIN IMMEDIATE").await), "OVERLOADED");
     gate.sql("1", INSERT).await.unwrap();
+    // Neither does one need a place that is run by itself, as any is that takes its time.
+    let alone = "INSERT OR ROLLBACK INTO t (id) VALUES (900), (900)";
+    assert_eq!(code(&gate.sql("1", alone).await), "SQLITE_CONSTRAINT");
+    let late = gate.ask("1", vec![execute(INSERT), execute("SAVEPOINT s")]).await;
+    assert_eq!(refusal(&late), "OVERLOADED", "before anything is applied: {late:?}");
+    let setting = gate.ask("1", vec![execute(INSERT), execute("PRAGMA foreign_keys = off")]).await.unwrap();
+    assert_eq!(setting.iter().map(|answer| code(&result(answer)).to_owned()).collect::<Vec<_>>(), ["ok", "OVERLOADED"]);
+    assert_eq!(gate.column(COUNT).await, ["2"]);
     one.close().await;
     gate.client("1").sql("BEGIN IMMEDIATE").await.unwrap();
     assert_eq!(code(&gate.sql("", "BEGIN").await), "OVERLOADED");

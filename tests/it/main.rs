@@ -13,6 +13,7 @@ mod faults;
 mod fences;
 mod fences_crash;
 mod fences_race;
+mod functions;
 mod garbage;
 mod gate;
 mod hrana;

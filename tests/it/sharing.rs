@@ -247,6 +247,43 @@ async fn an_answer_never_grows_past_its_limit() {
     assert_eq!(code(&result(&results[401])), "RESPONSE_TOO_LARGE");
 }
 
+#[tokio::test]
+async fn a_result_has_as_many_rows_as_it_may() {
+    let gate = Gate::with(&[], Limits { result_rows: 3, ..patient() });
+    gate.script("1", "CREATE TABLE t (v); INSERT INTO t VALUES (1), (2), (3)").await;
+    assert_eq!(gate.column("SELECT v FROM t").await, ["1", "2", "3"]);
+    let more = "SELECT v FROM t UNION ALL SELECT 4";
+    let insert = "INSERT INTO t VALUES (4), (5), (6), (7) RETURNING v";
+    for (token, sql) in [("", more), ("1", more), ("1", insert)] {
+        assert_eq!(code(&gate.sql(token, sql).await), "RESPONSE_TOO_LARGE", "{sql} with {token:?}");
+    }
+    assert_eq!(gate.column("SELECT v FROM t").await, ["1", "2", "3"], "it is undone");
+    // Rows that nobody wants are not a result.
+    let unwanted = json!({"type": "execute", "stmt": {"sql": more, "want_rows": false}});
+    assert_eq!(code(&result(&gate.ask("", vec![unwanted]).await.unwrap()[0])), "ok");
+}
+
+#[tokio::test]
+async fn texts_values_and_messages_have_their_length() {
+    let gate = Gate::with(&[], Limits { sql_bytes: 2000, value_bytes: 5000, ..patient() });
+    let sql = |length: usize| format!("SELECT 1{}", " ".repeat(length - "SELECT 1".len()));
+    let pattern = |operator: &str, length: usize| format!("SELECT 'a' {operator} printf('%.{length}c', 'a')");
+    for (sql, expected) in [
+        (sql(2000), "ok"),
+        (sql(2001), "SQLITE_TOOBIG"),
+        ("SELECT length(zeroblob(5000))".to_owned(), "ok"),
+        ("SELECT length(randomblob(5001))".to_owned(), "SQLITE_TOOBIG"),
+        (pattern("LIKE", 250), "ok"),
+        (pattern("LIKE", 251), "SQLITE_ERROR"),
+        (pattern("GLOB", 250), "ok"),
+        (pattern("GLOB", 251), "SQLITE_ERROR"),
+    ] {
+        assert_eq!(code(&gate.sql("", &sql).await), expected, "{}", &sql[..sql.len().min(60)]);
+    }
+    let long = gate.sql("", &"A".repeat(1900)).await.unwrap_err();
+    assert!(long.len() < 1100 && long.ends_with('…'), "{long}");
+}
+
 /// SQLite says that the database is full where an AUTOINCREMENT has come to its end, and then takes back the whole transaction.
 #[tokio::test]
 async fn a_table_that_is_full_is_no_full_disk() {
@@ -259,9 +296,15 @@ async fn a_table_that_is_full_is_no_full_disk() {
     .await;
     for _ in 0..5 {
         let answer = among_innocents(&gate, vec![execute("INSERT INTO a DEFAULT VALUES")]).await;
-        assert!(answer.is_err(), "{answer:?}");
+        assert_eq!(code(&result(&answer.unwrap()[0])), "SQLITE_FULL");
         assert_eq!(gate.db.trouble(), None);
     }
+    let mut inside = gate.client("1");
+    inside.sql("BEGIN").await.unwrap();
+    inside.sql("INSERT INTO t VALUES (50, 'gone')").await.unwrap();
+    assert_eq!(code(&inside.sql("INSERT INTO a DEFAULT VALUES").await), "SQLITE_FULL");
+    assert_eq!(code(&inside.sql("COMMIT").await), "SQLITE_ERROR", "SQLite has rolled it back");
+    assert_eq!(gate.column("SELECT count(*) FROM t WHERE id = 50").await, ["0"]);
 }
 
 #[tokio::test]

@@ -5,6 +5,8 @@
 //! All else is *unknown*, and said only after the connection is cut. The order is always the same: first no byte can go out any
 //! more, then the fence is told.
 //!
+//! An upstream that answers 502 or 504 is itself a gateway that doesn't know: such an answer is passed on, and counts as unknown.
+//!
 //! An answer to a write that ends with its connection, without a length, is never known to be whole: a dying server ends its
 //! connections, too.
 //!
@@ -26,6 +28,8 @@ use super::conn::{Answer, Connection};
 use super::fences::InFlight;
 use super::head;
 
+/// Bad Gateway and Gateway Timeout: what is behind the upstream may still apply the write (RFC 9110, sections 15.6.3 and 15.6.5).
+const UNKNOWING: [u16; 2] = [502, 504];
 /// How long an upstream that has answered may take for the rest of the request.
 const REST_TIME: Duration = Duration::from_secs(1);
 /// How often to give an answer's end the chance to come before a task of its own is made for it.
@@ -268,6 +272,7 @@ impl Exchange {
         let Stage::Body(_, status) = std::mem::take(&mut self.stage) else { return };
         let Some(connection) = &self.connection else { return };
         let is_whole = self.is_delimited || self.write.is_none() || status >= 300;
+        let knows = !UNKNOWING.contains(&status);
         let is_sent = if !is_whole {
             false
         } else if connection.wire.is_sent() {
@@ -282,7 +287,7 @@ impl Exchange {
             }
         };
         if is_sent {
-            self.tell(Outcome::Known);
+            self.tell(if knows { Outcome::Known } else { Outcome::Unknown });
             if let Some(connection) = self.connection.take() {
                 connection.put_back();
             }
@@ -290,7 +295,7 @@ impl Exchange {
         }
         self.cut();
         // Refused, and no more of it can go out.
-        self.tell(if status >= 300 { Outcome::Known } else { Outcome::Unknown });
+        self.tell(if status >= 300 && knows { Outcome::Known } else { Outcome::Unknown });
     }
 
     /// It came to nothing: cuts the connection, then tells the fence.

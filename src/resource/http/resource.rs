@@ -131,7 +131,17 @@ impl Resource for Http {
     }
 
     fn fences(&self, prefix: &str, after: &str, limit: usize) -> Vec<FenceInfo> {
-        self.fences.list(self.scope, prefix, after, limit)
+        let mut found = self.fences.list(self.scope, prefix, after, limit);
+        // The one that it has whatever the path is stands there before its first claim, too.
+        if let Some(fixed) = self.template.fixed()
+            && found.is_empty()
+            && limit > 0
+            && fixed.starts_with(prefix)
+            && fixed.as_str() > after
+        {
+            found.extend(self.fence(fixed));
+        }
+        found
     }
 
     fn call(&self, call: Call) -> Boxed<'_, Result<Served, Problem>> {

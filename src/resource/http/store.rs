@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rusqlite::{Connection, OptionalExtension as _, params};
+use rusqlite::{Connection, ErrorCode, OptionalExtension as _, params};
 
 use crate::fence::{Holder, Mark, Token};
 use crate::lock::{LockError, LockFile};
@@ -12,6 +12,7 @@ use crate::resource::records::{self, Line};
 use crate::resource::refusals::{Knocks, Presenter};
 use crate::resource::sqlite::db::{Access, connect};
 use crate::resource::sqlite::raw::SqliteError;
+use crate::resource::threads;
 
 use super::index::FENCES_MAX;
 use super::journal::StoreId;
@@ -234,7 +235,13 @@ pub fn commit<'a>(
             write(conn, id, fence, what, at_ms)?;
         }
         records::write_refusals(conn, refusals)?;
-        conn.prepare_cached("COMMIT")?.execute([])
+        let committed = conn.prepare_cached("COMMIT")?.execute([]);
+        if committed.as_ref().is_err_and(|error| error.sqlite_error_code() == Some(ErrorCode::SystemIoFailure)) {
+            // The mark may be on disk, or come there, and be complete there: then nothing older may start, and taking it back in
+            // memory alone would let it. A fresh start reads what became of it, with the door closed until then.
+            threads::abort("the disk failed in the middle of a commit of marks");
+        }
+        committed
     };
     let written = write_all();
     if written.is_err() && !conn.is_autocommit() {

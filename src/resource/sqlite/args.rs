@@ -2,8 +2,13 @@
 
 use std::collections::HashMap;
 
+use super::db::Fail;
 use super::errors::{SqlError, code_name};
+use super::guard::Guard;
 use super::raw::{Stmt, Value};
+
+/// SQLite looks for the name of a parameter among those before it: so many are looked up between two looks at the clock.
+pub const NAMES_PER_LOOK: usize = 64;
 
 /// Arguments of one statement.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -15,13 +20,14 @@ pub struct Args {
 }
 
 /// Binds the arguments: a named one takes precedence over one by position; each parameter needs exactly one, and an argument
-/// that the statement doesn't expect is an error.
+/// that the statement doesn't expect is an error. It stops where `guard` says so.
 ///
 /// # Errors
 /// `ARGS_INVALID`, and SQLite's own.
-pub fn bind(stmt: &mut Stmt, args: &Args) -> Result<(), SqlError> {
-    let invalid =
-        |what: String| SqlError::new("ARGS_INVALID", format!("Arguments do not match SQL parameters: {what}"));
+pub fn bind(stmt: &mut Stmt, args: &Args, guard: &Guard) -> Result<(), Fail> {
+    let invalid = |what: String| {
+        Fail::Sql(SqlError::new("ARGS_INVALID", format!("Arguments do not match SQL parameters: {what}")))
+    };
     let count = stmt.parameter_count();
     if args.positional.len() > count {
         let given = args.positional.len();
@@ -33,7 +39,10 @@ pub fn bind(stmt: &mut Stmt, args: &Args) -> Result<(), SqlError> {
         named.entry(name).or_insert((value, false));
     }
     for index in 1..=count {
-        let name = stmt.parameter_name(index);
+        if index % NAMES_PER_LOOK == 0 && guard.must_stop() {
+            return Err(Fail::stopped(guard));
+        }
+        let name = if named.is_empty() { None } else { stmt.parameter_name(index) };
         let found = match name {
             Some(name) if named.contains_key(name) => named.get_mut(name),
             Some(name) => named.get_mut(&name[1..]),
@@ -44,13 +53,14 @@ pub fn bind(stmt: &mut Stmt, args: &Args) -> Result<(), SqlError> {
             *value
         });
         let value = by_name.or_else(|| args.positional.get(index - 1)).ok_or_else(|| {
-            invalid(match name {
+            invalid(match stmt.parameter_name(index) {
                 Some(name) => format!("no value for parameter {name}"),
                 None => format!("no value for parameter {index}"),
             })
         })?;
-        stmt.bind(index, value)
-            .map_err(|error| SqlError::new(code_name(error.primary()), format!("SQLite error: {}", error.message)))?;
+        stmt.bind(index, value).map_err(|error| {
+            Fail::Sql(SqlError::new(code_name(error.primary()), format!("SQLite error: {}", error.message)))
+        })?;
     }
     match named.iter().find(|(_, (_, used))| !used) {
         Some((name, _)) => Err(invalid(format!("no parameter named {name}"))),

@@ -13,25 +13,31 @@ use rusqlite::{Connection, OpenFlags};
 use super::args::bind;
 use super::errors::code_name;
 use super::fences::{FenceId, FenceSet, TableFences};
+use super::functions;
 use super::limits::Limits;
 use super::raw::{self, SqliteError, Stmt};
 use super::render::Rows;
 use super::sandbox::{Control, Sandbox, Seen, Setting};
+use super::store;
 
 pub use super::args::Args;
 pub use super::errors::SqlError;
 pub use super::guard::Guard;
 
-/// How many instructions of SQLite's virtual machine pass between two looks at the clock.
-const OPS_PER_LOOK: i32 = 2_000;
+/// How many instructions of SQLite's virtual machine pass between two looks for a newer leader. Few, since each may handle
+/// megabytes.
+const OPS_PER_LOOK: i32 = 100;
+/// How many of these looks pass between two looks at the clock.
+const LOOKS_PER_CLOCK: u32 = 5;
 /// Statements kept prepared on one connection.
 const CACHED_STATEMENTS_MAX: usize = 256;
 /// Longer statements are prepared anew each time.
 const CACHED_SQL_BYTES_MAX: usize = 16 * 1024;
 
-/// Longest pattern of LIKE and GLOB. Matching takes the length of the pattern times that of the text, in a single instruction
-/// that nothing can stop.
-const LIKE_PATTERN_BYTES_MAX: i32 = 1_000;
+/// Longest pattern of LIKE and GLOB. Matching takes up to the length of the pattern times that of the text, in a single instruction
+/// that nothing can stop: some 7 seconds for this one and a text of 16 MiB. Functions of our own in their place would cost LIKE
+/// and GLOB the use of indexes.
+const LIKE_PATTERN_BYTES_MAX: i32 = 250;
 /// What SQLite may take of memory: one row of many computed values, each within its limit, would otherwise take all there is.
 const HEAP_BYTES_MAX: i64 = 512 << 20;
 
@@ -51,6 +57,13 @@ pub enum Fail {
     /// Its result can't be given back: too large, or not UTF-8. Unlike with [`Fail::Sql`], what a writing statement changed is
     /// not undone yet.
     Unfinished(SqlError),
+}
+
+impl Fail {
+    /// Of a statement that this guard has stopped.
+    pub fn stopped(guard: &Guard) -> Fail {
+        if guard.is_cancelled() { Fail::Cancelled } else { Fail::TimedOut }
+    }
 }
 
 /// What a statement is, as far as the gate is concerned.
@@ -181,8 +194,14 @@ impl Db {
         conn.pragma_update(None, "hard_heap_limit", HEAP_BYTES_MAX)?;
         conn.set_limit(Limit::SQLITE_LIMIT_WORKER_THREADS, 0)?;
         let guard = Arc::new(Guard::default());
+        functions::install(&conn, &guard, limits.value_bytes)?;
         let watched = Arc::clone(&guard);
-        conn.progress_handler(OPS_PER_LOOK, Some(move || watched.must_stop()))?;
+        let mut looks = 0;
+        let stop = move || {
+            looks = (looks + 1) % LOOKS_PER_CLOCK;
+            if looks == 0 { watched.must_stop() } else { watched.must_give_way() }
+        };
+        conn.progress_handler(OPS_PER_LOOK, Some(stop))?;
         let sandbox = Sandbox::install(&mut conn, Arc::clone(fences))?;
         sandbox.close();
         Ok(Db {
@@ -329,7 +348,10 @@ impl Db {
         if let Some(fence) = class.writes.first_missing_in(permitted) {
             return Err(Fail::Missing(fence));
         }
-        bind(&mut prepared.stmt, args).map_err(Fail::Sql)?;
+        self.guard.set_deadline(Some(deadline));
+        let bound = bind(&mut prepared.stmt, args, &self.guard);
+        self.guard.set_deadline(None);
+        bound?;
         let names = if class.reshapes { Some(self.begin_reshape()?) } else { None };
         // What reads may be prepared anew, with what its virtual tables prepare for themselves.
         self.sandbox.permit((class.kind != Kind::Read).then_some(permitted));
@@ -404,8 +426,7 @@ impl Db {
             return Fail::Missing(fence);
         }
         match error.primary() {
-            ffi::SQLITE_INTERRUPT if self.guard.is_cancelled() => Fail::Cancelled,
-            ffi::SQLITE_INTERRUPT => Fail::TimedOut,
+            ffi::SQLITE_INTERRUPT => Fail::stopped(&self.guard),
             // A virtual table is at odds with itself or with its content, which a client can bring about and ask for (fts5's
             // integrity-check): the file is well. Such a table may have written in part.
             ffi::SQLITE_CORRUPT if error.code == ffi::SQLITE_CORRUPT_VTAB => {
@@ -414,6 +435,10 @@ impl Db {
             // Asked for by a statement that wants more than there is for all; SQLite may have undone a part or everything.
             ffi::SQLITE_NOMEM => {
                 Fail::Unfinished(SqlError::new("SQLITE_NOMEM", "SQLite error: out of memory for this statement"))
+            }
+            ffi::SQLITE_FULL if store::has_sequence_at_its_end(self) => {
+                let why = "SQLite error: an AUTOINCREMENT table has no more rowids";
+                Fail::Unfinished(SqlError::new("SQLITE_FULL", why))
             }
             ffi::SQLITE_FULL
             | ffi::SQLITE_IOERR

@@ -50,4 +50,9 @@ impl Guard {
         let deadline = *self.deadline.lock().unwrap_or_else(PoisonError::into_inner);
         self.is_cancelled() || deadline.is_some_and(|deadline| Instant::now() >= deadline)
     }
+
+    /// Whether it has to end for a newer leader: costs less than [`Guard::must_stop`], which looks at the clock.
+    pub fn must_give_way(&self) -> bool {
+        self.is_cancelled() && !self.shielded.load(Ordering::SeqCst)
+    }
 }

@@ -17,6 +17,7 @@ pub mod db;
 pub mod errors;
 pub mod fences;
 pub mod front;
+mod functions;
 pub mod group;
 pub mod guard;
 pub mod hrana;

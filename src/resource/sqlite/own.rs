@@ -6,6 +6,7 @@ use std::time::Instant;
 use crate::fence::Claim;
 use crate::problem::{Kind as ProblemKind, Problem};
 
+use super::args::NAMES_PER_LOOK;
 use super::commit::commit_problem;
 use super::db::{Args, Class, Db, Done, Fail, Kind, Prepared, SqlError};
 use super::fences::{FenceId, FenceSet};
@@ -84,13 +85,17 @@ impl OwnExec<'_> {
     }
 
     fn missing(&self, fence: FenceId) -> Halt {
-        let problem = self.shared.missing(fence);
+        let mut problem = self.shared.missing(fence);
         if self.applied {
-            // A refusal of the whole request would say that nothing was applied.
-            return Halt::Sql(SqlError::new(
-                problem.kind.row().code,
-                format!("no token for fence {}", self.shared.fences.name(fence)),
-            ));
+            problem.detail = format!("no token for fence {}", self.shared.fences.name(fence));
+        }
+        self.refusal(problem)
+    }
+
+    /// Of the whole request, or, where that would say that nothing was applied and something was, of this statement.
+    fn refusal(&self, problem: Problem) -> Halt {
+        if self.applied {
+            return Halt::Sql(SqlError::new(problem.kind.row().code, problem.detail));
         }
         refuse(problem)
     }
@@ -136,6 +141,7 @@ impl OwnExec<'_> {
     fn begin(&mut self, sql: &str, read_only: bool) -> Result<Done, Halt> {
         self.open()?;
         let own = self.stream.own.as_mut().expect("opened above");
+        own.lease.take().map_err(refuse)?;
         own.claims = if read_only { Arc::new([]) } else { Arc::clone(self.claims) };
         own.presented = if read_only { FenceSet::default() } else { self.presented };
         own.began = Instant::now();
@@ -313,6 +319,9 @@ impl Exec for OwnExec<'_> {
             Kind::Setting(setting) => {
                 self.open()?;
                 let own = self.stream.own.as_mut().expect("opened above");
+                if let Err(problem) = own.lease.take() {
+                    return Err(self.refusal(problem));
+                }
                 own.sticky |= setting == Setting::ForeignKeys;
                 let set = own.db().set(sql);
                 set.map_err(|fail| self.halt(fail)).map(|()| Done::default())?
@@ -344,6 +353,9 @@ pub fn describe(db: &mut Db, sql: &str, deadline: Instant, out: &mut Vec<u8>) ->
     let stmt = prepared.stmt();
     out.extend_from_slice(b"{\"params\":[");
     for index in 1..=stmt.parameter_count() {
+        if index % NAMES_PER_LOOK == 0 && (Instant::now() >= deadline || db.guard().is_cancelled()) {
+            return Err(Fail::stopped(db.guard()));
+        }
         out.extend_from_slice(if index > 1 { b",{\"name\":" } else { b"{\"name\":" });
         render::optional(out, stmt.parameter_name(index));
         out.push(b'}');

@@ -255,17 +255,12 @@ impl Shared {
         counted
     }
 
-    /// A connection for a transaction.
+    /// A connection for a stream: for a request that is run by itself, and longer where it takes a place with [`Lease::take`].
     ///
     /// # Errors
-    /// [`Kind::Overloaded`] where too many transactions are open, [`Kind::Unavailable`] where the file can't be opened.
+    /// [`Kind::Unavailable`] where the file can't be opened.
     pub fn own_connection(self: &Arc<Shared>) -> Result<(Db, Lease), Problem> {
-        let before = self.transactions.fetch_add(1, Ordering::Relaxed);
-        let lease = Lease { shared: Arc::clone(self) };
-        if before >= self.limits.transactions {
-            let why = format!("{} transactions are open, as many as there may be", self.limits.transactions);
-            return Err(Problem::new(Kind::Overloaded, why));
-        }
+        let lease = Lease { shared: Arc::clone(self), taken: false };
         let spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let db = match spare {
             Some(db) => db,
@@ -406,15 +401,34 @@ impl Drop for WriteLock {
     }
 }
 
-/// A place among the transactions that may be open.
+/// A place among the transactions that may be open, once it is taken.
 #[derive(Debug)]
 pub struct Lease {
     shared: Arc<Shared>,
+    taken: bool,
 }
 
 impl Lease {
     /// Most connections kept for later.
     const SPARE_MAX: usize = 8;
+
+    /// Takes the place.
+    ///
+    /// # Errors
+    /// [`Kind::Overloaded`] where too many transactions are open.
+    pub fn take(&mut self) -> Result<(), Problem> {
+        if self.taken {
+            return Ok(());
+        }
+        self.taken = true;
+        let max = self.shared.limits.transactions;
+        if self.shared.transactions.fetch_add(1, Ordering::Relaxed) < max {
+            return Ok(());
+        }
+        self.shared.transactions.fetch_sub(1, Ordering::Relaxed);
+        self.taken = false;
+        Err(Problem::new(Kind::Overloaded, format!("{max} transactions are open, as many as there may be")))
+    }
 
     /// Keeps a connection for the next transaction.
     pub fn give_back(&self, db: Db) {
@@ -427,7 +441,9 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.shared.transactions.fetch_sub(1, Ordering::Relaxed);
+        if self.taken {
+            self.shared.transactions.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }
 

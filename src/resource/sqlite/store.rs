@@ -197,3 +197,9 @@ pub fn dated(change: &Change, before: Option<DatedMark>, at_ms: i64) -> DatedMar
 pub fn reset_time() -> i64 {
     now_ms()
 }
+
+/// Whether a table has had the last rowid that there is: SQLite says no more than that something is full.
+pub fn has_sequence_at_its_end(db: &Db) -> bool {
+    let sql = "SELECT 1 FROM sqlite_sequence WHERE seq = 9223372036854775807";
+    db.as_gate(|| db.conn.prepare(sql).and_then(|mut stmt| stmt.exists([]))).unwrap_or(false)
+}

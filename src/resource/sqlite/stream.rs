@@ -50,7 +50,7 @@ pub struct Own {
     pub read_only: bool,
     /// The connection was changed (`PRAGMA foreign_keys`), so it stays with this stream and is not used by another.
     pub sticky: bool,
-    /// Its place among the transactions that may be open.
+    /// Its place among the transactions that may be open: taken before it begins one.
     pub lease: Lease,
 }
 

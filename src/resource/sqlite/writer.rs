@@ -333,7 +333,11 @@ impl Writer {
         let mut stored = std::mem::take(&mut work.stream.stored);
         work.checkpoint = Some(Box::new((work.run.clone(), stored.clone(), work.stream.last_rowid)));
         if work.stream.own.is_none() {
-            match shared.own_connection() {
+            let connection = shared.own_connection().and_then(|(db, mut lease)| {
+                // Where it will need the place, before its first statement is applied.
+                if work.hint.begins { lease.take().map(|()| (db, lease)) } else { Ok((db, lease)) }
+            });
+            match connection {
                 Ok((db, lease)) => work.stream.own = Some(super::stream::Own::new(db, lease)),
                 Err(problem) => return shared.finish(work, Err(problem)),
             }

@@ -62,6 +62,18 @@ fn error_answers_are_answers() {
 }
 
 #[test]
+fn a_gateway_that_does_not_know_is_believed_to_not_know() {
+    for status in ["502 Bad Gateway", "504 Gateway Timeout"] {
+        let (_upstream, gate, mut client, mut peer) = written(Limits::default());
+        peer.answer(status, "who knows");
+        let answer = client.read_answer().unwrap();
+        assert!(answer.head.starts_with(&format!("HTTP/1.1 {status}\r\n")), "{}", answer.head);
+        assert_eq!((answer.header("proxy-status"), &*answer.body), (None, &b"who knows"[..]), "the upstream's own");
+        gate.until_unknown("stock");
+    }
+}
+
+#[test]
 fn a_connection_that_breaks_leaves_it_unknown() {
     for sent in
         ["", "HTTP/1.1 200 OK\r\ncontent-le", "HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\nabc", "nonsense\r\n\r\n"]
