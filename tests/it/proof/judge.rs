@@ -27,6 +27,8 @@ pub struct Note {
     pub fence: String,
     pub token: u64,
     pub told: Told,
+    /// What the upstream was to do.
+    pub script: String,
 }
 
 /// Where the promise itself is broken.
@@ -69,7 +71,7 @@ pub fn judge(log: &[Applied], notes: &[Note]) -> Vec<String> {
             Told::Nothing => times <= 1,
         };
         if !is_right {
-            wrong.push(format!("{note:?}, and it was applied {times} times"));
+            wrong.push(format!("{note:?} ({}), and it was applied {times} times", note.script));
         }
     }
     wrong
@@ -84,7 +86,8 @@ fn the_judge_sees_each_kind_of_wrong() {
         path: format!("/{fence}/doc"),
         is_late: false,
     };
-    let note = |id: &str, token, told| Note { id: id.into(), fence: "one/a".into(), token, told };
+    let note =
+        |id: &str, token, told| Note { id: id.into(), fence: "one/a".into(), token, told, script: String::new() };
     let (a5, b6) = (applied("a", 5, "one/a"), applied("b", 6, "one/a"));
     let (done_a, done_b) = (note("a", 5, Told::Done), note("b", 6, Told::Done));
     assert_eq!(judge(&[a5.clone(), b6.clone()], &[done_a.clone(), done_b.clone()]), Vec::<String>::new());

@@ -114,11 +114,11 @@ impl World {
         let mut highest = 0;
         while !self.is_over() {
             let Some(mut connected) = client.take().or_else(|| self.connect()) else { break };
-            let id = self.ids.fetch_add(1, Ordering::SeqCst).to_string();
+            let id = self.ids.fetch_add(1, Ordering::SeqCst);
             let script = if self.is_slow.load(Ordering::SeqCst) { slow(&mut dice) } else { script(&mut dice) };
-            let answer = write(&mut connected, &mut dice, fence, term, &id, &script);
+            let answer = write(&mut connected, &mut dice, fence, term, id, &script);
             let told = told(&answer);
-            notes.push(Note { id, fence: fence.name.clone(), token: term, told });
+            notes.push(Note { id: id.to_string(), fence: fence.name.clone(), token: term, told, script });
             let Ok(answer) = answer else {
                 // A leader doesn't always know that it is none, nor always believes that it still is one.
                 if dice.roll(2) == 0 {
@@ -126,6 +126,9 @@ impl World {
                 }
                 continue;
             };
+            if answer.header("proxy-status").is_none() && answer.body.starts_with(b"{") && !is_about(&answer, id) {
+                wrong.push(format!("write {id} of fence {} was answered with {answer:?}", fence.name));
+            }
             if let Some(mark) = answer.header("fencing-highest") {
                 let mark = mark.parse().expect("a number");
                 if mark < highest {
@@ -145,6 +148,11 @@ impl World {
         }
         (notes, wrong)
     }
+}
+
+/// Whether it is the upstream's answer to this write, and not to another one.
+fn is_about(answer: &Answer, id: u64) -> bool {
+    answer.json()["path"].as_str().is_some_and(|path| path.ends_with(&format!("/doc?{id}")))
 }
 
 fn told(answer: &std::io::Result<Answer>) -> Told {
@@ -196,7 +204,7 @@ fn write(
     dice: &mut Dice,
     fence: &Fence,
     term: u64,
-    id: &str,
+    id: u64,
     script: &str,
 ) -> std::io::Result<Answer> {
     let len = match dice.roll(4) {

@@ -239,6 +239,10 @@ impl Body for Sent {
     }
 }
 
+fn broken_off() -> std::io::Error {
+    std::io::Error::other("broken off")
+}
+
 fn whole(status: StatusCode, text: String) -> Response<Sent> {
     let (sender, receiver) = mpsc::channel(1);
     let mut response = Response::new(Sent(receiver));
@@ -381,11 +385,13 @@ impl Script {
             "answer" => self.answer(value),
             "half" => self.half(value.parse().unwrap_or(HALF)).await,
             "rest" => {
-                self.send(Ok(vec![b'.'; self.half].into())).await;
+                // The head has said yes: what was not applied after all can only be broken off.
+                let rest = if self.has_failed { Err(broken_off()) } else { Ok(vec![b'.'; self.half].into()) };
+                self.send(rest).await;
                 self.body = None;
             }
             "break" => {
-                self.send(Err(std::io::Error::other("broken off"))).await;
+                self.send(Err(broken_off())).await;
                 self.is_late = true;
             }
             "cut" => {
