@@ -10,7 +10,7 @@
 use super::{FenceName, Holder, Mark, Refusal, Token, Verdict};
 
 /// A moment on a clock that never goes back, in milliseconds from whatever beginning its owner chose.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Moment(pub u64);
 
 impl Moment {
@@ -48,8 +48,9 @@ pub struct Policy {
 }
 
 /// Why newer tokens have to wait.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 enum Quarantine {
+    #[default]
     None,
     Until(Moment),
     Held,
@@ -74,16 +75,23 @@ enum Pending {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct DrainedFence {
     mark: Option<Mark>,
-    pending: Option<Box<Pending>>,
+    /// `None` where it would be `Rare::default()`: there may be millions of fences, and most of them are at rest.
+    rare: Option<Box<Rare>>,
     /// Counts advances and resets. A pass is of the term in which it was given.
     term: u32,
     /// Writes in flight that were given a pass in this term.
     current: u32,
-    /// Writes in flight of earlier terms.
-    older: u32,
     /// Whether the advance to the mark has completed: nothing older can be applied any more.
     is_settled: bool,
-    /// Until when older writes in flight may finish. Of meaning only while there are any.
+}
+
+/// What a fence at rest has nothing of.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+struct Rare {
+    pending: Option<Pending>,
+    /// Writes in flight of earlier terms.
+    older: u32,
+    /// Until when older writes in flight may finish. 0 while there are none.
     drain_until: Moment,
     quarantine: Quarantine,
 }
@@ -184,21 +192,39 @@ impl DrainedFence {
         now: Moment,
         policy: &Policy,
     ) -> DrainedFence {
-        let mut fence = DrainedFence {
-            mark,
-            pending: None,
-            term: 0,
-            current: 0,
-            older: 0,
-            is_settled,
-            drain_until: now,
-            quarantine: Quarantine::None,
-        };
+        let mut fence = DrainedFence { mark, rare: None, term: 0, current: 0, is_settled };
         if was_dirty {
             fence.quarantine(now, policy);
         }
         fence.settle(now);
         fence
+    }
+
+    fn is_pending(&self) -> bool {
+        self.rare.as_ref().is_some_and(|rare| rare.pending.is_some())
+    }
+
+    fn older(&self) -> u32 {
+        self.rare.as_ref().map_or(0, |rare| rare.older)
+    }
+
+    fn drain_until(&self) -> Moment {
+        self.rare.as_ref().map_or(Moment(0), |rare| rare.drain_until)
+    }
+
+    fn quarantine_on(&self) -> Quarantine {
+        self.rare.as_ref().map_or(Quarantine::None, |rare| rare.quarantine)
+    }
+
+    /// Changes what is rare, and keeps none of it where nothing is left.
+    fn change<R>(&mut self, change: impl FnOnce(&mut Rare) -> R) -> R {
+        let mut rare = self.rare.take().unwrap_or_default();
+        let result = change(&mut rare);
+        if rare.older == 0 {
+            rare.drain_until = Moment(0);
+        }
+        self.rare = Some(rare).filter(|rare| **rare != Rare::default());
+        result
     }
 
     /// The mark. It is durable.
@@ -208,7 +234,7 @@ impl DrainedFence {
 
     /// Writes in flight.
     pub fn in_flight(&self) -> u64 {
-        u64::from(self.current) + u64::from(self.older)
+        u64::from(self.current) + u64::from(self.older())
     }
 
     /// Whether the advance to the mark has completed.
@@ -218,7 +244,7 @@ impl DrainedFence {
 
     /// Whether newer tokens have to wait, and for what.
     pub fn blocked(&self, now: Moment) -> Blocked {
-        match self.quarantine {
+        match self.quarantine_on() {
             Quarantine::Until(until) if now < until => Blocked::Until(until),
             Quarantine::None | Quarantine::Until(_) => Blocked::No,
             Quarantine::Held => Blocked::Held,
@@ -228,7 +254,7 @@ impl DrainedFence {
     /// Whether something may be applied that the gate doesn't know the end of: what has to be known after a crash. It must be
     /// recorded before a write that made it true is forwarded; recording later that it is false again is safe.
     pub fn is_dirty(&self) -> bool {
-        self.in_flight() > 0 || self.quarantine != Quarantine::None
+        self.in_flight() > 0 || self.quarantine_on() != Quarantine::None
     }
 
     /// What becomes of a request that presents this token.
@@ -246,7 +272,7 @@ impl DrainedFence {
             Verdict::Stale | Verdict::Conflict if policy.enforce => self.refuse(verdict, name, token, holder),
             Verdict::Stale | Verdict::Conflict => self.go(purpose),
             // The door is closed while a mark is stored: what is in flight then is all that has to finish before it.
-            Verdict::Admitted | Verdict::Advanced if self.pending.is_some() => Asked::Wait(None),
+            Verdict::Admitted | Verdict::Advanced if self.is_pending() => Asked::Wait(None),
             Verdict::Advanced => self.begin_raise(token, holder, now),
             Verdict::Admitted if self.mark.as_ref().is_some_and(|mark| mark.holder.is_none()) && holder.is_some() => {
                 self.begin_raise(token, holder, now)
@@ -270,7 +296,7 @@ impl DrainedFence {
         let advances = self.mark.as_ref().is_none_or(|mark| mark.token < token);
         let is_settled =
             if advances { self.in_flight() == 0 && self.blocked(now) == Blocked::No } else { self.is_settled };
-        self.pending = Some(Box::new(Pending::Raise(after.clone())));
+        self.change(|rare| rare.pending = Some(Pending::Raise(after.clone())));
         Asked::Store(Store { before: self.mark.clone(), after: Some(after), is_settled })
     }
 
@@ -284,7 +310,7 @@ impl DrainedFence {
             Blocked::Until(until) => Asked::Quarantined(Some(until)),
             Blocked::Held => Asked::Quarantined(None),
             // Those overdue cut themselves off at that moment, and say so with `finish`.
-            Blocked::No => Asked::Wait((now < self.drain_until).then_some(self.drain_until)),
+            Blocked::No => Asked::Wait(Some(self.drain_until()).filter(|until| now < *until)),
         }
     }
 
@@ -300,18 +326,18 @@ impl DrainedFence {
 
     /// An operator sets the mark. `None`: a store is under way; ask again when it is done.
     pub fn reset(&mut self, to: Option<Mark>, now: Moment) -> Option<Store> {
-        if self.pending.is_some() {
+        if self.is_pending() {
             return None;
         }
         let is_settled = self.in_flight() == 0 && self.blocked(now) == Blocked::No;
-        self.pending = Some(Box::new(Pending::Reset(to.clone())));
+        self.change(|rare| rare.pending = Some(Pending::Reset(to.clone())));
         Some(Store { before: self.mark.clone(), after: to, is_settled })
     }
 
     /// What was to be stored is durable.
     pub fn stored(&mut self, now: Moment, policy: &Policy) -> Woken {
-        let Some(pending) = self.pending.take() else { return Woken::Nobody };
-        let (after, is_new_term) = match *pending {
+        let Some(pending) = self.change(|rare| rare.pending.take()) else { return Woken::Nobody };
+        let (after, is_new_term) = match pending {
             Pending::Raise(mark) => {
                 let advances = self.mark.as_ref().is_none_or(|before| before.token < mark.token);
                 (Some(mark), advances)
@@ -321,12 +347,14 @@ impl DrainedFence {
         self.mark = after;
         if is_new_term {
             // Those older than the term before have had their time already: a second advance doesn't give them more.
-            if self.older == 0 {
-                self.drain_until = now.after_ms(policy.drain_ms);
-            }
+            let older = std::mem::take(&mut self.current);
+            self.change(|rare| {
+                if rare.older == 0 {
+                    rare.drain_until = now.after_ms(policy.drain_ms);
+                }
+                rare.older += older;
+            });
             self.term = self.term.wrapping_add(1);
-            self.older += self.current;
-            self.current = 0;
             self.is_settled = false;
             self.settle(now);
         }
@@ -335,25 +363,28 @@ impl DrainedFence {
 
     /// What was to be stored is not: nothing has changed, and the door is open again.
     pub fn not_stored(&mut self) -> Woken {
-        self.pending = None;
+        self.change(|rare| rare.pending = None);
         Woken::Everybody
     }
 
     /// By when a write in flight has to end; `None` while it may go on.
     pub fn ends_at(&self, pass: &Pass) -> Option<Moment> {
-        (pass.term != self.term).then_some(self.drain_until)
+        (pass.term != self.term).then(|| self.drain_until())
     }
 
     /// A write has ended. For one that was cut off: after the last byte that can go out for it has gone out.
     #[expect(clippy::needless_pass_by_value, reason = "a pass comes back once")]
     pub fn finish(&mut self, pass: Pass, outcome: Outcome, now: Moment, policy: &Policy) -> Woken {
-        let count = if pass.term == self.term { &mut self.current } else { &mut self.older };
-        *count = count.checked_sub(1).expect("a pass is given once and comes back once");
+        let one_less = |count: u32| count.checked_sub(1).expect("a pass is given once and comes back once");
+        match pass.term == self.term {
+            true => self.current = one_less(self.current),
+            false => self.change(|rare| rare.older = one_less(rare.older)),
+        }
         let is_unknown = outcome == Outcome::Unknown && policy.on_unknown != OnUnknown::Proceed;
         if is_unknown {
             self.quarantine(now, policy);
         }
-        if !self.is_settled && self.older == 0 {
+        if !self.is_settled && self.older() == 0 {
             self.settle(now);
             // Either newer writes may go, or they needn't wait for their answer that they may not.
             return Woken::Everybody;
@@ -362,18 +393,21 @@ impl DrainedFence {
     }
 
     fn quarantine(&mut self, now: Moment, policy: &Policy) {
-        self.quarantine = match (policy.on_unknown, self.quarantine) {
+        let quarantine = match (policy.on_unknown, self.quarantine_on()) {
             (OnUnknown::Proceed, before) => before,
             (OnUnknown::Hold, _) | (OnUnknown::Wait, Quarantine::Held) => Quarantine::Held,
             (OnUnknown::Wait, Quarantine::None) => Quarantine::Until(now.after_ms(policy.settle_ms)),
             (OnUnknown::Wait, Quarantine::Until(until)) => Quarantine::Until(until.max(now.after_ms(policy.settle_ms))),
         };
+        self.change(|rare| rare.quarantine = quarantine);
     }
 
     fn settle(&mut self, now: Moment) {
         if self.blocked(now) == Blocked::No {
-            self.quarantine = Quarantine::None;
-            if self.older == 0 {
+            if self.quarantine_on() != Quarantine::None {
+                self.change(|rare| rare.quarantine = Quarantine::None);
+            }
+            if self.older() == 0 {
                 self.is_settled = true;
             }
         }
@@ -381,15 +415,15 @@ impl DrainedFence {
 
     /// Looks whether a quarantine has run out. True where it has just now.
     pub fn tick(&mut self, now: Moment) -> bool {
-        let was_on = self.quarantine != Quarantine::None;
+        let was_on = self.quarantine_on() != Quarantine::None;
         self.settle(now);
-        was_on && self.quarantine == Quarantine::None
+        was_on && self.quarantine_on() == Quarantine::None
     }
 
     /// An operator ends the quarantine. True where there was one.
     pub fn release(&mut self, now: Moment) -> bool {
         let was_on = self.blocked(now) != Blocked::No;
-        self.quarantine = Quarantine::None;
+        self.change(|rare| rare.quarantine = Quarantine::None);
         self.settle(now);
         was_on
     }

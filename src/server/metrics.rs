@@ -37,6 +37,14 @@ fn describe() {
     describe_counter!("fencegate_requests_total", Unit::Count, "Requests to resources, by verdict");
     describe_counter!("fencegate_problems_total", Unit::Count, "Requests that were refused or failed, by code");
     describe_counter!("fencegate_advances_total", Unit::Count, "Times that a mark rose");
+    describe_counter!("fencegate_quarantines_total", Unit::Count, "Times that a fence was quarantined");
+    describe_gauge!("fencegate_http_fences", Unit::Count, "Fences of a resource in memory");
+    describe_gauge!("fencegate_http_quarantined", Unit::Count, "Fences that are quarantined");
+    describe_gauge!(
+        "fencegate_http_queue_marks",
+        Unit::Count,
+        "Marks and events that wait to be stored, of all resources"
+    );
     describe_histogram!("fencegate_sqlite_commit_seconds", Unit::Seconds, "How long a commit took");
     describe_histogram!("fencegate_sqlite_commit_requests", Unit::Count, "Requests that shared one commit");
     describe_counter!("fencegate_sqlite_commit_failures_total", Unit::Count, "Commits that failed");
@@ -64,7 +72,7 @@ pub struct RequestCounters {
 }
 
 /// Every verdict that a problem can carry.
-const REFUSED: [&str; 5] = ["stale", "conflict", "missing", "malformed", "unknown"];
+const REFUSED: [&str; 6] = ["stale", "conflict", "missing", "malformed", "quarantined", "unknown"];
 
 impl RequestCounters {
     /// The counters of a resource.

@@ -132,12 +132,31 @@ async fn a_newer_write_waits_for_the_older_one_to_end() {
         assert!(pin!(other.replaced()).poll(cx).is_pending(), "another fence has nothing to do with it");
         assert_eq!(ask(&fences, "stock/2", 5, Purpose::Write).await.unwrap().verdict, Verdict::Admitted);
         assert_eq!(highest(&fences, "stock/1"), Some(6), "the mark is durable while it waits");
-        drop(newer);
     }
     let (newer, done) = (ask(&fences, "stock/1", 6, Purpose::Read), async { old.finish(Outcome::Known) });
     let (newer, ()) = tokio::join!(newer, done);
     assert_eq!(newer.unwrap().verdict, Verdict::Admitted);
     other.finish(Outcome::Known);
+}
+
+#[tokio::test]
+async fn who_waits_to_be_replaced_is_woken() {
+    let dir = tempfile::tempdir().unwrap();
+    let fences = open(dir.path(), policy(OnUnknown::Wait));
+    let old: Vec<InFlight> = [write(&fences, "stock/1", 5).await, write(&fences, "stock/1", 5).await].into();
+    let watching = old.into_iter().map(|old| {
+        tokio::spawn(async move {
+            old.replaced().await;
+            old.finish(Outcome::Known);
+        })
+    });
+    let watching: Vec<_> = watching.collect();
+    tokio::task::yield_now().await;
+    assert!(watching.iter().all(|watching| !watching.is_finished()));
+    write(&fences, "stock/1", 6).await.finish(Outcome::Known);
+    for watching in watching {
+        tokio::time::timeout(LONG, watching).await.unwrap().unwrap();
+    }
 }
 
 #[tokio::test]

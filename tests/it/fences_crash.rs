@@ -19,6 +19,9 @@ fn killed(dir: &Path) -> TempDir {
     copy
 }
 
+/// Something that is done to what a process has left.
+type Damage = fn(&Path);
+
 fn reopened(dir: &Path) -> Arc<Fences> {
     open(dir, policy(OnUnknown::Wait))
 }
@@ -100,7 +103,7 @@ fn patch_boot(dir: &Path) {
 async fn where_the_journal_cannot_be_believed_everything_is_quarantined() {
     let dir = tempfile::tempdir().unwrap();
     let fences = running(dir.path()).await;
-    let damages: [(&str, fn(&Path)); 6] = [
+    let damages: [(&str, Damage); 6] = [
         ("another boot", patch_boot),
         ("missing", |dir| std::fs::remove_file(dir.join("fences.journal")).unwrap()),
         ("empty", |dir| std::fs::write(dir.join("fences.journal"), "").unwrap()),
@@ -132,7 +135,7 @@ async fn where_the_journal_cannot_be_believed_everything_is_quarantined() {
 async fn a_quarantine_after_a_crash_runs_out() {
     let dir = tempfile::tempdir().unwrap();
     let fences = running(dir.path()).await;
-    for damage in [None, Some(patch_boot as fn(&Path))] {
+    for damage in [None, Some(patch_boot as Damage)] {
         let left = killed(dir.path());
         damage.inspect(|damage| damage(left.path()));
         let again = open(left.path(), Policy { settle_ms: 50, ..policy(OnUnknown::Wait) });

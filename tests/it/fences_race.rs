@@ -121,7 +121,6 @@ async fn race(unknown: bool) {
         task.await.unwrap();
     }
     let (done, refused) = (world.done.load(Ordering::Relaxed), world.refused.load(Ordering::Relaxed));
-    println!("{done} writes, {refused} refused");
     assert!(done > 500 && refused > 10, "{done} writes, {refused} refused");
     for at in 0..FENCES {
         let fence = format!("stock/{at}");

@@ -23,9 +23,7 @@ impl Shared {
     /// To be called after whatever was done to a fence, before anybody can act on it: brings the journal and the store up to
     /// date, tells of a quarantine that began, lets the lock go, and wakes those who wait.
     pub fn let_go(&self, id: u32, mut entry: MutexGuard<'_, Entry>, woken: Woken, now: Moment, why: &'static str) {
-        if !self.is_stopped() {
-            self.journal.set(id, entry.fence.is_dirty());
-        }
+        self.note(id, &mut entry);
         if !entry.has(Flag::Quarantined) {
             match entry.fence.blocked(now) {
                 Blocked::No => {}

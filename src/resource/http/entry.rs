@@ -1,9 +1,12 @@
 //! One fence in memory, kept small: there may be millions.
 
 use std::cell::RefCell;
+use std::sync::Mutex;
 use std::task::{Context, Waker};
 
 use crate::fence::drain::{DrainedFence, Moment, OnUnknown, Policy};
+
+use super::index::{Link, Linked};
 
 /// What fits into a name without memory of its own.
 const SHORT: usize = 22;
@@ -53,6 +56,20 @@ impl From<&str> for Name {
 /// The home of a fence that no resource has any more.
 pub const NOBODY: u16 = u16::MAX;
 
+/// A fence with its lock and its place in the table.
+#[derive(Debug, Default)]
+pub struct Slot {
+    link: Link,
+    /// The fence.
+    pub entry: Mutex<Entry>,
+}
+
+impl Linked for Slot {
+    fn link(&self) -> &Link {
+        &self.link
+    }
+}
+
 /// One fence.
 #[derive(Debug)]
 pub struct Entry {
@@ -83,6 +100,8 @@ pub enum Flag {
     StoredSettled = 4,
     /// Its quarantine goes without a line in the history, because too many have the same.
     Quiet = 8,
+    /// The journal says that it is dirty.
+    Dirty = 16,
 }
 
 impl Entry {
@@ -246,6 +265,11 @@ mod tests {
             assert!(name.is(&text) && !name.is(&text[1..]) && !name.is("y"), "{len}");
         }
         assert_eq!(size_of::<Name>(), 24);
+    }
+
+    #[test]
+    fn a_fence_at_rest_is_small() {
+        assert_eq!(size_of::<Slot>(), 112);
     }
 
     #[test]

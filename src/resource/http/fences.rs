@@ -291,8 +291,8 @@ impl InFlight {
     fn end(&mut self, outcome: Outcome, why: &'static str) {
         let Some(pass) = self.pass.take() else { return };
         let shared = &self.handle.shared;
-        let now = shared.now();
         let mut entry = shared.lock(self.id);
+        let now = shared.now();
         let woken = entry.fence.finish(pass, outcome, now, shared.policy(self.scope));
         let place = *self.place.get_mut();
         if place != NOWHERE {

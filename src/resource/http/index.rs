@@ -57,17 +57,23 @@ const UNMADE: u32 = u32::MAX - 1;
 /// Marks a place in the list that is a shortcut's, not a fence's.
 const SHORTCUT: u32 = 1 << 31;
 
-/// What follows a fence in the list.
+/// A fence's hash, and what follows it in the list.
 #[derive(Debug, Default)]
-struct Link {
+pub struct Link {
     hash: AtomicU32,
     next: AtomicU32,
 }
 
-/// The table.
+/// Something that stands in the list. It brings its own link: whoever comes to it has that in the processor's cache already.
+pub trait Linked: Default {
+    /// Its link.
+    fn link(&self) -> &Link;
+}
+
+/// The table, with what it leads to.
 #[derive(Debug)]
-pub struct Index {
-    links: Chunks<Link>,
+pub struct Index<T> {
+    things: Chunks<T>,
     /// What follows each shortcut in the list.
     shortcuts: [OnceLock<Box<[AtomicU32]>>; SEGMENTS],
     /// How many shortcuts there are; a power of two.
@@ -97,11 +103,11 @@ fn segment(shortcut: u32) -> (usize, usize) {
     ((top - FIRST.ilog2() + 1) as usize, (shortcut - (1 << top)) as usize)
 }
 
-impl Index {
+impl<T: Linked> Index<T> {
     /// An empty table, with room for this many at once.
-    pub fn with_room(fences: u32) -> Index {
+    pub fn with_room(fences: u32) -> Index<T> {
         let index = Index {
-            links: Chunks::default(),
+            things: Chunks::default(),
             shortcuts: [const { OnceLock::new() }; SEGMENTS],
             size: AtomicU32::new(FIRST),
             count: Mutex::new(0),
@@ -133,19 +139,25 @@ impl Index {
         &self.shortcuts[number].get().expect("a segment is made before the size says so")[offset]
     }
 
+    fn link_of(&self, id: u32) -> &Link {
+        self.things.get(id).expect("what is in the list was made before").link()
+    }
+
+    /// The fence of this number.
+    pub fn thing(&self, id: u32) -> &T {
+        self.things.make(id)
+    }
+
     fn next_of(&self, place: u32) -> &AtomicU32 {
         match place & SHORTCUT {
-            0 => &self.links.get(place).expect("what is in the list was made before").next,
+            0 => &self.link_of(place).next,
             _ => self.shortcut(place & !SHORTCUT),
         }
     }
 
     fn key_of(&self, place: u32) -> u64 {
         match place & SHORTCUT {
-            0 => {
-                let link = self.links.get(place).expect("what is in the list was made before");
-                fence_key(link.hash.load(Ordering::Relaxed))
-            }
+            0 => fence_key(self.link_of(place).hash.load(Ordering::Relaxed)),
             _ => shortcut_key(place & !SHORTCUT),
         }
     }
@@ -183,9 +195,42 @@ impl Index {
         }
         let shortcut = hash & (self.size.load(Ordering::Relaxed) - 1);
         self.make_shortcut(shortcut);
-        let link = self.links.make(id);
+        let link = self.thing(id).link();
         link.hash.store(hash, Ordering::Relaxed);
-        self.link(SHORTCUT | shortcut, id, &link.next, fence_key(hash));
+        self.insert_behind(SHORTCUT | shortcut, id, &link.next, fence_key(hash));
+    }
+
+    /// Adds many to an empty table, each with its hash: in the order of the list, so that nothing is looked for.
+    pub fn fill(&self, fences: &[(u32, u32)]) {
+        let mut count = self.count.lock().unwrap_or_else(PoisonError::into_inner);
+        assert_eq!(*count, 0, "only an empty table is filled");
+        *count = u32::try_from(fences.len()).expect("numbers of fences have 32 bits");
+        while self.size.load(Ordering::Relaxed) < *count {
+            self.double();
+        }
+        let size = self.size.load(Ordering::Relaxed);
+        let mut sorted: Vec<u64> =
+            fences.iter().map(|(hash, id)| u64::from(hash.reverse_bits()) << 32 | u64::from(*id)).collect();
+        sorted.sort_unstable();
+        let mut shortcuts = (1..size).map(|number| number.reverse_bits() >> (32 - size.ilog2())).peekable();
+        let mut last = self.shortcut(0);
+        for fence in sorted {
+            let (hash, id) = ((fence >> 32) as u32, fence as u32);
+            let hash = hash.reverse_bits();
+            while let Some(shortcut) = shortcuts.next_if(|shortcut| shortcut_key(*shortcut) < fence_key(hash)) {
+                last.store(SHORTCUT | shortcut, Ordering::Release);
+                last = self.shortcut(shortcut);
+            }
+            let link = self.thing(id).link();
+            link.hash.store(hash, Ordering::Relaxed);
+            last.store(id, Ordering::Release);
+            last = &link.next;
+        }
+        for shortcut in shortcuts {
+            last.store(SHORTCUT | shortcut, Ordering::Release);
+            last = self.shortcut(shortcut);
+        }
+        last.store(END, Ordering::Release);
     }
 
     fn make_shortcut(&self, shortcut: u32) {
@@ -193,12 +238,12 @@ impl Index {
         if own.load(Ordering::Relaxed) == UNMADE {
             let parent = parent(shortcut);
             self.make_shortcut(parent);
-            self.link(SHORTCUT | parent, SHORTCUT | shortcut, own, shortcut_key(shortcut));
+            self.insert_behind(SHORTCUT | parent, SHORTCUT | shortcut, own, shortcut_key(shortcut));
         }
     }
 
     /// Puts a place with this key into the list, somewhere behind another.
-    fn link(&self, behind: u32, place: u32, next: &AtomicU32, key: u64) {
+    fn insert_behind(&self, behind: u32, place: u32, next: &AtomicU32, key: u64) {
         let mut before = behind;
         let after = loop {
             let after = self.next_of(before).load(Ordering::Relaxed);
@@ -224,14 +269,20 @@ mod tests {
         (id / 2).wrapping_mul(0x9e37_79b1)
     }
 
-    fn has(index: &Index, id: u32) -> bool {
+    impl Linked for Link {
+        fn link(&self) -> &Link {
+            self
+        }
+    }
+
+    fn has(index: &Index<Link>, id: u32) -> bool {
         index.find(hash(id), |found| (found == id).then_some(())).is_some()
     }
 
     #[test]
     fn everything_that_was_added_is_found_and_nothing_else() {
         for room in [0, 100_000] {
-            let index = Index::with_room(room);
+            let index = Index::<Link>::with_room(room);
             for id in 0..30_000 {
                 assert!(!has(&index, id), "{id}");
                 index.insert(id, hash(id));
@@ -244,8 +295,23 @@ mod tests {
     }
 
     #[test]
+    fn filled_at_once_it_is_the_same() {
+        for (number, more) in [(0, 100), (1, 1), (1000, 5000), (30_000, 3)] {
+            let index = Index::<Link>::with_room(number);
+            let all: Vec<(u32, u32)> = (0..number).map(|id| (hash(id), id)).collect();
+            index.fill(&all);
+            for id in number..number + more {
+                assert!(!has(&index, id), "{id}");
+                index.insert(id, hash(id));
+            }
+            assert!((0..number + more).all(|id| has(&index, id)), "{number}");
+            assert!(!has(&index, number + more));
+        }
+    }
+
+    #[test]
     fn readers_find_what_is_there_while_it_grows() {
-        let (index, done, added) = (Index::with_room(0), AtomicBool::new(false), AtomicU32::new(0));
+        let (index, done, added) = (Index::<Link>::with_room(0), AtomicBool::new(false), AtomicU32::new(0));
         std::thread::scope(|scope| {
             for _ in 0..2 {
                 scope.spawn(|| {

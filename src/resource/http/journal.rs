@@ -4,6 +4,9 @@
 //! so is forwarded. A process that is killed leaves it in the kernel's memory, which outlives the process; a machine that goes
 //! down may lose it. So the bytes are believed after a clean stop, or if the machine has not been started anew since; otherwise
 //! every fence counts as dirty.
+//!
+//! The space is written before it is mapped, so that a full disk is an error when a fence is made, not the end of the process when
+//! its byte is set. Nobody may cut the file short while the gate runs.
 #![allow(unsafe_code, reason = "a mapped file is memory that the compiler knows nothing of")]
 
 use std::fs::{File, OpenOptions};

@@ -44,6 +44,7 @@ pub fn load(dir: &Path, scopes: Vec<Scope>) -> Result<Loaded, OpenError> {
     let shared = Shared::new(scopes, journal, store.numbers);
     let mut numbers = Numbers { next: store.numbers, free: Vec::new() };
     let mut holders = HashMap::new();
+    let mut hashes = Vec::with_capacity(store.numbers as usize);
     let (mut expected, mut dirty, mut damaged) = (0, 0_u64, None);
     store.load(|row| {
         if row.fence.is_empty() || row.fence.len() > 255 || !row.fence.bytes().all(is_fence_byte) {
@@ -52,11 +53,12 @@ pub fn load(dir: &Path, scopes: Vec<Scope>) -> Result<Loaded, OpenError> {
         }
         numbers.free.extend(expected..row.id);
         expected = row.id + 1;
-        dirty += u64::from(restore(&shared, &mut holders, &row, before));
+        dirty += u64::from(restore(&shared, &mut holders, &mut hashes, &row, before));
     })?;
     if let Some(fence) = damaged {
         return Err(OpenError::file(&store.file, &format!("{fence:?} is no name of a fence")));
     }
+    shared.index.fill(&hashes);
     match before {
         Before::Clean => {}
         Before::Crashed => {
@@ -73,7 +75,13 @@ pub fn load(dir: &Path, scopes: Vec<Scope>) -> Result<Loaded, OpenError> {
 }
 
 /// Puts one fence there. True where it may have had writes in flight.
-fn restore(shared: &Shared, holders: &mut HashMap<String, Holder>, row: &Row<'_>, before: Before) -> bool {
+fn restore(
+    shared: &Shared,
+    holders: &mut HashMap<String, Holder>,
+    hashes: &mut Vec<(u32, u32)>,
+    row: &Row<'_>,
+    before: Before,
+) -> bool {
     let was_dirty = matches!(before, Before::Unknown(_)) || shared.journal.is_dirty(row.id);
     let mark = row.mark.map(|(token, holder)| Mark { token, holder: holder.and_then(|text| named(holders, text)) });
     let now = shared.now();
@@ -83,14 +91,16 @@ fn restore(shared: &Shared, holders: &mut HashMap<String, Holder>, row: &Row<'_>
     let mut entry = Entry::new(row.fence, fence, shared.home(row.fence));
     entry.advanced_at_ms = row.advanced_at_ms;
     entry.set(Flag::StoredSettled, row.is_settled);
-    shared.journal.set(row.id, entry.fence.is_dirty());
+    let is_dirty = entry.fence.is_dirty();
+    entry.set(Flag::Dirty, is_dirty);
+    shared.journal.set(row.id, is_dirty);
     if blocked != Blocked::No {
         // A line for each of a million fences would say a million times what the log says once.
         entry.set(Flag::Quiet, matches!(before, Before::Unknown(_)));
         let why = "the gate did not stop cleanly, and a write may have been in flight";
         shared.quarantine_began(row.id, &mut entry, blocked, why);
     }
-    shared.add(row.id, entry);
+    hashes.push((shared.put(row.id, entry), row.id));
     was_dirty
 }
 

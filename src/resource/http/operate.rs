@@ -19,6 +19,9 @@ use super::state::not_found;
 use super::store::{self, Write};
 use super::worker::Job;
 
+/// How many names are read at a time at least: some may be other resources'.
+const LIST_MIN: usize = 100;
+
 fn number(scope: usize) -> u16 {
     u16::try_from(scope).expect("a scope's number comes from the list that was given")
 }
@@ -70,7 +73,7 @@ impl Fences {
         while found.len() < limit {
             // The store has the names in order; here they are in none.
             let conn = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
-            let names = match store::names(&conn, prefix, &after, limit) {
+            let names = match store::names(&conn, prefix, &after, limit.max(LIST_MIN)) {
                 Ok(names) => names,
                 Err(error) => {
                     tracing::error!(%error, "the fences can't be listed");

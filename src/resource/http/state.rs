@@ -16,9 +16,9 @@ use crate::resource::Told;
 use crate::resource::refusals::Refusals;
 use crate::resource::threads::now_ms;
 
-use super::entry::{Entry, NOBODY};
+use super::entry::{Entry, Flag, NOBODY, Slot};
 use super::fences::Scope;
-use super::index::{Chunks, FENCES_MAX, Index};
+use super::index::{FENCES_MAX, Index};
 use super::journal::Journal;
 use super::worker::Queue;
 
@@ -74,10 +74,8 @@ pub struct Numbers {
 pub struct Shared {
     /// The resources.
     pub scopes: Vec<ScopeState>,
-    /// The fences by number.
-    pub entries: Chunks<Mutex<Entry>>,
-    /// Their numbers by name.
-    pub index: Index,
+    /// The fences, by number and by name.
+    pub index: Index<Slot>,
     hasher: RandomState,
     /// Numbers for new ones. Held locked while one is made.
     pub numbers: Mutex<Numbers>,
@@ -101,7 +99,6 @@ impl Shared {
     pub fn new(scopes: Vec<ScopeState>, journal: Journal, numbers: u32) -> Shared {
         Shared {
             scopes,
-            entries: Chunks::default(),
             index: Index::with_room(numbers),
             hasher: RandomState::new(),
             numbers: Mutex::new(Numbers::default()),
@@ -150,7 +147,7 @@ impl Shared {
 
     /// The lock of a fence.
     pub fn lock(&self, id: u32) -> MutexGuard<'_, Entry> {
-        self.entries.make(id).lock().unwrap_or_else(PoisonError::into_inner)
+        self.index.thing(id).entry.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The fence of this name, locked.
@@ -166,14 +163,23 @@ impl Shared {
         home == scope || (self.scopes[usize::from(scope)].given.owns)(name)
     }
 
-    /// Puts a fence there that wasn't.
-    pub fn add(&self, id: u32, entry: Entry) {
+    /// Puts a fence in its place, where nobody finds it by its name yet. Returns the name's hash.
+    pub fn put(&self, id: u32, entry: Entry) -> u32 {
         let hash = self.hash(entry.name.as_str());
         if let Some(scope) = self.told(entry.home) {
             scope.fences.fetch_add(1, Ordering::Relaxed);
         }
         *self.lock(id) = entry;
-        self.index.insert(id, hash);
+        hash
+    }
+
+    /// Notes in the journal whether a fence is dirty.
+    pub fn note(&self, id: u32, entry: &mut Entry) {
+        let is_dirty = entry.fence.is_dirty();
+        if entry.has(Flag::Dirty) != is_dirty && !self.is_stopped() {
+            entry.set(Flag::Dirty, is_dirty);
+            self.journal.set(id, is_dirty);
+        }
     }
 
     /// The fence of this name, locked, made where it isn't there yet: for a mark that is about to be stored, or an operator.
@@ -202,7 +208,10 @@ impl Shared {
         }
         numbers.next = numbers.next.max(id + 1);
         let fence = DrainedFence::restored(None, true, false, self.now(), self.policy(scope));
-        self.add(id, Entry::new(name, fence, scope));
+        // What was there before, a journal that was lost may have left.
+        self.journal.set(id, false);
+        let hash = self.put(id, Entry::new(name, fence, scope));
+        self.index.insert(id, hash);
         Ok((id, self.lock(id)))
     }
 

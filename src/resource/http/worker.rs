@@ -171,9 +171,14 @@ fn store_batch(shared: &Shared, conn: &Connection, batch: Vec<Job>) {
             batch.into_iter().for_each(|job| store_batch(shared, conn, vec![job]));
         }
         Err(error) => {
-            shared.stored_badly(&error);
             let why = error.to_string();
             let is_refused = error.sqlite_error_code() == Some(ErrorCode::ConstraintViolation);
+            if is_refused {
+                // The store works; this is about one mark.
+                tracing::error!(%error, "a mark can't be stored");
+            } else {
+                shared.stored_badly(&error);
+            }
             let (urgent, lazy): (Vec<Job>, Vec<Job>) = batch.into_iter().partition(|job| job.reply.is_some());
             if !is_refused && !shared.is_stopped() {
                 shared.queue.put_back(lazy);
