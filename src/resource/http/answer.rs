@@ -3,6 +3,7 @@
 use std::pin::Pin;
 use std::task::Poll;
 
+use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::{Body as _, Frame, Incoming};
 use hyper::ext::ReasonPhrase;
@@ -149,13 +150,7 @@ impl Http {
                     None => Body::Whole(Full::new(data)),
                 }
             }
-            Ok(Taken::Part(first)) => {
-                let (frames, piped) = mpsc::channel(pump::FRAMES);
-                let taken = first.iter().filter_map(Frame::data_ref).map(|data| data.len() as u64).sum::<u64>();
-                let piped = Piped::new(piped, exchange.left().map(|left| left + taken));
-                tokio::spawn(pump::run(exchange, first, frames));
-                Body::Streamed(Box::pin(piped))
-            }
+            Ok(Taken::Part(first)) => long(exchange, first),
             Err(failure) => return Err(self.failed(exchange, failure, outgoing.claim)),
         };
         Ok(response.map(|()| body))
@@ -204,6 +199,15 @@ fn pass_on(response: &mut Response<()>, parts: Parts) {
     if let Some(reason) = extensions.remove::<ReasonPhrase>() {
         response.extensions_mut().insert(reason);
     }
+}
+
+/// The body of a long answer to a write. Not a part of every request's future, which would be that much larger.
+fn long(exchange: Exchange, first: Vec<Frame<Bytes>>) -> Body {
+    let (frames, piped) = mpsc::channel(pump::FRAMES);
+    let taken = first.iter().filter_map(Frame::data_ref).map(|data| data.len() as u64).sum::<u64>();
+    let piped = Piped::new(piped, exchange.left().map(|left| left + taken));
+    tokio::spawn(pump::run(exchange, first, frames));
+    Body::Streamed(Box::pin(piped))
 }
 
 /// The body of an answer to a read.

@@ -2,6 +2,9 @@
 //!
 //! What is written there is written under the request's token. So it has to belong to the request's own fence, and is forwarded
 //! in its normal form, as a path of the upstream.
+//!
+//! It is the only such header that the gate knows. An upstream that takes the path of a write from elsewhere (a header of its own,
+//! the query, the body) can be led past the fence of the request's path; such requests need one fence for all of the upstream.
 
 use hyper::header::{HeaderName, HeaderValue};
 

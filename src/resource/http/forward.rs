@@ -24,6 +24,8 @@ use super::fences::{Admitted, InFlight};
 use super::head::{self, Asked};
 use super::path::NormalPath;
 use super::resource::Http;
+use super::rules;
+use super::seen::Seen;
 use super::template::Yielded;
 
 /// How many connections that had ended unnoticed are tried before a new one is made.
@@ -44,6 +46,8 @@ impl Drop for Unsent {
 pub(super) struct Outgoing<'a> {
     /// What its headers asked for.
     pub(super) asked: Asked,
+    /// Which headers it has.
+    seen: Seen,
     /// What was judged.
     pub(super) claim: Option<&'a Claim>,
     /// The client's connection, should it become a tunnel.
@@ -53,17 +57,19 @@ pub(super) struct Outgoing<'a> {
 impl Http {
     /// Answers a request.
     pub(super) async fn serve(&self, mut call: Call) -> Result<Served, Problem> {
-        head::check(&call)?;
+        let seen = Seen::of(&call.headers);
+        head::check(&call, seen)?;
         let path = NormalPath::parse(&call.path)?;
-        let asked = Asked::of(&call);
+        let asked = Asked::of(&call, seen);
         let (upgrades, any_case) = (asked.upgrade.is_some(), self.template.is_lower());
-        let is_write = self.rules.is_write(&call.method, &path, &call.headers, upgrades, any_case);
+        let acts_as = seen.has(Seen::METHOD_OVERRIDE).then(|| rules::overriding(&call.headers)).flatten();
+        let is_write = self.rules.is_write(&call.method, &path, acts_as, upgrades, any_case);
         let fence = self.template.fence(&path);
-        if is_write {
+        if is_write && seen.has(Seen::DESTINATION) {
             destination::check(self, &mut call, &fence)?;
         }
         let Some(claim) = self.claim(&call, fence, is_write)? else {
-            let outgoing = Outgoing { asked, claim: None, upgrade: call.upgrade.take() };
+            let outgoing = Outgoing { asked, seen, claim: None, upgrade: call.upgrade.take() };
             let response = self.forward(call, &path, outgoing, None).await?;
             return Ok(Served { response, judged: None });
         };
@@ -71,7 +77,7 @@ impl Http {
         let Admitted { verdict, write, .. } = self.fences.admit(self.scope, &claim, purpose).await?;
         let write = write.map(|write| Unsent(Some(write)));
         let claims: Arc<[Claim]> = Arc::new([claim]);
-        let outgoing = Outgoing { asked, claim: claims.first(), upgrade: call.upgrade.take() };
+        let outgoing = Outgoing { asked, seen, claim: claims.first(), upgrade: call.upgrade.take() };
         match self.forward(call, &path, outgoing, write).await {
             Ok(response) => Ok(Served { response, judged: Some(Judged { verdict, claims }) }),
             Err(problem) => Err(problem.after(verdict, &claims)),
@@ -156,7 +162,7 @@ impl Http {
 
     /// The request as any version of HTTP has it.
     fn request(&self, mut call: Call, path: &NormalPath, outgoing: &Outgoing<'_>) -> Result<Request<Upload>, Problem> {
-        head::forward(&mut call, &outgoing.asked, outgoing.claim);
+        head::forward(&mut call, outgoing.seen, &outgoing.asked, outgoing.claim);
         let Call { method, query, headers, body, .. } = call;
         let base = &self.upstream().base;
         let mut target =

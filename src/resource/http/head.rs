@@ -1,8 +1,9 @@
 //! Heads on their way through: what is refused, removed, and added.
 
-use std::fmt::Write;
+use std::cell::RefCell;
 use std::net::IpAddr;
 
+use bytes::Bytes;
 use hyper::header::{
     AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue,
     PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, VIA,
@@ -14,6 +15,8 @@ use crate::fence::Claim;
 use crate::problem::{Kind, Problem};
 use crate::resource::Call;
 use crate::resource::headers::{FENCING_HOLDER, FENCING_TOKEN};
+
+use super::seen::Seen;
 
 /// The fence that the gate decided on, for upstreams that check again.
 pub const FENCING_FENCE: HeaderName = HeaderName::from_static("fencing-fence");
@@ -31,16 +34,16 @@ const PATH_OVERRIDES: [HeaderName; 2] =
     [HeaderName::from_static("x-original-url"), HeaderName::from_static("x-rewrite-url")];
 
 /// RFC 9110, section 7.6.1: about one connection, not about the message. `TE` and `Upgrade` are put back where they are passed on.
-const HOP_BY_HOP: [HeaderName; 9] = [
-    CONNECTION,
-    KEEP_ALIVE,
-    PROXY_CONNECTION,
-    PROXY_AUTHENTICATE,
-    PROXY_AUTHORIZATION,
-    TE,
-    TRANSFER_ENCODING,
-    UPGRADE,
-    HTTP2_SETTINGS,
+const HOP_BY_HOP: [(Seen, HeaderName); 9] = [
+    (Seen::CONNECTION, CONNECTION),
+    (Seen::KEEP_ALIVE, KEEP_ALIVE),
+    (Seen::TE, TE),
+    (Seen::TRANSFER_ENCODING, TRANSFER_ENCODING),
+    (Seen::UPGRADE, UPGRADE),
+    (Seen::SELDOM, PROXY_CONNECTION),
+    (Seen::SELDOM, PROXY_AUTHENTICATE),
+    (Seen::SELDOM, PROXY_AUTHORIZATION),
+    (Seen::SELDOM, HTTP2_SETTINGS),
 ];
 
 /// How this proxy calls itself in `Via`.
@@ -56,7 +59,7 @@ fn bad(why: impl Into<String>) -> Problem {
 ///
 /// # Errors
 /// [`Kind::BadRequest`], [`Kind::NotImplemented`].
-pub fn check(call: &Call) -> Result<(), Problem> {
+pub fn check(call: &Call, seen: Seen) -> Result<(), Problem> {
     let headers = &call.headers;
     if call.method == Method::CONNECT {
         return Err(Problem::new(Kind::NotImplemented, "the gate opens no tunnels: CONNECT is not for it"));
@@ -74,7 +77,7 @@ pub fn check(call: &Call) -> Result<(), Problem> {
         }
         _ => {}
     }
-    if headers.get_all(VIA).iter().map(gates).sum::<usize>() > GATES_MAX {
+    if seen.has(Seen::VIA) && headers.get_all(VIA).iter().map(gates).sum::<usize>() > GATES_MAX {
         let why = format!("the request has passed more than {GATES_MAX} gates: it goes in circles");
         return Err(Problem { proxy_error: Some("proxy_loop_detected"), ..bad(why) });
     }
@@ -114,20 +117,26 @@ fn gates(via: &HeaderValue) -> usize {
 }
 
 /// Removes what is about the connection: the headers that are always, and those that `Connection` names.
-fn remove_hop_by_hop(headers: &mut HeaderMap) {
-    if headers.contains_key(CONNECTION) {
+fn remove_hop_by_hop(headers: &mut HeaderMap, seen: Seen) {
+    if !seen.has(Seen::HOP_BY_HOP) {
+        return;
+    }
+    if seen.has(Seen::CONNECTION) {
         let named: Vec<HeaderName> = headers
             .get_all(CONNECTION)
             .iter()
             .filter_map(|value| value.to_str().ok())
             .flat_map(|value| value.split(','))
-            .filter_map(|name| name.trim().parse().ok())
+            .map(str::trim)
+            // Mostly it says only this, and that is a name of no other header, or of one that is removed anyway.
+            .filter(|name| !name.eq_ignore_ascii_case("keep-alive") && !name.eq_ignore_ascii_case("close"))
+            .filter_map(|name| name.parse().ok())
             .collect();
         for name in named {
             headers.remove(name);
         }
     }
-    for name in &HOP_BY_HOP {
+    for (_, name) in HOP_BY_HOP.iter().filter(|(bit, _)| seen.has(*bit)) {
         headers.remove(name);
     }
 }
@@ -144,7 +153,10 @@ pub struct Asked {
 impl Asked {
     /// Looks. An upgrade that can't be passed on is an offer that a server may leave alone (RFC 9110, section 7.8): to one of
     /// several protocols, and to HTTP/2, after which requests would go past the gate.
-    pub fn of(call: &Call) -> Asked {
+    pub fn of(call: &Call, seen: Seen) -> Asked {
+        if !seen.has(Seen::UPGRADE.or(Seen::TE)) {
+            return Asked::default();
+        }
         let says = |name: &HeaderName, token: &str| {
             call.headers.get_all(name).iter().filter_map(|value| value.to_str().ok()).any(|value| {
                 value.split(',').any(|one| one.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case(token))
@@ -161,34 +173,41 @@ impl Asked {
     }
 }
 
+/// How many headers a request gains here.
+const GAINED: usize = 8;
+
 /// Makes the headers of a request those that are forwarded, all but `Host`.
-pub fn forward(call: &mut Call, asked: &Asked, claim: Option<&Claim>) {
+pub fn forward(call: &mut Call, seen: Seen, asked: &Asked, claim: Option<&Claim>) {
     let headers = &mut call.headers;
-    remove_hop_by_hop(headers);
+    headers.reserve(GAINED);
+    remove_hop_by_hop(headers, seen);
     if let Some(upgrade) = &asked.upgrade {
         headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(UPGRADE, upgrade.clone());
     }
-    for name in &PATH_OVERRIDES {
-        headers.remove(name);
+    if seen.has(Seen::PATH_OVERRIDE) {
+        PATH_OVERRIDES.iter().for_each(|name| drop(headers.remove(name)));
     }
-    // The gate has met this expectation by reading the body.
-    if headers.get(EXPECT).is_some_and(|expect| expect.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
-        headers.remove(EXPECT);
+    if seen.has(Seen::EXPECT) {
+        // The gate has met this expectation by reading the body.
+        if headers.get(EXPECT).is_some_and(|expect| expect.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
+            headers.remove(EXPECT);
+        }
     }
-    let is_ours = |value: &HeaderValue| {
-        value.to_str().ok().and_then(|value| value.split_once(' ')).is_some_and(|(scheme, credential)| {
-            scheme.eq_ignore_ascii_case("bearer") && credential.trim_start_matches(' ').starts_with("fgt.")
-        })
-    };
-    if headers.get(AUTHORIZATION).is_some_and(is_ours) {
+    if seen.has(Seen::AUTHORIZATION) && headers.get(AUTHORIZATION).is_some_and(is_for_the_gate) {
         headers.remove(AUTHORIZATION);
     }
     if call.version == Version::HTTP_2 {
         join_cookies(headers);
     }
-    put_claim(headers, claim);
-    put_forwarded(call);
+    put_claim(headers, seen, claim);
+    put_forwarded(call, seen);
+}
+
+fn is_for_the_gate(authorization: &HeaderValue) -> bool {
+    authorization.to_str().ok().and_then(|value| value.split_once(' ')).is_some_and(|(scheme, credential)| {
+        scheme.eq_ignore_ascii_case("bearer") && credential.trim_start_matches(' ').starts_with("fgt.")
+    })
 }
 
 /// HTTP/2 has a line for each cookie, and everybody else one for all (RFC 9113, section 8.2.3).
@@ -202,61 +221,104 @@ fn join_cookies(headers: &mut HeaderMap) {
 }
 
 /// What an upstream can check again. What the client said of it is of no meaning there unless it was judged.
-fn put_claim(headers: &mut HeaderMap, claim: Option<&Claim>) {
-    let Some(claim) = claim else {
-        headers.remove(FENCING_TOKEN);
+fn put_claim(headers: &mut HeaderMap, seen: Seen, claim: Option<&Claim>) {
+    if seen.has(Seen::FENCING) {
         headers.remove(FENCING_HOLDER);
         headers.remove(FENCING_FENCE);
+    }
+    let Some(claim) = claim else {
+        if seen.has(Seen::FENCING) {
+            headers.remove(FENCING_TOKEN);
+        }
         return;
     };
-    headers.insert(FENCING_TOKEN, HeaderValue::from(claim.token.get()));
+    // A token has one spelling: where the client sent it bare, it stands there already.
+    let is_bare = |token: &HeaderValue| token.as_bytes().iter().all(u8::is_ascii_digit);
+    if !headers.get(FENCING_TOKEN).is_some_and(is_bare) {
+        headers.insert(FENCING_TOKEN, HeaderValue::from(claim.token.get()));
+    }
     let fence = HeaderValue::try_from(claim.fence.as_str()).expect("the name of a fence is visible ASCII");
-    headers.insert(FENCING_FENCE, fence);
-    match &claim.holder {
-        Some(holder) => {
-            let holder = HeaderValue::try_from(holder.as_str()).expect("the name of a holder is printable ASCII");
-            headers.insert(FENCING_HOLDER, holder);
-        }
-        None => drop(headers.remove(FENCING_HOLDER)),
+    headers.append(FENCING_FENCE, fence);
+    if let Some(holder) = &claim.holder {
+        let holder = HeaderValue::try_from(holder.as_str()).expect("the name of a holder is printable ASCII");
+        headers.append(FENCING_HOLDER, holder);
     }
 }
 
 /// Adds to a list, in one line: some readers look at the first one only.
-fn add_to_list(headers: &mut HeaderMap, name: HeaderName, item: &str) {
-    let mut list = String::with_capacity(item.len());
-    for value in headers.get_all(&name).iter().filter_map(|value| value.to_str().ok()) {
-        list.push_str(value);
-        list.push_str(", ");
+fn add_to_list(headers: &mut HeaderMap, name: HeaderName, item: &HeaderValue) {
+    let mut list = Vec::with_capacity(item.len());
+    for value in headers.get_all(&name) {
+        list.extend_from_slice(value.as_bytes());
+        list.extend_from_slice(b", ");
     }
-    list.push_str(item);
-    if let Ok(list) = HeaderValue::try_from(list) {
+    list.extend_from_slice(item.as_bytes());
+    if let Ok(list) = HeaderValue::from_maybe_shared(Bytes::from(list)) {
         headers.insert(name, list);
     }
 }
 
+/// What is said of a client and the name that it asked for.
+struct Said {
+    ip: IpAddr,
+    host: Option<String>,
+    forwarded: HeaderValue,
+    forwarded_for: HeaderValue,
+    forwarded_host: Option<HeaderValue>,
+}
+
+impl Said {
+    fn of(ip: IpAddr, host: Option<&str>) -> Said {
+        let shown = host.filter(|host| host.bytes().all(is_authority));
+        let mut element = match ip {
+            IpAddr::V4(ip) => format!("for={ip}"),
+            IpAddr::V6(ip) => format!("for=\"[{ip}]\""),
+        };
+        if let Some(host) = shown {
+            element.push_str(&format!(";host=\"{host}\""));
+        }
+        element.push_str(";proto=http");
+        Said {
+            ip,
+            host: host.map(str::to_owned),
+            forwarded: HeaderValue::try_from(element).expect("addresses and such hosts are visible ASCII"),
+            forwarded_for: HeaderValue::try_from(ip.to_string()).expect("an address is visible ASCII"),
+            forwarded_host: shown.and_then(|host| HeaderValue::try_from(host).ok()),
+        }
+    }
+}
+
+thread_local! {
+    /// What was said last on this thread: mostly, the next request says the same.
+    static SAID: RefCell<Option<Said>> = const { RefCell::new(None) };
+}
+
 /// Says from whom, to whom and how the request came.
-fn put_forwarded(call: &mut Call) {
+fn put_forwarded(call: &mut Call, seen: Seen) {
     let Call { headers, authority, peer, version, .. } = call;
-    let ip = peer.ip().to_canonical();
-    let host = authority.as_deref().filter(|host| host.bytes().all(is_authority));
-    let mut element = String::with_capacity(64);
-    let _ = match ip {
-        IpAddr::V4(ip) => write!(element, "for={ip}"),
-        IpAddr::V6(ip) => write!(element, "for=\"[{ip}]\""),
-    };
-    if let Some(host) = host {
-        let _ = write!(element, ";host=\"{host}\"");
-    }
-    element.push_str(";proto=http");
-    add_to_list(headers, FORWARDED, &element);
-    element.clear();
-    let _ = write!(element, "{ip}");
-    add_to_list(headers, X_FORWARDED_FOR, &element);
-    // These two say how the first of all proxies was asked.
-    headers.entry(X_FORWARDED_PROTO).or_insert_with(|| HeaderValue::from_static("http"));
-    if let Some(host) = host.and_then(|host| HeaderValue::try_from(host).ok()) {
-        headers.entry(X_FORWARDED_HOST).or_insert(host);
-    }
+    let (ip, host) = (peer.ip().to_canonical(), authority.as_deref());
+    SAID.with_borrow_mut(|said| {
+        let said = match said {
+            Some(said) if said.ip == ip && said.host.as_deref() == host => said,
+            other => other.insert(Said::of(ip, host)),
+        };
+        if seen.has(Seen::FORWARDED) {
+            add_to_list(headers, FORWARDED, &said.forwarded);
+            add_to_list(headers, X_FORWARDED_FOR, &said.forwarded_for);
+            // These two say how the first of all proxies was asked.
+            headers.entry(X_FORWARDED_PROTO).or_insert(HeaderValue::from_static("http"));
+            if let Some(host) = &said.forwarded_host {
+                headers.entry(X_FORWARDED_HOST).or_insert_with(|| host.clone());
+            }
+            return;
+        }
+        headers.append(FORWARDED, said.forwarded.clone());
+        headers.append(X_FORWARDED_FOR, said.forwarded_for.clone());
+        headers.append(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
+        if let Some(host) = &said.forwarded_host {
+            headers.append(X_FORWARDED_HOST, host.clone());
+        }
+    });
     headers.append(VIA, via(*version));
 }
 
@@ -303,16 +365,22 @@ pub fn check_answer(headers: &mut HeaderMap) -> Result<(), &'static str> {
 
 /// Makes the headers of an upstream's answer those that the client gets.
 pub fn answer(headers: &mut HeaderMap, version: Version) {
-    remove_hop_by_hop(headers);
-    // They are the gate's to say.
-    headers.remove(FENCING_VERDICT);
-    headers.remove(FENCING_HIGHEST);
+    let seen = Seen::of(headers);
+    // The gate's own are still to come.
+    headers.reserve(4);
+    remove_hop_by_hop(headers, seen);
+    if seen.has(Seen::VERDICT) {
+        // They are the gate's to say.
+        headers.remove(FENCING_VERDICT);
+        headers.remove(FENCING_HIGHEST);
+    }
     headers.append(VIA, via(version));
 }
 
 /// Removes from trailers what is no trailer's to say (RFC 9110, section 6.5.1), for readers that merge them into the headers.
 pub fn trailers(mut trailers: HeaderMap) -> HeaderMap {
-    remove_hop_by_hop(&mut trailers);
+    let seen = Seen::of(&trailers);
+    remove_hop_by_hop(&mut trailers, seen);
     for name in [
         CONTENT_LENGTH,
         HOST,
@@ -402,7 +470,7 @@ mod tests {
     #[test]
     fn lists_are_added_to() {
         let mut headers = map(&[("x-forwarded-for", "10.0.0.1"), ("x-forwarded-for", "10.0.0.2")]);
-        add_to_list(&mut headers, X_FORWARDED_FOR, "::1");
+        add_to_list(&mut headers, X_FORWARDED_FOR, &HeaderValue::from_static("::1"));
         assert_eq!(headers, map(&[("x-forwarded-for", "10.0.0.1, 10.0.0.2, ::1")]));
     }
 

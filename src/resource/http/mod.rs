@@ -4,7 +4,7 @@
 //! - [`path`]: one normal form of its path
 //! - [`template`]: the fence's name, made from that form
 //! - [`rules`]: whether it is a write
-//! - [`head`], [`destination`]: headers on their way through
+//! - [`head`], [`seen`], [`destination`]: headers on their way through
 //! - `forward.rs`, `answer.rs`: judged, forwarded, answered
 //! - [`exchange`], `pump.rs`, `upgrade.rs`: under way on a connection, and how that ends
 //! - [`pool`], [`conn`], [`wire`], [`body`]: connections, and what moves on them
@@ -35,6 +35,7 @@ pub mod pool;
 mod pump;
 mod resource;
 pub mod rules;
+pub mod seen;
 mod state;
 pub mod store;
 pub mod template;

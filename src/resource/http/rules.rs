@@ -1,11 +1,19 @@
 //! What is a write, by method and path.
+//!
+//! A header that asks for another method makes a request a write. An upstream that takes the method from the query or the body
+//! (`_method=DELETE` in a form) does so for `POST`, which is a write unless an entry of `reads` says otherwise.
 
+use hyper::header::HeaderName;
 use hyper::{HeaderMap, Method};
 
 use super::path::NormalPath;
 
 /// Headers by which a request asks to be taken for another method than its own. Some frameworks follow them.
-const METHOD_OVERRIDES: [&str; 3] = ["x-http-method-override", "x-http-method", "x-method-override"];
+const METHOD_OVERRIDES: [HeaderName; 3] = [
+    HeaderName::from_static("x-http-method-override"),
+    HeaderName::from_static("x-http-method"),
+    HeaderName::from_static("x-method-override"),
+];
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Piece {
@@ -46,18 +54,17 @@ impl Rules {
         Ok(Rules { reads: all(reads)?, writes: all(writes)? })
     }
 
-    /// Whether a request is a write. `upgrades`: it wants to change to another protocol, in which anything may be written.
-    /// `any_case`: the upstream takes `A` and `a` for the same path.
+    /// Whether a request is a write. `acts_as`: what [`overriding`] says of it. `upgrades`: it wants to change to another protocol,
+    /// in which anything may be written. `any_case`: the upstream takes `A` and `a` for the same path.
     pub fn is_write(
         &self,
         method: &Method,
         path: &NormalPath,
-        headers: &HeaderMap,
+        acts_as: Option<Option<Method>>,
         upgrades: bool,
         any_case: bool,
     ) -> bool {
         let by_default = !is_safe(method) || upgrades;
-        let acts_as = overriding(headers);
         if self.reads.is_empty() && self.writes.is_empty() {
             return by_default || acts_as.is_some();
         }
@@ -86,8 +93,8 @@ fn is_safe(method: &Method) -> bool {
 }
 
 /// The method that the headers ask for; inside, nothing where they ask for several or for one that is none.
-fn overriding(headers: &HeaderMap) -> Option<Option<Method>> {
-    let mut asked = METHOD_OVERRIDES.iter().flat_map(|name| headers.get_all(*name));
+pub fn overriding(headers: &HeaderMap) -> Option<Option<Method>> {
+    let mut asked = METHOD_OVERRIDES.into_iter().flat_map(|name| headers.get_all(name));
     let first = asked.next()?;
     Some(if asked.next().is_some() { None } else { Method::from_bytes(first.as_bytes()).ok() })
 }
@@ -156,7 +163,7 @@ mod tests {
         let map: HeaderMap =
             headers.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect();
         let upgrades = map.contains_key("upgrade");
-        rules.is_write(&method.parse().unwrap(), &NormalPath::parse(path).unwrap(), &map, upgrades, false)
+        rules.is_write(&method.parse().unwrap(), &NormalPath::parse(path).unwrap(), overriding(&map), upgrades, false)
     }
 
     #[test]
@@ -218,7 +225,7 @@ mod tests {
         assert!(!ask(&rules, "POST /search", &over("POST")));
         assert!(ask(&rules, "POST /search", &over("not a method")));
         let path = NormalPath::parse("/TRIGGER/x").unwrap();
-        assert!(rules.is_write(&Method::GET, &path, &HeaderMap::new(), false, true), "an upstream that folds case");
+        assert!(rules.is_write(&Method::GET, &path, None, false, true), "an upstream that folds case");
     }
 
     #[test]

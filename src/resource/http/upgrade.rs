@@ -1,4 +1,5 @@
-//! A connection that has changed its protocol: a tunnel, which is a write for as long as it lasts.
+//! A connection that has changed its protocol: a tunnel, which is a write for as long as it lasts. One that a rule says is a read
+//! is not looked after.
 
 use std::time::Duration;
 
