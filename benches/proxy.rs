@@ -90,7 +90,7 @@ fn start(name: &'static str, processor: &str, port: u16, command: &[&str]) -> Se
 
 fn nginx(name: &'static str, dir: &Path, processor: &str, http: &str, server: &str) -> Server {
     let port = port();
-    let dir = dir.join(name);
+    let dir = dir.join(name.replace([' ', ','], "-"));
     std::fs::create_dir_all(&dir).expect("a directory");
     let at = dir.display();
     let config = format!(
@@ -108,7 +108,7 @@ fn nginx(name: &'static str, dir: &Path, processor: &str, http: &str, server: &s
 fn haproxy(dir: &Path, upstream: u16) -> Server {
     let port = port();
     let config = format!(
-        "global\n nbthread 1\n maxconn 20000\ndefaults\n mode http\n timeout connect 5s\n timeout client 60s\n timeout server 60s\n \
+        "global\n nbthread 1\n maxconn 4000\ndefaults\n mode http\n timeout connect 5s\n timeout client 60s\n timeout server 60s\n \
          http-reuse always\nfrontend f\n bind 127.0.0.1:{port}\n default_backend b\nbackend b\n server s 127.0.0.1:{upstream}\n"
     );
     let file = dir.join("haproxy.cfg");
