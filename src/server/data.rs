@@ -30,7 +30,8 @@ const MOUNTS_TOLD_MAX: usize = 20;
 pub async fn handle(gate: &Gate, request: Request<Incoming>, peer: SocketAddr) -> Response<Body> {
     let path = request.uri().path();
     if path == "/-" || path.starts_with("/-/") {
-        let answer = reserved(gate, request).await;
+        // Large and rare: not in every request's future.
+        let answer = Box::pin(reserved(gate, request)).await;
         return answer.unwrap_or_else(|problem| respond::problem(&problem, Style::Problem)).map(Body::Whole);
     }
     let Some((index, below)) = mounted(gate, path) else {
