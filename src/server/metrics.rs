@@ -39,6 +39,8 @@ fn describe() {
     describe_counter!("fencegate_advances_total", Unit::Count, "Times that a mark rose");
     describe_counter!("fencegate_quarantines_total", Unit::Count, "Times that a fence was quarantined");
     describe_gauge!("fencegate_http_fences", Unit::Count, "Fences of a resource in memory");
+    describe_gauge!("fencegate_http_connections", Unit::Count, "Connections to an upstream");
+    describe_gauge!("fencegate_http_connections_idle", Unit::Count, "Connections to an upstream that are unused");
     describe_gauge!("fencegate_http_quarantined", Unit::Count, "Fences that are quarantined");
     describe_gauge!(
         "fencegate_http_queue_marks",
