@@ -14,8 +14,8 @@ fn a_newer_token_waits_for_older_writes_and_for_nobody_else() {
         let mut older = bench.begin("a", 5, "read at:here apply answer");
         bench.upstream.reached("here");
         let mut claim = bench.begin_claim("a", 6);
-        let mut newer = bench.begin("a", 6, "read apply answer");
         bench.until_state("a", "highest", &json!("6"));
+        let mut newer = bench.begin("a", 6, "read apply answer");
         assert_eq!(bench.state("a")["in_flight"], 1);
         assert_problem(&bench.write("a", 5, "").expect("an answer"), 412, "STALE_TOKEN", "no");
         assert_done(&bench.write("b", 1, "read apply answer").expect("an answer"));

@@ -105,7 +105,10 @@ fn one_whose_client_has_gone_is_cut_off_all_the_same() {
 #[test]
 fn a_client_that_does_not_read_its_answer_holds_up_nobody() {
     let upstream = Raw::start();
-    let gate = plan(&upstream, OnUnknown::Wait).start();
+    let mut plan = plan(&upstream, OnUnknown::Wait);
+    // So long that the answer can be read in it on a busy machine, too.
+    plan.policy.drain_ms = 60_000;
+    let gate = plan.start();
     let mut old = gate.client();
     old.send(&put("/a", 7, 0)).unwrap();
     let mut peer = upstream.accept();
