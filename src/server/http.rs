@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::net::{SocketAddr, TcpListener};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -118,34 +119,38 @@ async fn connection<S, F, B>(
             builder.timer(TokioTimer::new()).max_header_list_size(HEAD_BYTES_MAX).max_concurrent_streams(STREAMS_MAX);
             builder.keep_alive_interval(PING_EVERY).keep_alive_timeout(PING_TIME);
             let connection = builder.serve_connection(TokioIo::new(stream), service);
-            tokio::pin!(connection);
-            tokio::select! {
-                result = &mut connection => result,
-                () = stopped(&mut stopping) => {
-                    connection.as_mut().graceful_shutdown();
-                    connection.await
-                }
-            }
-            .map_err(BodyError::from)
+            see_through(connection, &mut stopping, |connection| connection.graceful_shutdown()).await
         }
         Ok(false) => {
             let mut builder = http1::Builder::new();
             builder.timer(TokioTimer::new()).header_read_timeout(header_time).max_buf_size(HEAD_BYTES_MAX as usize);
             let connection = builder.serve_connection(TokioIo::new(stream), service).with_upgrades();
-            tokio::pin!(connection);
-            tokio::select! {
-                result = &mut connection => result,
-                () = stopped(&mut stopping) => {
-                    connection.as_mut().graceful_shutdown();
-                    connection.await
-                }
-            }
-            .map_err(BodyError::from)
+            see_through(connection, &mut stopping, |connection| connection.graceful_shutdown()).await
         }
     };
     if let Err(error) = result {
         tracing::debug!(%error, "a connection ended");
     }
+}
+
+/// Serves a connection to its end; once the gate stops, only what is in work on it, as `finish` asks of it.
+async fn see_through<C>(
+    connection: C,
+    stopping: &mut watch::Receiver<bool>,
+    finish: fn(Pin<&mut C>),
+) -> Result<(), BodyError>
+where
+    C: Future<Output = hyper::Result<()>>,
+{
+    tokio::pin!(connection);
+    let result = tokio::select! {
+        result = &mut connection => result,
+        () = stopped(stopping) => {
+            finish(connection.as_mut());
+            connection.await
+        }
+    };
+    result.map_err(BodyError::from)
 }
 
 /// How an HTTP/2 connection begins where the client knows beforehand that it will be understood (RFC 9113, section 3.4).
