@@ -255,6 +255,26 @@ async fn transactions_in_odd_places() {
     }
 }
 
+/// SQLite itself doesn't notice: what it would show of a plan made before may point into memory that was given back.
+#[tokio::test]
+async fn explain_tells_of_the_schema_as_it_is() {
+    let gate = Gate::new();
+    gate.script("1", "CREATE TABLE t (a, b)").await;
+    for (change, least) in [
+        ("CREATE INDEX by_a ON t (a)", "by_a"),
+        ("DROP INDEX by_a; CREATE INDEX with_b ON t (a, b)", "with_b"),
+        ("ALTER TABLE t RENAME TO old; CREATE TABLE t (b, a); CREATE INDEX anew ON t (a)", "anew"),
+    ] {
+        gate.script("1", change).await;
+        // More often than there are connections for reading.
+        for _ in 0..20 {
+            let plan = gate.sql("", "EXPLAIN QUERY PLAN SELECT a FROM t WHERE a = 1").await.unwrap().to_string();
+            assert!(plan.contains(least), "after {change}: {plan}");
+            assert_eq!(code(&gate.sql("", "EXPLAIN INSERT INTO t SELECT * FROM t").await), "ok");
+        }
+    }
+}
+
 /// SQLite stops reading at a NUL: what follows would be left out, and the script called done.
 #[tokio::test]
 async fn no_text_has_a_hidden_end() {

@@ -269,8 +269,9 @@ impl Db {
             return Err(Fail::Sql(SqlError::new("SQL_MANY_STATEMENTS", "SQL string contains more than one statement")));
         }
         let class = classify(&stmt, &seen);
-        // A pragma that reads the schema is answered from what the connection knows of it when it is prepared.
-        let cached = cached && !seen.pragma_reads;
+        // A pragma that reads the schema is answered from what the connection knows of it when it is prepared. So is EXPLAIN, which
+        // SQLite doesn't prepare anew either when the schema has changed: it would read a table's name from memory given back.
+        let cached = cached && !seen.pragma_reads && !stmt.is_explain();
         Ok(Some((Prepared { stmt, class, key: cached.then(|| Box::from(sql)) }, used)))
     }
 
