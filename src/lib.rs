@@ -7,6 +7,7 @@
 //! - [`lock`]: keeps a second process away
 //! - [`resource`]: seam 1, the thing written to
 //! - [`coordinator`]: seam 2, what elects a leader and issues the token
+//! - [`trust`]: between the two: who is asked before a token is believed
 //! - [`server`]: listeners, routes, responses
 //! - [`config`], [`telemetry`], [`cli`]: outermost
 #![deny(unsafe_code)]
@@ -20,3 +21,4 @@ pub mod problem;
 pub mod resource;
 pub mod server;
 pub mod telemetry;
+pub mod trust;

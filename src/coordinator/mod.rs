@@ -1,6 +1,7 @@
 //! Seam 2: what elects a leader and issues the token.
 //!
 //! - [`Coordinator`] and [`Leadership`]: what every coordinator offers, and no more
+//! - [`Follow`]: hearing of every new leader of many elections at once
 //! - [`embedded`]: elections by lease on the gate's own clock, no other server needed
 //!
 //! Every adapter passes the same suite, `tests/it/coordinator.rs`.
@@ -15,8 +16,11 @@ use crate::fence::{FenceName, Holder, Token};
 use crate::problem::{Kind, Problem};
 
 pub mod embedded;
+mod follow;
 
+pub use crate::fence::Leader;
 pub use embedded::Embedded;
+pub use follow::{Follow, Followed, Told};
 
 /// What a candidate stands with.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,15 +29,6 @@ pub struct Bid {
     pub holder: Option<Holder>,
     /// How long the lease lasts from each renewal. A coordinator may grant more (etcd rounds short ones up), never less.
     pub ttl: Duration,
-}
-
-/// Who leads, as everybody may know it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Leader {
-    /// The token of its term.
-    pub token: Token,
-    /// The name it stood with.
-    pub holder: Option<Holder>,
 }
 
 /// Elects one leader at a time in each election, and issues it a token.

@@ -13,12 +13,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Sender};
 use std::time::Duration;
 
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
 pub mod candidate;
 pub mod clock;
 pub mod elections;
+mod followers;
 pub mod store;
 mod worker;
 
@@ -28,9 +30,10 @@ pub use store::OpenError;
 
 use self::clock::{Clock, MonotonicClock};
 use self::elections::{Elections, Stored};
+use self::followers::Followers;
 use self::store::{Journal, Store};
 use self::worker::{Ask, Message, Reply, Watches, Worker};
-use super::{Bid, Coordinator, CoordinatorError, Leader, Leadership};
+use super::{Bid, Coordinator, CoordinatorError, Follow, Followed, Leader, Leadership, Told};
 use crate::fence::{FenceName, Token};
 
 /// The lease of a candidate that names none.
@@ -116,6 +119,7 @@ impl Embedded {
                     outbox: inbox,
                     queued,
                     watched,
+                    followers: Followers::default(),
                     failing: false,
                 })
             });
@@ -284,6 +288,16 @@ impl Coordinator for Embedded {
                 return Ok(leader);
             }
         }
+    }
+}
+
+impl Follow for Embedded {
+    async fn follow(&self, followed: &Followed) -> Result<UnboundedReceiver<Told>, CoordinatorError> {
+        let (tell, told) = unbounded_channel();
+        let message = Message::Follow { followed: followed.clone(), tell };
+        let stopped = |_| CoordinatorError::Unavailable("the coordinator has stopped".to_owned());
+        self.handle.inbox.send(message).map_err(stopped)?;
+        Ok(told)
     }
 }
 
