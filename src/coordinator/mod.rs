@@ -3,6 +3,7 @@
 //! - [`Coordinator`] and [`Leadership`]: what every coordinator offers, and no more
 //! - [`Follow`]: hearing of every new leader of many elections at once
 //! - [`embedded`]: elections by lease on the gate's own clock, no other server needed
+//! - `etcd`: elections by etcd, with the cargo feature `etcd`
 //!
 //! Every adapter passes the same suite, `tests/it/coordinator.rs`.
 //!
@@ -16,10 +17,14 @@ use crate::fence::{FenceName, Holder, Token};
 use crate::problem::{Kind, Problem};
 
 pub mod embedded;
+#[cfg(feature = "etcd")]
+pub mod etcd;
 mod follow;
 
 pub use crate::fence::Leader;
 pub use embedded::Embedded;
+#[cfg(feature = "etcd")]
+pub use etcd::Etcd;
 pub use follow::{Follow, Followed, Told};
 
 /// What a candidate stands with.
@@ -29,6 +34,23 @@ pub struct Bid {
     pub holder: Option<Holder>,
     /// How long the lease lasts from each renewal. A coordinator may grant more (etcd rounds short ones up), never less.
     pub ttl: Duration,
+}
+
+/// The most candidates that a [`View`] names.
+pub const VIEW_WAITING_MAX: usize = 100;
+
+/// One election as people want to see it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct View {
+    /// Who leads.
+    pub leader: Option<Leader>,
+    /// How much of its lease is left if it isn't renewed; `None` where nobody leads or the coordinator can't tell.
+    pub ttl_left: Option<Duration>,
+    /// The names of those who wait, the leader not counted, in the order in which they will lead: at most the first
+    /// [`VIEW_WAITING_MAX`]. `None` is a candidate that stood without a name.
+    pub waiting: Vec<Option<Holder>>,
+    /// How many wait.
+    pub waiting_count: usize,
 }
 
 /// Elects one leader at a time in each election, and issues it a token.
@@ -66,6 +88,12 @@ pub trait Coordinator: Send + Sync {
         election: &FenceName,
         after: Option<Token>,
     ) -> impl Future<Output = Result<Leader, CoordinatorError>> + Send;
+
+    /// The election as people want to see it, taken at one moment. An election that nobody has entered is an empty one.
+    ///
+    /// # Errors
+    /// A coordinator out of reach.
+    fn view(&self, election: &FenceName) -> impl Future<Output = Result<View, CoordinatorError>> + Send;
 }
 
 /// One term of leadership, held as long as its lease is renewed. Dropping it doesn't resign: the lease then runs out.
@@ -80,6 +108,13 @@ pub trait Leadership: Send {
     /// [`CoordinatorError::Lost`] where the lease has run out: this term is over for good. After any other error the lease
     /// may or may not have been renewed: go on counting from the last success.
     fn renew(&mut self) -> impl Future<Output = Result<Duration, CoordinatorError>> + Send;
+
+    /// Resolves as soon as the coordinator is known to have ended this term, however it did: so that a loss is noticed between
+    /// two renewals. Otherwise it pends for ever, also while the coordinator is out of reach and where its answers are in
+    /// doubt: that a lease can't be known to be alive any more is for whoever counts it to notice.
+    ///
+    /// It belongs to nobody's lifetime: it may outlive this value, and says nothing new then.
+    fn ended(&self) -> impl Future<Output = ()> + Send + 'static;
 
     /// Gives the leadership up, so that the next candidate leads at once.
     ///
@@ -119,6 +154,9 @@ pub enum CoordinatorError {
     /// The coordinator is out of reach or can't store what it decides; nothing was done.
     #[error("the coordinator can't be reached or can't store elections: {0}")]
     Unavailable(String),
+    /// The coordinator doesn't know this client, or doesn't let it do this; nothing was done.
+    #[error("the coordinator doesn't allow it: {0}")]
+    Denied(String),
     /// The request was taken and its end isn't known.
     #[error("it isn't known whether the coordinator has done this: {0}")]
     OutcomeUnknown(String),
@@ -132,7 +170,8 @@ impl CoordinatorError {
             CoordinatorError::Ttl { .. } => Kind::BadRequest,
             CoordinatorError::TokensExhausted(_) => Kind::TokensExhausted,
             CoordinatorError::Full { .. } => Kind::Overloaded,
-            CoordinatorError::Unavailable(_) => Kind::Unavailable,
+            // That the gate may not ask is no fault of its client's, who can only wait until it is put right.
+            CoordinatorError::Unavailable(_) | CoordinatorError::Denied(_) => Kind::Unavailable,
             CoordinatorError::OutcomeUnknown(_) => Kind::OutcomeUnknown,
         };
         Problem::new(kind, self.to_string()).about(election, None)
