@@ -193,6 +193,26 @@ impl Members {
     }
 }
 
+/// The connection that somebody uses for longer than one request.
+pub(super) struct Used {
+    index: usize,
+    connection: u64,
+}
+
+impl Members {
+    /// The connection to the member that is asked at present. Whoever uses it says when it fails.
+    pub(super) async fn used(&self) -> Result<(Used, Client), etcd_client::Error> {
+        let index = self.current.load(Ordering::Relaxed);
+        let (connection, client) = self.client(index).await?;
+        Ok((Used { index, connection }, client))
+    }
+
+    /// It has failed: turns to the next member.
+    pub(super) async fn failed(&self, used: Used) {
+        self.leave(used.index, Some(used.connection)).await;
+    }
+}
+
 /// A lease that is revoked, as far as that can be done, when it is let go of.
 pub(super) struct Lease {
     pub(super) members: Arc<Members>,

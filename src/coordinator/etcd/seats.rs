@@ -206,11 +206,11 @@ fn leader(kv: &KeyValue) -> Result<Leader, Error> {
 }
 
 /// Other clients may stand with any bytes as their value: what is no name is none.
-fn holder(kv: &KeyValue) -> Option<Holder> {
+pub(super) fn holder(kv: &KeyValue) -> Option<Holder> {
     kv.value_str().ok()?.parse().ok()
 }
 
-fn header(header: Option<&ResponseHeader>) -> Result<(i64, Origin), Error> {
+pub(super) fn header(header: Option<&ResponseHeader>) -> Result<(i64, Origin), Error> {
     let header = header.ok_or_else(|| odd("an answer without a header"))?;
     Ok((header.revision(), Origin { member: header.member_id(), raft_term: header.raft_term() }))
 }

@@ -3,8 +3,9 @@
 use std::pin::pin;
 use std::time::Duration;
 
-use fencegate::coordinator::{Coordinator, CoordinatorError, Leader, Leadership, View};
-use fencegate::fence::FenceName;
+use fencegate::coordinator::{Coordinator, CoordinatorError, Follow, Followed, Leader, Leadership, Told, View};
+use fencegate::fence::{FenceName, Token};
+use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::timeout;
 
 use super::{Site, TTL, bid, bid_for, election};
@@ -26,7 +27,8 @@ macro_rules! conforms {
             renewals_keep_the_lease, a_lease_that_ran_out_is_lost_for_good, a_deposed_leader_does_not_touch_its_successor,
             a_resignation_hands_over, candidates_lead_in_order_of_arrival, an_abandoned_campaign_lapses,
             who_observes_hears_of_each_new_leader, the_end_of_a_term_is_told_however_it_came,
-            a_term_that_goes_on_has_not_ended, a_view_names_who_leads_and_who_waits, names_of_every_kind_work);
+            a_term_that_goes_on_has_not_ended, a_view_names_who_leads_and_who_waits, names_of_every_kind_work,
+            who_follows_hears_of_present_and_new_leaders_and_of_no_others, who_follows_hears_of_leases_that_ran_out);
     };
 }
 pub(crate) use conforms;
@@ -255,6 +257,54 @@ pub async fn a_view_names_who_leads_and_who_waits<S: Site>(site: &S) {
     let left = view.ttl_left.expect("both know it");
     assert!(left > TTL / 2 && left <= TTL * 2, "{left:?}");
     assert_eq!((view.waiting, view.waiting_count), (vec![bid("node-1").holder, bid("node-2").holder], 2));
+}
+
+/// The next that is told, as election and token.
+async fn next(told: &mut UnboundedReceiver<Told>) -> (String, Option<Token>) {
+    let told = timeout(SOON, told.recv()).await.expect("it is told").expect("it goes on");
+    (told.election.to_string(), told.leader.map(|leader| leader.token))
+}
+
+pub async fn who_follows_hears_of_present_and_new_leaders_and_of_no_others<S: Site>(site: &S) {
+    let names = ["orders", "stock/7", "stock", "other", "orders/sub"].map(election);
+    let [orders, seven, stock, other, below] = &names;
+    let first = lead(site, orders, "node-a").await;
+    let not_followed = [lead(site, stock, "x").await, lead(site, other, "x").await, lead(site, below, "x").await];
+    let followed = Followed { names: vec![orders.clone()], prefixes: vec!["stock/".to_owned()] };
+    let mut told = site.coordinator().follow(&followed).await.unwrap();
+    assert_eq!(next(&mut told).await, ("orders".to_owned(), Some(first.token())), "who leads already");
+    let second = lead(site, seven, "node-b").await;
+    assert_eq!(next(&mut told).await, ("stock/7".to_owned(), Some(second.token())));
+    for leadership in not_followed {
+        leadership.resign().await.unwrap();
+    }
+    // A successor that waits is told of as soon as it leads, and not before.
+    let mut waits = pin!(lead(site, orders, "node-c"));
+    tokio::select! { biased;
+        _ = &mut waits => panic!("two lead at once"),
+        () = until_waiting(site, orders, 1) => {}
+    }
+    second.resign().await.unwrap();
+    assert_eq!(next(&mut told).await, ("stock/7".to_owned(), None));
+    let (third, resigned) = tokio::join!(waits, first.resign());
+    resigned.unwrap();
+    assert_eq!(next(&mut told).await, ("orders".to_owned(), Some(third.token())));
+    let mut other = site.coordinator().follow(&followed).await.unwrap();
+    assert_eq!(next(&mut other).await, ("orders".to_owned(), Some(third.token())), "all is told anew");
+    third.resign().await.unwrap();
+    for told in [&mut told, &mut other] {
+        assert_eq!(next(told).await, ("orders".to_owned(), None));
+    }
+}
+
+pub async fn who_follows_hears_of_leases_that_ran_out<S: Site>(site: &S) {
+    let orders = election("orders");
+    let followed = Followed { names: vec![orders.clone()], prefixes: Vec::new() };
+    let mut told = site.coordinator().follow(&followed).await.unwrap();
+    let first = lead_for(site, &orders, "node-a", S::TTL).await;
+    assert_eq!(next(&mut told).await.1, Some(first.token()));
+    site.pass(S::TTL).await;
+    assert_eq!(next(&mut told).await.1, None);
 }
 
 pub async fn names_of_every_kind_work<S: Site>(site: &S) {
