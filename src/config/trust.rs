@@ -5,8 +5,9 @@ use std::path::Path;
 #[cfg(feature = "etcd")]
 use std::path::PathBuf;
 
+use crate::coordinator::Followed;
 #[cfg(feature = "etcd")]
-use crate::coordinator::{Followed, etcd};
+use crate::coordinator::etcd;
 use crate::trust::{Elections, Fences};
 
 use super::{HttpConfig, KindConfig, SqliteConfig};
@@ -49,15 +50,14 @@ impl CoordinatorConfig {
 
     /// Whether following these elections would be following all that others keep in the coordinator, too.
     fn would_follow_everything(&self, elections: &Elections) -> bool {
-        match self {
+        let has_no_prefix = match self {
             CoordinatorConfig::Embedded => false,
             #[cfg(feature = "etcd")]
-            CoordinatorConfig::Etcd(options) => {
-                let mut followed = Followed::default();
-                elections.follow(&mut followed);
-                options.prefix.is_empty() && followed.prefixes.iter().any(String::is_empty)
-            }
-        }
+            CoordinatorConfig::Etcd(options) => options.prefix.is_empty(),
+        };
+        let mut followed = Followed::default();
+        elections.follow(&mut followed);
+        has_no_prefix && followed.prefixes.iter().any(String::is_empty)
     }
 }
 

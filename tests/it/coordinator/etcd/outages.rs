@@ -8,7 +8,7 @@ use tokio::time::timeout;
 use super::super::suite::SOON;
 use super::super::{bid, election};
 use super::open;
-use crate::upstream::etcd::{Etcd, ONE};
+use crate::upstream::etcd::{Etcd, ONE, Setup};
 
 /// Forgets all of etcd's history but its present state.
 fn compact(etcd: &Etcd) {
@@ -97,6 +97,25 @@ async fn out_of_reach_is_said_in_time_and_ends_no_term() {
         () = story => {}
     }
     leadership.resign().await.unwrap();
+}
+
+#[tokio::test]
+async fn without_space_nobody_new_stands_and_a_leader_leads_on() {
+    let etcd = Etcd::start(&Setup { arguments: &["--quota-backend-bytes=200000"], ..ONE });
+    let coordinator = open(&etcd.address());
+    let orders = election("orders");
+    let mut leadership = coordinator.campaign(&orders, &bid("node-a")).await.unwrap();
+    let much = "x".repeat(20_000);
+    while etcd.ctl(&["put", "something", &much]).output().unwrap().status.success() {}
+    let refused = coordinator.campaign(&orders, &bid("node-b")).await.err();
+    assert!(
+        matches!(&refused, Some(CoordinatorError::Unavailable(text)) if text.contains("database space exceeded")),
+        "{refused:?}"
+    );
+    leadership.renew().await.unwrap();
+    assert_eq!(coordinator.leader(&orders).await.unwrap().unwrap().token, leadership.token());
+    leadership.resign().await.unwrap();
+    assert_eq!(coordinator.leader(&orders).await, Ok(None));
 }
 
 #[tokio::test]
