@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::gate::LONG;
 use crate::process::{Answer, Gate, until};
-use crate::upstream::etcd::{Etcd, ONE};
+use crate::upstream::etcd::{Etcd, ONE, Setup};
 use crate::upstream::{self, has, hostile::Hostile};
 
 use super::assert_told;
@@ -31,11 +31,15 @@ const STOCK: &str = "shelf/7";
 impl World {
     /// `None` where etcd isn't installed.
     fn start(test: &str) -> Option<World> {
+        World::of(test, &ONE)
+    }
+
+    fn of(test: &str, setup: &Setup<'_>) -> Option<World> {
         if !has(test, "etcd") {
             return None;
         }
         let dir = tempfile::tempdir().expect("a directory");
-        let (etcd, upstream) = (Etcd::start(&ONE), Hostile::start(dir.path()));
+        let (etcd, upstream) = (Etcd::start(setup), Hostile::start(dir.path()));
         let address = format!("{}/prod", etcd.address());
         let trust = format!("trust = \"coordinator\"\ncoordinator = \"{address}?timeout=500ms\"\n");
         let config = format!(
@@ -163,6 +167,27 @@ fn etcd_down_paused_and_back() {
     let next = world.lead(SHOP, "node-b");
     world.until_mark("shop", &next.token().to_string());
     assert_told(&world.sql(&one, "INSERT INTO t VALUES (1)"), 412, "STALE_TOKEN", "stale");
+}
+
+#[test]
+fn a_member_that_hangs_is_not_asked_for_long() {
+    let Some(world) = World::of("trust::etcd", &Setup { members: 3, ..ONE }) else { return };
+    let shop = world.lead(SHOP, "node-a");
+    let one = shop.token().to_string();
+    assert_eq!(world.sql(&one, "CREATE TABLE t (v)").status, 200);
+    // The one that is asked first, and watched. It may lead the cluster, too.
+    world.etcd.members[0].pause();
+    let shelf = world.lead(STOCK, "node-a");
+    until("whom nobody has heard of is confirmed by another member", || {
+        let answer = world.put(&shelf.token().to_string());
+        assert!(matches!(answer.status, 200 | 503), "{answer:?}");
+        answer.status == 200
+    });
+    world.resign(shop);
+    let next = world.lead(SHOP, "node-b");
+    world.until_mark("shop", &next.token().to_string());
+    assert_told(&world.sql(&one, "INSERT INTO t VALUES (1)"), 412, "STALE_TOKEN", "stale");
+    world.etcd.members[0].go_on();
 }
 
 #[test]
