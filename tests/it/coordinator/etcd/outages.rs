@@ -101,11 +101,11 @@ async fn out_of_reach_is_said_in_time_and_ends_no_term() {
 
 #[tokio::test]
 async fn without_space_nobody_new_stands_and_a_leader_leads_on() {
-    let etcd = Etcd::start(&Setup { arguments: &["--quota-backend-bytes=200000"], ..ONE });
+    let etcd = Etcd::start(&Setup { arguments: &["--quota-backend-bytes=2000000"], ..ONE });
     let coordinator = open(&etcd.address());
     let orders = election("orders");
     let mut leadership = coordinator.campaign(&orders, &bid("node-a")).await.unwrap();
-    let much = "x".repeat(20_000);
+    let much = "x".repeat(100_000);
     while etcd.ctl(&["put", "something", &much]).output().unwrap().status.success() {}
     let refused = coordinator.campaign(&orders, &bid("node-b")).await.err();
     assert!(
