@@ -5,7 +5,7 @@
 //! - `seats`: which keys an election has, and who is first
 //! - `follow`: hearing of every new leader of many elections
 //! - `failure`: what went wrong, and whether to ask again
-//! - `campaign`, [`leadership`]: a candidacy until it leads; its term until it ends
+//! - `campaign`, `leadership`: a candidacy until it leads; its term until it ends
 //!
 //! **Invariants.**
 //! - A term's token is the create revision of its key, which is read back with the key. Every term has a new lease, and so a new
