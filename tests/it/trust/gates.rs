@@ -141,4 +141,12 @@ fn one_leader_writes_to_two_resources_with_one_token() {
         until("both marks rise by themselves", || fence(&gate, name)["highest"] == "101");
     }
     assert_eq!((sql(&one), put(&one), sql(&next), put(&next)), (412, 412, 200, 200));
+    let metrics = String::from_utf8(gate.admin().get("/metrics").body).expect("UTF-8");
+    for line in [
+        r#"fencegate_advances_total{resource="stock"} 2"#,
+        r#"fencegate_coordinator_advances_total{resource="stock"} 1"#,
+        r#"fencegate_coordinator_advances_total{resource="shop"} 1"#,
+    ] {
+        assert!(metrics.contains(line), "{line} is not in\n{metrics}");
+    }
 }
