@@ -14,8 +14,10 @@ use std::time::Duration;
 use crate::fence::{FenceName, Holder, Token};
 use crate::problem::{Kind, Problem};
 
+#[cfg(feature = "server")]
 pub mod embedded;
 
+#[cfg(feature = "server")]
 pub use embedded::Embedded;
 
 /// What a candidate stands with.
@@ -34,6 +36,23 @@ pub struct Leader {
     pub token: Token,
     /// The name it stood with.
     pub holder: Option<Holder>,
+}
+
+/// The most candidates that a [`View`] names.
+pub const VIEW_WAITING_MAX: usize = 100;
+
+/// One election as people want to see it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct View {
+    /// Who leads.
+    pub leader: Option<Leader>,
+    /// How much of its lease is left if it isn't renewed; `None` where nobody leads or the coordinator can't tell.
+    pub ttl_left: Option<Duration>,
+    /// The names of those who wait, the leader not counted, in the order in which they will lead: at most the first
+    /// [`VIEW_WAITING_MAX`]. `None` is a candidate that stood without a name.
+    pub waiting: Vec<Option<Holder>>,
+    /// How many wait.
+    pub waiting_count: usize,
 }
 
 /// Elects one leader at a time in each election, and issues it a token.
@@ -71,6 +90,12 @@ pub trait Coordinator: Send + Sync {
         election: &FenceName,
         after: Option<Token>,
     ) -> impl Future<Output = Result<Leader, CoordinatorError>> + Send;
+
+    /// The election as people want to see it, taken at one moment. An election that nobody has entered is an empty one.
+    ///
+    /// # Errors
+    /// A coordinator out of reach.
+    fn view(&self, election: &FenceName) -> impl Future<Output = Result<View, CoordinatorError>> + Send;
 }
 
 /// One term of leadership, held as long as its lease is renewed. Dropping it doesn't resign: the lease then runs out.
@@ -85,6 +110,13 @@ pub trait Leadership: Send {
     /// [`CoordinatorError::Lost`] where the lease has run out: this term is over for good. After any other error the lease
     /// may or may not have been renewed: go on counting from the last success.
     fn renew(&mut self) -> impl Future<Output = Result<Duration, CoordinatorError>> + Send;
+
+    /// Resolves as soon as the coordinator is known to have ended this term, however it did: so that a loss is noticed between
+    /// two renewals. Otherwise it pends for ever, also while the coordinator is out of reach and where its answers are in
+    /// doubt: that a lease can't be known to be alive any more is for whoever counts it to notice.
+    ///
+    /// It belongs to nobody's lifetime: it may outlive this value, and says nothing new then.
+    fn ended(&self) -> impl Future<Output = ()> + Send + 'static;
 
     /// Gives the leadership up, so that the next candidate leads at once.
     ///

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::CandidateId;
-use crate::coordinator::{CoordinatorError, Leader};
+use crate::coordinator::{CoordinatorError, Leader, VIEW_WAITING_MAX, View};
 use crate::fence::{FenceName, Holder, Token};
 
 /// The mark of the fence of an election's name, below or at which no token may be issued; `None` where it has none. Called on
@@ -315,6 +315,15 @@ impl Elections {
             waiting: election.queue.len(),
             last_token: election.last_token,
         }
+    }
+
+    /// One election as people want to see it.
+    pub fn view(&mut self, now: Duration, name: &FenceName) -> View {
+        let Status { leader, waiting, .. } = self.status(now, name);
+        let (leader, ttl_left) = leader.unzip();
+        let queue = self.elections.get(name).into_iter().flat_map(|election| &election.queue);
+        let names = queue.take(VIEW_WAITING_MAX).map(|id| self.candidates[id].holder.clone());
+        View { leader, ttl_left, waiting: names.collect(), waiting_count: waiting }
     }
 
     /// Who leads and with which token, as of the last operation.

@@ -30,13 +30,15 @@ use self::clock::{Clock, MonotonicClock};
 use self::elections::{Elections, Stored};
 use self::store::{Journal, Store};
 use self::worker::{Ask, Message, Reply, Watches, Worker};
-use super::{Bid, Coordinator, CoordinatorError, Leader, Leadership};
+use super::{Bid, Coordinator, CoordinatorError, Leader, Leadership, View};
 use crate::fence::{FenceName, Token};
 
 /// The lease of a candidate that names none.
 pub const TTL_DEFAULT: Duration = Duration::from_secs(10);
 /// The longest that one request waits for its turn or for a new leader.
 pub const WAIT_MAX: Duration = Duration::from_secs(60);
+/// How long to wait before a coordinator that couldn't say whether a term goes on is asked again.
+const ASK_AGAIN: Duration = Duration::from_millis(250);
 /// The most requests that wait for the coordinator's thread at a time.
 const QUEUED_MAX: usize = 100_000;
 
@@ -285,6 +287,10 @@ impl Coordinator for Embedded {
             }
         }
     }
+
+    async fn view(&self, election: &FenceName) -> Result<View, CoordinatorError> {
+        self.ask(election, |reply| Ask::View { reply }).await
+    }
 }
 
 /// A term of leadership by the embedded coordinator.
@@ -302,6 +308,27 @@ impl Leadership for EmbeddedLeadership {
 
     async fn renew(&mut self) -> Result<Duration, CoordinatorError> {
         Ok(self.coordinator.renew(&self.election, self.candidate).await?.ttl)
+    }
+
+    fn ended(&self) -> impl Future<Output = ()> + Send + 'static {
+        let (coordinator, election, token) = (self.coordinator.clone(), self.election.clone(), self.token);
+        async move {
+            loop {
+                // A coordinator that has stopped, or can't store a change of leader yet, says nothing about this term.
+                if let Ok((status, watcher)) =
+                    coordinator.ask(&election, |reply| Ask::Status { watch: true, reply }).await
+                {
+                    if status.leader.is_none_or(|(leader, _)| leader.token != token) {
+                        return;
+                    }
+                    if let Some(mut watcher) = watcher {
+                        watcher.until(|seat| seat.is_none_or(|(_, leads)| leads != token)).await;
+                        continue;
+                    }
+                }
+                tokio::time::sleep(ASK_AGAIN).await;
+            }
+        }
     }
 
     async fn resign(self) -> Result<(), CoordinatorError> {

@@ -20,7 +20,7 @@ use super::CandidateId;
 use super::clock::Clock;
 use super::elections::{Change, Elections, Place, Standing, Status};
 use super::store::{Journal, JournalError};
-use crate::coordinator::CoordinatorError;
+use crate::coordinator::{CoordinatorError, View};
 use crate::fence::{FenceName, Holder, Token};
 
 /// The most requests that are applied before one commit.
@@ -57,6 +57,7 @@ pub(super) enum Ask {
     Renew { candidate: CandidateId, watch: bool, reply: Reply<Entered> },
     Resign { candidate: CandidateId, reply: Reply<()> },
     Status { watch: bool, reply: Reply<(Status, Option<Watcher>)> },
+    View { reply: Reply<View> },
 }
 
 /// Where a candidate stands, and where it waits and asked for it, how it learns that it leads.
@@ -208,6 +209,10 @@ impl<J: Journal> Worker<J> {
                 let status = self.elections.status(sent, &election);
                 let watcher = watch.then(|| self.watch(&election, None));
                 held(election, reply, Ok((status, watcher)))
+            }
+            Ask::View { reply } => {
+                let view = self.elections.view(sent, &election);
+                held(election, reply, Ok(view))
             }
         }
     }
