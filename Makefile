@@ -33,9 +33,21 @@ test: ## everything: format, lints, tests, docs, drivers
 	@scripts/ensure rust cc node python nginx etcd
 	$(CARGO) fmt --check
 	$(CARGO) clippy --all-targets --locked -- -D warnings
+	@$(MAKE) test-features
 	$(CARGO) test --locked
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps --locked
 	@$(MAKE) test-drivers
+
+# What a program that only leads and writes must not have to build.
+CLIENT_WITHOUT := rusqlite libsqlite3-sys clap anyhow toml metrics memmap2 refinery tokio-rustls tracing-subscriber
+
+.PHONY: test-features
+test-features: ## the client builds by itself, and without what only the gate needs
+	$(CARGO) clippy --lib --no-default-features --features client --locked -- -D warnings
+	@tree=$$($(CARGO) tree --locked --edges normal --prefix none --no-default-features --features client | cut -d ' ' -f 1); \
+	for crate in $(CLIENT_WITHOUT); do \
+		if grep -qx "$$crate" <<<"$$tree"; then echo "the feature client pulls in $$crate" >&2; exit 1; fi; \
+	done
 
 .PHONY: test-drivers
 test-drivers: ## drive the gate with real libSQL drivers (Node, Python, Rust)
