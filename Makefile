@@ -51,7 +51,7 @@ test-features: ## the client builds by itself, and without what only the gate ne
 
 .PHONY: test-drivers
 test-drivers: ## drive the gate with real libSQL drivers (Node, Python, Rust)
-	@scripts/ensure rust cc node python
+	@scripts/ensure rust cc node python etcd
 	tests/drivers/run
 
 .PHONY: soak

@@ -102,6 +102,7 @@ class Etcd:
         shutil.rmtree(self.dir)
 
 
+@unittest.skipUnless(shutil.which("etcd"), "SKIPPED: etcd is not installed (scripts/ensure etcd)")
 class Leaders(unittest.TestCase):
     def setUp(self):
         self.gate, self.etcd = Gate(), Etcd()
