@@ -12,6 +12,8 @@ ARGS ?=
 KILLS ?= 500
 # For how many seconds it attacks the promise to HTTP services.
 PROOF_SECONDS ?= 600
+# How many random requests `make sanitize` sends.
+SQL ?= 20000
 
 .PHONY: help
 help: ## list the targets
@@ -48,6 +50,16 @@ soak: ## the long proofs: KILLS (500) kills of the gate, PROOF_SECONDS (600) of 
 	FENCEGATE_MODEL=large $(CARGO) test --release --locked --lib fence::drain -- --nocapture --test-threads 1
 	FENCEGATE_SOAK_KILLS=$(KILLS) $(CARGO) test --release --locked --test it kill -- --nocapture
 	FENCEGATE_PROOF_SECONDS=$(PROOF_SECONDS) $(CARGO) test --release --locked --test it proof -- --nocapture
+
+# The sanitizer comes with stable Rust; only its flag counts as unstable. SQLite is compiled with it, too. Naming the target keeps the
+# flags away from build scripts.
+.PHONY: sanitize
+sanitize: ## random SQL (SQL=20000 requests) with Rust and SQLite under the address sanitizer
+	@scripts/ensure rust cc
+	target=$$(rustc -vV | sed -n 's/^host: //p') && flags="-fsanitize=address -fno-omit-frame-pointer -g" && \
+	export CFLAGS_$${target//-/_}="$$flags" RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address ASAN_OPTIONS=detect_leaks=0 && \
+	FENCEGATE_RANDOM_SQL=$(SQL) $(CARGO) test --locked --target "$$target" --target-dir target/sanitize --test it -- \
+		sandbox sharing hrana interactive table_fences garbage fences
 
 .PHONY: bench
 bench: ## benchmarks: the core, and durable writes against a plain loop
