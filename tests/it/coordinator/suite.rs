@@ -2,7 +2,7 @@
 
 use std::pin::pin;
 
-use fencegate::coordinator::{Coordinator, CoordinatorError, Leader, Leadership};
+use fencegate::coordinator::{Coordinator, CoordinatorError, Leader, Leadership, View};
 use fencegate::fence::FenceName;
 use tokio::time::timeout;
 
@@ -24,7 +24,8 @@ macro_rules! conforms {
             the_first_candidate_leads_under_its_name, every_term_has_a_higher_token, elections_are_independent,
             renewals_keep_the_lease, a_lease_that_ran_out_is_lost_for_good, a_deposed_leader_does_not_touch_its_successor,
             a_resignation_hands_over, candidates_lead_in_order_of_arrival, an_abandoned_campaign_lapses,
-            who_observes_hears_of_each_new_leader, names_of_every_kind_work);
+            who_observes_hears_of_each_new_leader, the_end_of_a_term_is_told_however_it_came,
+            a_term_that_goes_on_has_not_ended, a_view_names_who_leads_and_who_waits, names_of_every_kind_work);
     };
 }
 pub(crate) use conforms;
@@ -188,6 +189,66 @@ pub async fn who_observes_hears_of_each_new_leader<S: Site>(site: &S) {
     let (seen, second) = tokio::join!(observe(after), change);
     let seen = seen.unwrap().unwrap();
     assert_eq!((seen.token, seen.holder), (second.token(), bid("node-b").holder));
+}
+
+pub async fn the_end_of_a_term_is_told_however_it_came<S: Site>(site: &S) {
+    let orders = election("orders");
+    let resigned = lead(site, &orders, "node-a").await;
+    // The future outlives the leadership.
+    let (before, ended) = (resigned.ended(), resigned.ended());
+    let hears = timeout(SOON, ended);
+    let (heard, done) = tokio::join!(hears, resigned.resign());
+    assert_eq!((heard, done), (Ok(()), Ok(())));
+    assert_eq!(timeout(SOON, before).await, Ok(()), "also where it is first polled afterwards");
+
+    let left_alone = lead(site, &orders, "node-b").await;
+    let ended = timeout(SOON, left_alone.ended());
+    let (heard, ()) = tokio::join!(ended, site.pass(TTL));
+    assert_eq!(heard, Ok(()));
+    let successor = lead(site, &orders, "node-c").await;
+    assert_eq!(timeout(SOON, left_alone.ended()).await, Ok(()), "somebody else leads");
+    drop(successor);
+}
+
+pub async fn a_term_that_goes_on_has_not_ended<S: Site>(site: &S) {
+    let (orders, jobs) = (election("orders"), election("jobs"));
+    let mut leadership = lead(site, &orders, "node-a").await;
+    let ended = leadership.ended();
+    let goes_on = async {
+        for _ in 0..2 {
+            site.pass(TTL * 6 / 10).await;
+            leadership.renew().await.unwrap();
+        }
+        tokio::select! { biased;
+            _ = lead(site, &orders, "node-b") => panic!("two lead at once"),
+            () = until_waiting(site, &orders, 1) => {}
+        }
+        lead(site, &jobs, "node-c").await.resign().await.unwrap();
+        leadership.renew().await.unwrap();
+    };
+    tokio::select! { biased;
+        () = ended => panic!("it goes on"),
+        () = goes_on => {}
+    }
+}
+
+pub async fn a_view_names_who_leads_and_who_waits<S: Site>(site: &S) {
+    let orders = election("orders");
+    assert_eq!(site.coordinator().view(&orders).await, Ok(View::default()));
+    let first = lead(site, &orders, "node-0").await;
+    let (one, two) = (pin!(lead(site, &orders, "node-1")), pin!(lead(site, &orders, "node-2")));
+    let mut waits = [one, two];
+    for (count, wait) in waits.iter_mut().enumerate() {
+        tokio::select! { biased;
+            _ = wait => panic!("two lead at once"),
+            () = until_waiting(site, &orders, count + 1) => {}
+        }
+    }
+    let view = site.coordinator().view(&orders).await.unwrap();
+    assert_eq!(view.leader, Some(Leader { token: first.token(), holder: bid("node-0").holder }));
+    let left = view.ttl_left.expect("both know it");
+    assert!(left > TTL / 2 && left <= TTL * 2, "{left:?}");
+    assert_eq!((view.waiting, view.waiting_count), (vec![bid("node-1").holder, bid("node-2").holder], 2));
 }
 
 pub async fn names_of_every_kind_work<S: Site>(site: &S) {
