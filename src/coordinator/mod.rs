@@ -2,6 +2,7 @@
 //!
 //! - [`Coordinator`] and [`Leadership`]: what every coordinator offers, and no more
 //! - [`embedded`]: elections by lease on the gate's own clock, no other server needed
+//! - `etcd`: elections by etcd, with the cargo feature `etcd`
 //!
 //! Every adapter passes the same suite, `tests/it/coordinator.rs`.
 //!
@@ -16,9 +17,13 @@ use crate::problem::{Kind, Problem};
 
 #[cfg(feature = "server")]
 pub mod embedded;
+#[cfg(feature = "etcd")]
+pub mod etcd;
 
 #[cfg(feature = "server")]
 pub use embedded::Embedded;
+#[cfg(feature = "etcd")]
+pub use etcd::Etcd;
 
 /// What a candidate stands with.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -156,6 +161,9 @@ pub enum CoordinatorError {
     /// The coordinator is out of reach or can't store what it decides; nothing was done.
     #[error("the coordinator can't be reached or can't store elections: {0}")]
     Unavailable(String),
+    /// The coordinator doesn't know this client, or doesn't let it do this; nothing was done.
+    #[error("the coordinator doesn't allow it: {0}")]
+    Denied(String),
     /// The request was taken and its end isn't known.
     #[error("it isn't known whether the coordinator has done this: {0}")]
     OutcomeUnknown(String),
@@ -169,7 +177,8 @@ impl CoordinatorError {
             CoordinatorError::Ttl { .. } => Kind::BadRequest,
             CoordinatorError::TokensExhausted(_) => Kind::TokensExhausted,
             CoordinatorError::Full { .. } => Kind::Overloaded,
-            CoordinatorError::Unavailable(_) => Kind::Unavailable,
+            // That the gate may not ask is no fault of its client's, who can only wait until it is put right.
+            CoordinatorError::Unavailable(_) | CoordinatorError::Denied(_) => Kind::Unavailable,
             CoordinatorError::OutcomeUnknown(_) => Kind::OutcomeUnknown,
         };
         Problem::new(kind, self.to_string()).about(election, None)
