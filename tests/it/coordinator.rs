@@ -11,6 +11,7 @@ use fencegate::fence::FenceName;
 mod embedded;
 #[cfg(feature = "etcd")]
 mod etcd;
+mod gate;
 mod suite;
 
 /// A coordinator under test.
