@@ -27,6 +27,7 @@ pub mod http;
 pub mod metrics;
 pub mod respond;
 mod serve;
+mod trust;
 
 pub use serve::serve;
 

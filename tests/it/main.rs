@@ -34,5 +34,6 @@ mod sharing;
 mod table_fences;
 mod tidy;
 mod tokenless;
+mod trust;
 mod upstream;
 mod webdav;

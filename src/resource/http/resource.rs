@@ -155,6 +155,10 @@ impl Resource for Http {
         })
     }
 
+    fn succeed(&self, claim: Claim, why: &'static str) -> Boxed<'_, Result<bool, Problem>> {
+        Box::pin(async move { self.fences.succeed(self.scope, &claim, why).await })
+    }
+
     fn history(&self, fence: &FenceName, before: i64, limit: usize) -> Boxed<'_, Result<Vec<Event>, Problem>> {
         let fence = fence.clone();
         Box::pin(async move { self.fences.history(self.scope, &fence, before, limit).await })
