@@ -8,7 +8,6 @@ use hyper::header::{
     AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue,
     PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, VIA,
 };
-use hyper::http::response::Parts;
 use hyper::{Method, Version};
 
 use crate::fence::Claim;
@@ -33,7 +32,7 @@ const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host")
 const PATH_OVERRIDES: [HeaderName; 2] =
     [HeaderName::from_static("x-original-url"), HeaderName::from_static("x-rewrite-url")];
 
-/// RFC 9110, section 7.6.1: about one connection, not about the message. `TE` and `Upgrade` are put back where they are passed on.
+/// RFC 9110, section 7.6.1: about one connection, not about the message. Whoever speaks on the next one says it anew.
 const HOP_BY_HOP: [(Seen, HeaderName); 9] = [
     (Seen::CONNECTION, CONNECTION),
     (Seen::KEEP_ALIVE, KEEP_ALIVE),
@@ -177,14 +176,10 @@ impl Asked {
 const GAINED: usize = 8;
 
 /// Makes the headers of a request those that are forwarded, all but `Host`.
-pub fn forward(call: &mut Call, seen: Seen, asked: &Asked, claim: Option<&Claim>) {
+pub fn forward(call: &mut Call, seen: Seen, claim: Option<&Claim>) {
     let headers = &mut call.headers;
     headers.reserve(GAINED);
     remove_hop_by_hop(headers, seen);
-    if let Some(upgrade) = &asked.upgrade {
-        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-        headers.insert(UPGRADE, upgrade.clone());
-    }
     if seen.has(Seen::PATH_OVERRIDE) {
         PATH_OVERRIDES.iter().for_each(|name| drop(headers.remove(name)));
     }
@@ -328,39 +323,6 @@ fn via(version: Version) -> HeaderValue {
         Version::HTTP_2 => "2.0 fencegate",
         _ => "1.1 fencegate",
     })
-}
-
-/// Says that trailers are welcome. `TE` is about the connection, so that `Connection` names it.
-pub fn ask_for_trailers(headers: &mut HeaderMap) {
-    headers.insert(TE, HeaderValue::from_static("trailers"));
-    let with_upgrade = headers.contains_key(UPGRADE);
-    headers.insert(CONNECTION, HeaderValue::from_static(if with_upgrade { "upgrade, te" } else { "te" }));
-}
-
-/// Whether the head of an answer with a body says where it ends.
-pub fn is_delimited(parts: &Parts) -> bool {
-    parts.version == Version::HTTP_2
-        || parts.headers.contains_key(CONTENT_LENGTH)
-        || parts.headers.contains_key(TRANSFER_ENCODING)
-}
-
-/// Refuses answers that can't be passed on.
-///
-/// # Errors
-/// What is wrong with it.
-pub fn check_answer(headers: &mut HeaderMap) -> Result<(), &'static str> {
-    if let Some(coding) = headers.get(TRANSFER_ENCODING) {
-        if !coding.as_bytes().eq_ignore_ascii_case(b"chunked") {
-            return Err("the upstream's answer has a transfer coding other than chunked");
-        }
-        // Of no meaning beside it (RFC 9112, section 6.3), and the client's connection is framed anew.
-        headers.remove(CONTENT_LENGTH);
-    }
-    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
-    if let (Some(first), Some(_)) = (lengths.next().cloned(), lengths.next()) {
-        headers.insert(CONTENT_LENGTH, first);
-    }
-    Ok(())
 }
 
 /// Makes the headers of an upstream's answer those that the client gets.
