@@ -79,7 +79,7 @@ impl Http {
     fn replaced(&self, outgoing: &Outgoing<'_>) -> Problem {
         let why = "a newer token has taken the fence while this write waited for a connection; nothing was sent";
         let problem = Problem::new(Kind::StaleToken, why);
-        self.overtaken(problem, outgoing.claim)
+        self.overtaken(problem, outgoing.claim())
     }
 
     /// A problem of a write whose token is the mark's no more.
@@ -141,7 +141,7 @@ impl Http {
                 }
             }
             Ok(Taken::Part(first)) => long(exchange, first),
-            Err(failure) => return Err(self.failed(exchange, failure, outgoing.claim)),
+            Err(failure) => return Err(self.failed(exchange, failure, outgoing.claim())),
         };
         Ok(response.map(|()| body))
     }
@@ -154,7 +154,7 @@ impl Http {
         outgoing: Outgoing<'_>,
         asked_in: Version,
     ) -> Result<Response<Body>, Problem> {
-        let chosen = head.headers.get(UPGRADE);
+        let chosen = head.upgrade.as_ref();
         let is_same =
             |asked: &HeaderValue| chosen.is_none_or(|chosen| asked.as_bytes().eq_ignore_ascii_case(chosen.as_bytes()));
         let protocol = outgoing.asked.upgrade.filter(is_same).filter(|_| exchange.is_sent());
@@ -177,8 +177,8 @@ impl Http {
 
 /// What of an answer's head goes to the client. The version is that of the client's connection.
 fn pass_on(head: Head) -> Response<()> {
-    let Head { status, version, reason, mut headers } = head;
-    head::answer(&mut headers, version);
+    let Head { status, version, reason, mut headers, seen, .. } = head;
+    head::answer(&mut headers, seen, version);
     let mut response = Response::new(());
     *response.status_mut() = status;
     *response.headers_mut() = headers;

@@ -4,14 +4,17 @@
 //! writes through it, put a second answer into it, which would be taken for that to the next request. So what is framed in two ways
 //! or in a malformed one breaks the connection, and a connection is used again only where nothing came after the answer's end.
 
-use bytes::{Bytes, BytesMut};
+use std::mem::MaybeUninit;
+
+use bytes::{Buf, Bytes, BytesMut};
 use httparse::{Status, parse_headers};
 use hyper::body::Frame;
 use hyper::ext::ReasonPhrase;
-use hyper::header::{CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING};
+use hyper::header::{CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue};
 use hyper::{StatusCode, Version};
 
 use super::message::{Broken, Head};
+use super::seen::Seen;
 
 /// Most headers or trailers of one answer.
 const HEADERS_MAX: usize = 100;
@@ -80,59 +83,41 @@ impl Decoder {
     /// [`Broken`].
     pub fn head(&mut self, from: &mut BytesMut) -> Result<Option<Head>, Broken> {
         while !from.is_empty() {
-            let mut headers = [const { std::mem::MaybeUninit::uninit() }; HEADERS_MAX];
+            let mut lines = [const { MaybeUninit::uninit() }; HEADERS_MAX];
             let mut answer = httparse::Response::new(&mut []);
             let parser = httparse::ParserConfig::default();
-            let parsed = parser.parse_response_with_uninit_headers(&mut answer, from, &mut headers);
-            let len = match parsed.map_err(malformed)? {
-                Status::Complete(len) => len,
-                Status::Partial => from.len(),
-            };
+            let parsed = parser.parse_response_with_uninit_headers(&mut answer, from, &mut lines);
+            let parsed = parsed.map_err(malformed)?;
+            let len = if let Status::Complete(len) = parsed { len } else { from.len() };
             if self.interim_bytes + len > self.head_bytes_max {
                 return Err(Broken::HeadTooLarge);
             }
-            if parsed == Ok(Status::Partial) {
+            if parsed.is_partial() {
                 break;
             }
             if answer.code.is_some_and(|code| (100..200).contains(&code) && code != 101) {
                 self.interim_bytes += len;
-                bytes::Buf::advance(from, len);
+                from.advance(len);
                 continue;
             }
-            let mut head = head(&answer)?;
-            self.next = self.body(&mut head)?;
-            bytes::Buf::advance(from, len);
-            return Ok(Some(head));
+            let (status, version, reason) = status_line(&answer)?;
+            let lines = Line::of_all(answer.headers, from);
+            let said = Said::by(&lines, &from.split_to(len).freeze())?;
+            self.next = self.body(status, version, &said)?;
+            let Said { headers, seen, upgrade, .. } = said;
+            return Ok(Some(Head { status, version, reason, headers, seen, upgrade }));
         }
         Ok(None)
     }
 
-    /// How the body is framed (RFC 9112, section 6.3). Leaves one length in the headers at most.
-    fn body(&mut self, head: &mut Head) -> Result<Next, Broken> {
-        let Head { status, version, headers, .. } = head;
-        self.is_reusable = match *version {
-            Version::HTTP_11 => !says(headers, "close"),
-            _ => says(headers, "keep-alive"),
-        };
-        let length = one_length(headers)?;
-        let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
-        let coding = codings.next();
-        if let Some(coding) = coding {
-            if *version != Version::HTTP_11 {
-                return Err(Broken::Protocol("an answer of HTTP/1.0 has a transfer coding"));
-            }
-            if codings.next().is_some() || !coding.as_bytes().eq_ignore_ascii_case(b"chunked") {
-                return Err(Broken::Coding);
-            }
-            if length.is_some() {
-                // Of no meaning beside it. Whoever reads it otherwise sees another end, and here nothing is read after it.
-                self.is_reusable = false;
-            }
+    /// How the body is framed (RFC 9112, section 6.3).
+    fn body(&mut self, status: StatusCode, version: Version, said: &Said) -> Result<Next, Broken> {
+        let is_kept = if version == Version::HTTP_11 { !said.closes } else { said.keeps_alive && !said.closes };
+        if said.is_chunked && version != Version::HTTP_11 {
+            return Err(Broken::Protocol("an answer of HTTP/1.0 has a transfer coding"));
         }
-        let is_chunked = coding.is_some();
-        if is_chunked && length.is_some() {
-            headers.remove(CONTENT_LENGTH);
-        }
+        // A length is of no meaning beside chunks. Whoever reads it otherwise sees another end: here nothing is read after it.
+        self.is_reusable = is_kept && !(said.is_chunked && said.has_length);
         Ok(match status.as_u16() {
             // From here on it is no HTTP any more.
             101 => {
@@ -141,8 +126,8 @@ impl Decoder {
             }
             204 | 304 => Next::Nothing,
             _ if self.is_to_head => Next::Nothing,
-            _ if is_chunked => Next::ChunkSize,
-            _ => match length {
+            _ if said.is_chunked => Next::ChunkSize,
+            _ => match said.length {
                 Some(0) => Next::Nothing,
                 Some(length) => Next::Length(length),
                 None => {
@@ -182,12 +167,12 @@ impl Decoder {
                     if from.len() < 2 {
                         return Ok(None);
                     }
-                    bytes::Buf::advance(from, 2);
+                    from.advance(2);
                     self.next = Next::ChunkSize;
                 }
                 Next::ChunkSize => {
                     let Some((size, len)) = chunk_size(from)? else { return Ok(None) };
-                    bytes::Buf::advance(from, len);
+                    from.advance(len);
                     self.next = if size == 0 { Next::Trailers } else { Next::Chunk(size) };
                 }
                 Next::Trailers => {
@@ -200,14 +185,14 @@ impl Decoder {
     }
 
     fn trailers(&self, from: &mut BytesMut) -> Result<Option<HeaderMap>, Broken> {
-        let mut lines = [httparse::EMPTY_HEADER; HEADERS_MAX];
-        let (len, trailers) = match parse_headers(from, &mut lines).map_err(malformed)? {
-            Status::Complete((len, lines)) => (len, map(lines, 0)?),
+        let mut found = [httparse::EMPTY_HEADER; HEADERS_MAX];
+        let (len, lines) = match parse_headers(from, &mut found).map_err(malformed)? {
+            Status::Complete((len, found)) => (len, Line::of_all(found, from)),
             Status::Partial if from.len() > self.head_bytes_max => return Err(Broken::HeadTooLarge),
             Status::Partial => return Ok(None),
         };
-        bytes::Buf::advance(from, len);
-        Ok(Some(trailers))
+        let text = from.split_to(len).freeze();
+        lines.iter().map(|line| line.read(&text)).collect::<Result<_, _>>().map(Some)
     }
 
     /// No more bytes will come.
@@ -254,56 +239,112 @@ fn take(from: &mut BytesMut, left: u64) -> (Bytes, u64) {
     (from.split_to(count).freeze(), left - count as u64)
 }
 
-fn head(answer: &httparse::Response<'_, '_>) -> Result<Head, Broken> {
+fn status_line(answer: &httparse::Response<'_, '_>) -> Result<(StatusCode, Version, Option<ReasonPhrase>), Broken> {
     let status = answer.code.and_then(|code| StatusCode::from_u16(code).ok());
     let status = status.ok_or(Broken::Protocol("the answer has no status"))?;
     let version = if answer.version == Some(1) { Version::HTTP_11 } else { Version::HTTP_10 };
     let reason = answer.reason.filter(|reason| Some(*reason) != status.canonical_reason());
-    let reason = reason.and_then(|reason| ReasonPhrase::try_from(reason.as_bytes()).ok());
-    Ok(Head { status, version, reason, headers: map(answer.headers, GAINED)? })
+    Ok((status, version, reason.and_then(|reason| ReasonPhrase::try_from(reason.as_bytes()).ok())))
 }
 
-fn map(lines: &[httparse::Header<'_>], more: usize) -> Result<HeaderMap, Broken> {
-    let mut headers = HeaderMap::with_capacity(lines.len() + more);
-    for line in lines {
-        let name = HeaderName::from_bytes(line.name.as_bytes());
-        let (Ok(name), Ok(value)) = (name, HeaderValue::from_bytes(line.value)) else {
-            return Err(Broken::Protocol("the answer has a header that is none"));
+/// Where in a head a header's name and value are.
+#[derive(Debug, Clone, Copy)]
+struct Line {
+    name: (usize, usize),
+    value: (usize, usize),
+}
+
+impl Line {
+    /// Of the headers that were found in these bytes.
+    fn of_all(found: &[httparse::Header<'_>], within: &[u8]) -> Vec<Line> {
+        let place = |part: &[u8]| {
+            let start = part.as_ptr().addr() - within.as_ptr().addr();
+            (start, start + part.len())
         };
-        headers.append(name, value);
+        found.iter().map(|line| Line { name: place(line.name.as_bytes()), value: place(line.value) }).collect()
     }
-    Ok(headers)
-}
 
-/// Whether `Connection` says this.
-fn says(headers: &HeaderMap, option: &str) -> bool {
-    let values = headers.get_all(CONNECTION).iter().filter_map(|value| value.to_str().ok());
-    values.flat_map(|value| value.split(',')).any(|one| one.trim().eq_ignore_ascii_case(option))
-}
-
-/// The one length that the headers give. Repeated, it has to be the same, and is left there once.
-///
-/// # Errors
-/// Lengths that contradict each other, or are none.
-pub fn one_length(headers: &mut HeaderMap) -> Result<Option<u64>, Broken> {
-    let wrong = Broken::Protocol("the answer has a length that is none, or several");
-    let mut values = headers.get_all(CONTENT_LENGTH).iter();
-    let Some(first) = values.next() else { return Ok(None) };
-    let is_number = !first.is_empty() && first.as_bytes().iter().all(u8::is_ascii_digit);
-    let length = first.to_str().ok().filter(|_| is_number).and_then(|first| first.parse().ok());
-    let Some(length) = length else { return Err(wrong) };
-    let mut is_repeated = false;
-    for value in values {
-        if value != first {
-            return Err(wrong);
+    fn read(&self, within: &Bytes) -> Result<(HeaderName, HeaderValue), Broken> {
+        let name = HeaderName::from_bytes(&within[self.name.0..self.name.1]);
+        let value = HeaderValue::from_maybe_shared(within.slice(self.value.0..self.value.1));
+        match (name, value) {
+            (Ok(name), Ok(value)) => Ok((name, value)),
+            _ => Err(Broken::Protocol("the answer has a header that is none")),
         }
-        is_repeated = true;
     }
-    if is_repeated {
-        let first = first.clone();
-        headers.insert(CONTENT_LENGTH, first);
+}
+
+/// What the headers of an answer say: of the message, and of the connection.
+#[derive(Debug, Default)]
+struct Said {
+    /// Those that go end to end.
+    headers: HeaderMap,
+    seen: Seen,
+    upgrade: Option<HeaderValue>,
+    closes: bool,
+    keeps_alive: bool,
+    is_chunked: bool,
+    has_length: bool,
+    /// The body's length; nothing where it is chunked.
+    length: Option<u64>,
+}
+
+impl Said {
+    fn by(lines: &[Line], within: &Bytes) -> Result<Said, Broken> {
+        let mut said = Said { headers: HeaderMap::with_capacity(lines.len() + GAINED), ..Said::default() };
+        let mut hops = Vec::new();
+        for line in lines {
+            let (name, value) = line.read(within)?;
+            match Seen::one(name.as_str()) {
+                Seen::CONNECTION => said.connection(&value, &mut hops),
+                Seen::TRANSFER_ENCODING if said.is_chunked || !value.as_bytes().eq_ignore_ascii_case(b"chunked") => {
+                    return Err(Broken::Coding);
+                }
+                Seen::TRANSFER_ENCODING => said.is_chunked = true,
+                Seen::UPGRADE => said.upgrade = Some(value),
+                Seen::KEEP_ALIVE | Seen::TE | Seen::SELDOM => {}
+                _ if name == CONTENT_LENGTH => said.length(name, value)?,
+                seen => {
+                    said.seen = said.seen.or(seen);
+                    said.headers.append(name, value);
+                }
+            }
+        }
+        hops.iter().for_each(|name| drop(said.headers.remove(name)));
+        if said.is_chunked && said.has_length {
+            said.headers.remove(CONTENT_LENGTH);
+            said.length = None;
+        }
+        Ok(said)
     }
-    Ok(Some(length))
+
+    /// Reads one line of `Connection`. `hops`: the headers that it names.
+    fn connection(&mut self, value: &HeaderValue, hops: &mut Vec<HeaderName>) {
+        for option in value.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
+            if option.eq_ignore_ascii_case(b"keep-alive") {
+                self.keeps_alive = true;
+            } else if option.eq_ignore_ascii_case(b"close") {
+                self.closes = true;
+            } else {
+                // How the body is framed is no option of the connection, whoever says so.
+                hops.extend(HeaderName::from_bytes(option).ok().filter(|name| *name != CONTENT_LENGTH));
+            }
+        }
+    }
+
+    /// Reads the length. Repeated, it has to be the same.
+    fn length(&mut self, name: HeaderName, value: HeaderValue) -> Result<(), Broken> {
+        let is_number = !value.is_empty() && value.as_bytes().iter().all(u8::is_ascii_digit);
+        let length = value.to_str().ok().filter(|_| is_number).and_then(|value| value.parse().ok());
+        if length.is_none() || self.has_length && self.length != length {
+            return Err(Broken::Protocol("the answer has a length that is none, or several"));
+        }
+        if !self.has_length {
+            self.headers.append(name, value);
+        }
+        (self.has_length, self.length) = (true, length);
+        Ok(())
+    }
 }
 
 /// The size that a chunk's first line gives, and that line's length, once all of it is there (RFC 9112, section 7.1).

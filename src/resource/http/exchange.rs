@@ -21,7 +21,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use hyper::body::Frame;
 use hyper::{HeaderMap, StatusCode};
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
 use crate::fence::drain::Outcome;
 
@@ -223,16 +223,16 @@ impl Exchange {
         if is_large {
             return Ok(Taken::Part(Vec::new()));
         }
-        let late_at = Instant::now() + self.answer_time;
+        let mut late_at = None;
         let (mut frames, mut len, mut trailers, mut patience) = (Vec::new(), 0, None, PATIENCE);
         loop {
-            let next = if is_small {
-                tokio::time::timeout_at(late_at, self.frame()).await.map_err(|_| Failure::TimedOut)??
-            } else {
-                match self.frame_soon(&mut patience).await? {
-                    Some(next) => next,
-                    None => return Ok(Taken::Part(frames)),
+            let next = match self.frame_soon(&mut patience).await? {
+                Some(next) => next,
+                None if is_small => {
+                    let late_at = *late_at.get_or_insert_with(|| Instant::now() + self.answer_time);
+                    timeout_at(late_at, self.frame()).await.map_err(|_| Failure::TimedOut)??
                 }
+                None => return Ok(Taken::Part(frames)),
             };
             let Some(frame) = next else { break };
             len += frame.data_ref().map_or(0, Bytes::len);

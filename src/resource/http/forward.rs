@@ -20,6 +20,7 @@ use super::body::Upload;
 use super::destination;
 use super::exchange::{Exchange, Failure};
 use super::fences::{Admitted, InFlight};
+use super::gained::Gained;
 use super::head::{self, Asked};
 use super::message::Message;
 use super::path::NormalPath;
@@ -49,9 +50,16 @@ pub(super) struct Outgoing<'a> {
     /// Which headers it has.
     seen: Seen,
     /// What was judged.
-    pub(super) claim: Option<&'a Claim>,
+    claims: Option<&'a Arc<[Claim]>>,
     /// The client's connection, should it become a tunnel.
     pub(super) upgrade: Option<OnUpgrade>,
+}
+
+impl Outgoing<'_> {
+    /// What was judged.
+    pub(super) fn claim(&self) -> Option<&Claim> {
+        self.claims.and_then(|claims| claims.first())
+    }
 }
 
 impl Http {
@@ -69,7 +77,7 @@ impl Http {
             destination::check(self, &mut call, &fence)?;
         }
         let Some(claim) = self.claim(&call, fence, is_write)? else {
-            let outgoing = Outgoing { asked, seen, claim: None, upgrade: call.upgrade.take() };
+            let outgoing = Outgoing { asked, seen, claims: None, upgrade: call.upgrade.take() };
             let response = self.forward(call, &path, outgoing, None).await?;
             return Ok(Served { response, judged: None });
         };
@@ -77,7 +85,7 @@ impl Http {
         let Admitted { verdict, write, .. } = self.fences.admit(self.scope, &claim, purpose).await?;
         let write = write.map(|write| Unsent(Some(write)));
         let claims: Arc<[Claim]> = Arc::new([claim]);
-        let outgoing = Outgoing { asked, seen, claim: claims.first(), upgrade: call.upgrade.take() };
+        let outgoing = Outgoing { asked, seen, claims: Some(&claims), upgrade: call.upgrade.take() };
         match self.forward(call, &path, outgoing, write).await {
             Ok(response) => Ok(Served { response, judged: Some(Judged { verdict, claims }) }),
             Err(problem) => Err(problem.after(verdict, &claims)),
@@ -155,14 +163,15 @@ impl Http {
                     message = unsent;
                     stale += 1;
                 }
-                Err(failure) => return Err(self.failed(exchange, failure, outgoing.claim)),
+                Err(failure) => return Err(self.failed(exchange, failure, outgoing.claim())),
             }
         }
     }
 
     /// The request as any version of HTTP has it.
     fn message(&self, mut call: Call, path: &NormalPath, outgoing: &Outgoing<'_>) -> Result<Box<Message>, Problem> {
-        head::forward(&mut call, outgoing.seen, outgoing.claim);
+        head::forward(&mut call, outgoing.seen, outgoing.claim());
+        let gained = Gained::of(&mut call, outgoing.seen, outgoing.claims);
         let Call { method, query, mut headers, body, .. } = call;
         let base = &self.upstream().base;
         let mut target =
@@ -185,6 +194,6 @@ impl Http {
         }
         let Asked { upgrade, takes_trailers } = &outgoing.asked;
         let (upgrade, takes_trailers) = (upgrade.clone(), *takes_trailers);
-        Ok(Box::new(Message { method, target, headers, upgrade, takes_trailers, body: Upload::new(body) }))
+        Ok(Box::new(Message { method, target, headers, gained, upgrade, takes_trailers, body: Upload::new(body) }))
     }
 }

@@ -9,15 +9,16 @@ use std::time::Duration;
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming};
 use hyper::client::conn::{TrySendError, http2};
-use hyper::header::{HeaderValue, TE};
+use hyper::header::{CONTENT_LENGTH, HeaderValue, TE};
 use hyper::http::uri::{Authority, Scheme, Uri};
 use hyper::{Request, Response, Version};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::task::AbortHandle;
 
-use super::decode::one_length;
+use super::gained::Gained;
 use super::message::{Broken, Failed, Head, Message};
 use super::progress::{Counted, Counting, Progress};
+use super::seen::Seen;
 use super::stream::Stream;
 
 /// How often an upstream is asked whether it is still there.
@@ -76,7 +77,8 @@ impl Http2 {
 
     /// A request is to be sent next.
     pub fn begin(&mut self, message: Message) {
-        let Message { method, target, headers, takes_trailers, body, .. } = message;
+        let Message { method, target, mut headers, gained, takes_trailers, body, .. } = message;
+        gained.put(&mut headers);
         self.progress.begin(body.is_end_stream());
         let mut request = Request::new(Counted { body, progress: Arc::clone(&self.progress) });
         let uri = Uri::builder().scheme(self.scheme.clone()).authority(self.authority.clone()).path_and_query(target);
@@ -111,9 +113,13 @@ impl Http2 {
         };
         let (parts, body) = answer.into_parts();
         self.stage = Stage::Body(body);
-        let mut head = Head { status: parts.status, version: parts.version, reason: None, headers: parts.headers };
-        one_length(&mut head.headers).map_err(Failed::Broken)?;
-        Poll::Ready(Ok(head))
+        let (status, version, headers) = (parts.status, parts.version, parts.headers);
+        if headers.get_all(CONTENT_LENGTH).iter().nth(1).is_some() {
+            return Poll::Ready(Err(Failed::Broken(Broken::Protocol("the answer has several lengths"))));
+        }
+        // What is about the connection is no part of HTTP/2, and refused by hyper.
+        let seen = Seen::of(&headers);
+        Poll::Ready(Ok(Head { status, version, reason: None, headers, seen, upgrade: None }))
     }
 
     /// The next frame of the answer's body; nothing at its end.
@@ -179,11 +185,12 @@ impl fmt::Debug for Http2 {
     }
 }
 
-/// The request that hyper gives back.
+/// The request that hyper gives back, with all that it has gained among its headers.
 fn unsent(request: Request<Counted>) -> Message {
     let (parts, Counted { body, .. }) = request.into_parts();
     let target = parts.uri.into_parts().path_and_query.unwrap_or_else(|| "/".parse().expect("a path"));
     let mut headers = parts.headers;
     let takes_trailers = headers.remove(TE).is_some();
-    Message { method: parts.method, target, headers, upgrade: None, takes_trailers, body }
+    let gained = Gained::default();
+    Message { method: parts.method, target, headers, gained, upgrade: None, takes_trailers, body }
 }

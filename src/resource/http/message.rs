@@ -8,6 +8,8 @@ use hyper::http::uri::PathAndQuery;
 use hyper::{Method, StatusCode, Version};
 
 use super::body::Upload;
+use super::gained::Gained;
+use super::seen::Seen;
 
 /// A request on its way out. What is about the connection stands apart from its headers: whoever speaks on the connection says it.
 #[derive(Debug)]
@@ -16,8 +18,10 @@ pub struct Message {
     pub method: Method,
     /// What is asked for.
     pub target: PathAndQuery,
-    /// The headers that go end to end, all but `Host`.
+    /// The client's headers that go end to end. `Host` among them is of no meaning.
     pub headers: HeaderMap,
+    /// Those that the gate adds.
+    pub gained: Gained,
     /// The protocol to change to.
     pub upgrade: Option<HeaderValue>,
     /// Whether the client takes trailers.
@@ -35,8 +39,12 @@ pub struct Head {
     pub version: Version,
     /// What it says of the status in words, where that isn't the usual.
     pub reason: Option<ReasonPhrase>,
-    /// The headers.
+    /// The headers that go end to end.
     pub headers: HeaderMap,
+    /// Which there are.
+    pub seen: Seen,
+    /// The protocol that the upstream changes to.
+    pub upgrade: Option<HeaderValue>,
 }
 
 /// Why no whole answer came, although some of the request may have gone out.

@@ -4,7 +4,7 @@
 //! - [`path`]: one normal form of its path
 //! - [`template`]: the fence's name, made from that form
 //! - [`rules`]: whether it is a write
-//! - [`head`], [`seen`], [`destination`]: headers on their way through
+//! - [`head`], [`seen`], [`gained`], [`destination`]: headers on their way through
 //! - `forward.rs`, `answer.rs`: judged, forwarded, answered
 //! - [`exchange`], `pump.rs`, `upgrade.rs`: under way on a connection, and how that ends
 //! - [`message`], [`body`]: what moves on a connection
@@ -29,6 +29,7 @@ pub mod entry;
 pub mod exchange;
 pub mod fences;
 mod forward;
+pub mod gained;
 pub mod head;
 pub mod http1;
 pub mod http2;

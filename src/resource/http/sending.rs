@@ -276,7 +276,8 @@ impl Sending {
     }
 }
 
-fn write_line(to: &mut Vec<u8>, name: &str, value: &[u8]) {
+/// A header as HTTP/1.1 has it.
+pub fn write_line(to: &mut Vec<u8>, name: &str, value: &[u8]) {
     for part in [name.as_bytes(), b": ", value, b"\r\n"] {
         to.extend_from_slice(part);
     }
@@ -289,14 +290,14 @@ fn write_size(to: &mut Vec<u8>, size: usize) {
 
 /// The head of a request (RFC 9112, section 3).
 fn write_head(to: &mut Vec<u8>, message: &Message, authority: &str, is_chunked: bool) {
-    let Message { method, target, headers, upgrade, takes_trailers, .. } = message;
+    let Message { method, target, headers, gained, upgrade, takes_trailers, .. } = message;
     for part in [method.as_str(), " ", target.as_str(), " HTTP/1.1\r\nhost: ", authority, "\r\n"] {
         to.extend_from_slice(part.as_bytes());
     }
-    headers
-        .iter()
-        .filter(|(name, _)| *name != HOST)
-        .for_each(|(name, value)| write_line(to, name.as_str(), value.as_bytes()));
+    for (name, value) in headers.iter().filter(|(name, _)| *name != HOST) {
+        write_line(to, name.as_str(), value.as_bytes());
+    }
+    gained.write(to);
     if is_chunked {
         to.extend_from_slice(b"transfer-encoding: chunked\r\n");
     }

@@ -109,7 +109,7 @@ fn what_is_said_of_a_message() {
          fine\r\nsum: 5\r\n\r\n",
     );
     let read = read.expect("an answer");
-    assert_eq!((read.status, read.headers.len()), (201, 4));
+    assert_eq!((read.status, read.headers.len()), (201, 3), "what is about the connection ends here");
     assert_eq!(read.headers.get_all("set-cookie").iter().collect::<Vec<_>>(), ["a", "b"]);
     let trailers = read.trailers.expect("trailers");
     assert_eq!(
@@ -121,6 +121,19 @@ fn what_is_said_of_a_message() {
     assert_eq!(twice.headers.get_all(CONTENT_LENGTH).iter().count(), 1);
     let both = self::read("HTTP/1.1 200 OK\r\ncontent-length: 9\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n");
     assert!(!both.expect("an answer").headers.contains_key(CONTENT_LENGTH));
+}
+
+#[test]
+fn what_is_said_of_the_connection_ends_here() {
+    let read = read(
+        "HTTP/1.1 200 OK\r\nx-private: 1\r\nconnection: keep-alive, X-Private, ,content-length\r\nkeep-alive: timeout=5\r\n\
+         te: trailers\r\nupgrade: x\r\nproxy-connection: y\r\nx-end-to-end: 3\r\ncontent-length: 2\r\n\
+         connection: x-other\r\nx-other: 2\r\n\r\nok",
+    );
+    let read = read.expect("an answer");
+    let mut names: Vec<&str> = read.headers.keys().map(HeaderName::as_str).collect();
+    names.sort_unstable();
+    assert_eq!((names, &*read.body, read.is_reusable), (vec!["content-length", "x-end-to-end"], &b"ok"[..], true));
 }
 
 #[test]

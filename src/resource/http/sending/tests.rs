@@ -13,6 +13,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::sync::mpsc;
 
 use super::super::body::Upload;
+use super::super::gained::Gained;
 use super::*;
 use crate::resource::Received;
 
@@ -91,8 +92,15 @@ fn sent(request: &[u8], peers: Vec<Peer>, is_certain: bool) -> (Result<(), Stopp
                 headers.remove(TRANSFER_ENCODING);
                 let target = parts.uri.path_and_query().cloned().expect("a path");
                 let (method, body) = (parts.method, Upload::new(body));
-                let mut message =
-                    Box::new(Message { method, target, headers, upgrade: None, takes_trailers: false, body });
+                let mut message = Box::new(Message {
+                    method,
+                    target,
+                    headers,
+                    gained: Gained::default(),
+                    upgrade: None,
+                    takes_trailers: false,
+                    body,
+                });
                 let mut sending = Sending::default();
                 for peer in &mut peers {
                     sending.begin(message, "up:1");
