@@ -11,6 +11,7 @@ use std::sync::Arc;
 use crate::fence::FenceName;
 use crate::resource::threads::{now_ms, spawn};
 
+pub mod answers;
 pub mod args;
 mod commit;
 pub mod db;
