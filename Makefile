@@ -50,8 +50,8 @@ soak: ## the long proofs: KILLS (500) kills of the gate, PROOF_SECONDS (600) of 
 	FENCEGATE_PROOF_SECONDS=$(PROOF_SECONDS) $(CARGO) test --release --locked --test it proof -- --nocapture
 
 .PHONY: bench
-bench: ## benchmarks: the core, and durable writes against a plain loop
-	@scripts/ensure rust cc
+bench: ## benchmarks: the core, fences, and durable writes against a plain loop and Redis
+	@scripts/ensure rust cc redis
 	$(CARGO) bench --locked
 
 .PHONY: bench-proxy

@@ -265,6 +265,15 @@ fn json<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, ProtocolError> {
     serde_json::from_str(body).map_err(|error| bad(error.to_string()))
 }
 
+/// Reads each of them. A loop, since `collect` would read a long list into the place of the old one, and then move it to a smaller.
+fn each<T, U>(items: Vec<T>, mut read: impl FnMut(T) -> Result<U, ProtocolError>) -> Result<Vec<U>, ProtocolError> {
+    let mut all = Vec::with_capacity(items.len());
+    for item in items {
+        all.push(read(item)?);
+    }
+    Ok(all)
+}
+
 impl Pipeline {
     /// Reads the body of `pipeline`.
     ///
@@ -272,7 +281,7 @@ impl Pipeline {
     /// Anything that the specification doesn't allow.
     pub fn parse(body: &[u8], version: Version) -> Result<Pipeline, ProtocolError> {
         let PipelineJson { baton, requests } = json(body)?;
-        let requests = requests.into_iter().map(|request| request.read(version)).collect::<Result<_, _>>()?;
+        let requests = each(requests, |request| request.read(version))?;
         Ok(Pipeline { baton, requests })
     }
 
@@ -326,9 +335,8 @@ fn sql_source(sql: Option<String>, sql_id: Option<i32>) -> Result<Sql, ProtocolE
 
 impl StmtJson<'_> {
     fn read(self) -> Result<Statement, ProtocolError> {
-        let positional = self.args.unwrap_or_default().into_iter().map(ValueJson::read).collect::<Result<_, _>>()?;
-        let named = self.named_args.unwrap_or_default().into_iter();
-        let named = named.map(|arg| Ok((arg.name, arg.value.read()?))).collect::<Result<_, _>>()?;
+        let positional = each(self.args.unwrap_or_default(), ValueJson::read)?;
+        let named = each(self.named_args.unwrap_or_default(), |arg| Ok((arg.name, arg.value.read()?)))?;
         Ok(Statement {
             sql: sql_source(self.sql, self.sql_id)?,
             args: Args { positional, named },
