@@ -62,8 +62,8 @@ sanitize: ## random SQL (SQL=20000 requests) with Rust and SQLite under the addr
 		sandbox sharing hrana interactive table_fences garbage fences
 
 .PHONY: bench
-bench: ## benchmarks: the core, and durable writes against a plain loop
-	@scripts/ensure rust cc protoc
+bench: ## benchmarks: the core, fences, and durable writes against a plain loop and Redis
+	@scripts/ensure rust cc protoc redis
 	$(CARGO) bench --locked
 
 .PHONY: bench-proxy

@@ -86,7 +86,7 @@ impl Http {
             Ok(admitted) => admitted,
             // It was counted, and goes on as if it presented nothing: its token must not raise the mark in a rehearsal either.
             Err(problem) if !self.enforce && matches!(problem.kind, Kind::TokenUnissued | Kind::TokenConflict) => {
-                let outgoing = Outgoing { asked, seen, claim: None, upgrade: call.upgrade.take() };
+                let outgoing = Outgoing { asked, seen, claims: None, upgrade: call.upgrade.take() };
                 let response = self.forward(call, &path, outgoing, None).await?;
                 return Ok(Served { response, judged: None });
             }

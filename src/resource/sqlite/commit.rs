@@ -9,6 +9,7 @@ use crate::fence::{Admission, FenceName, Mark};
 use crate::problem::{Kind, Problem};
 use crate::resource::Happened;
 
+use super::answers::Answers;
 use super::own::unavailable;
 use super::raw::SqliteError;
 use super::shared::Work;
@@ -85,9 +86,12 @@ impl Writer {
         }
         let Some(group) = self.group.take() else { return true };
         self.publish(&group);
+        let mut answers = Answers::default();
         for (work, outcome) in done {
-            self.shared.finish(work, outcome);
+            let (waiting, answer) = self.shared.end(work, outcome);
+            answers.put(waiting, answer);
         }
+        answers.tell();
         true
     }
 

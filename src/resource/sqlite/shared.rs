@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Instant;
 
 use bytes::Bytes;
-use tokio::sync::oneshot;
 
 use crate::fence::{Claim, Ledger, Mark, Refusal, Token, Verdict};
 use crate::problem::{Kind, Problem};
@@ -14,6 +13,7 @@ use crate::resource::Told;
 use crate::resource::issuer::Trust;
 use crate::resource::refusals::{Presenter, Refusals};
 
+use super::answers::{Answer, Waiting};
 use super::db::{Access, Db, Guard};
 use super::fences::{DatedMark, FenceId, FenceSet, TableFences};
 use super::limits::Limits;
@@ -53,7 +53,7 @@ pub struct Work {
     /// The first claim's mark before the request.
     pub previous: Option<Token>,
     /// Where the answer goes.
-    pub reply: oneshot::Sender<Result<Reply, Problem>>,
+    pub reply: Waiting,
     /// When it was queued.
     pub queued: Instant,
     /// The memory that it takes.
@@ -386,7 +386,13 @@ impl Shared {
     }
 
     /// Ends a request: its stream goes back into the table, its answer to the client.
-    pub fn finish(&self, mut work: Box<Work>, outcome: Result<(), Problem>) {
+    pub fn finish(&self, work: Box<Work>, outcome: Result<(), Problem>) {
+        let (waiting, answer) = self.end(work, outcome);
+        waiting.tell(answer);
+    }
+
+    /// Ends a request, and leaves it to the caller to tell its answer.
+    pub fn end(&self, mut work: Box<Work>, outcome: Result<(), Problem>) -> (Waiting, Answer) {
         let result = outcome.map(|()| {
             let closed = work.run.is_closed();
             let mut stream = std::mem::take(&mut work.stream);
@@ -417,8 +423,7 @@ impl Shared {
         let Work { reply, room, in_flight, .. } = *work;
         let result = result.map(|(body, verdict, previous)| Reply { body: room.hold(body), verdict, previous });
         drop(in_flight);
-        // Where the client has gone, nobody needs the answer.
-        let _ = reply.send(result);
+        (reply, result)
     }
 
     fn published_refusal(&self, claims: &[Claim]) -> Option<Refusal> {
