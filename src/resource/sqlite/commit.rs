@@ -9,7 +9,7 @@ use crate::fence::{Admission, FenceName, Mark};
 use crate::problem::{Kind, Problem};
 use crate::resource::Happened;
 
-use super::answers::Answers;
+use super::answers::{Answers, Decided, Parcel};
 use super::own::unavailable;
 use super::raw::SqliteError;
 use super::shared::Work;
@@ -87,9 +87,15 @@ impl Writer {
         let Some(group) = self.group.take() else { return true };
         self.publish(&group);
         let mut answers = Answers::default();
-        for (work, outcome) in done {
-            let (waiting, answer) = self.shared.end(work, outcome);
-            answers.put(waiting, answer);
+        for (mut work, outcome) in done {
+            // What has a connection of its own, which may hold SQLite's lock, is ended here, before anything else is run.
+            match work.reply.take_if(|_| work.stream.own.is_none()) {
+                Some(waiting) => {
+                    work.checkpoint = None;
+                    answers.put(waiting, Parcel::Decided(Decided::new(&self.shared, work, outcome)));
+                }
+                None => self.shared.finish(work, outcome),
+            }
         }
         answers.tell();
         true

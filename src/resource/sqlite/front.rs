@@ -285,7 +285,7 @@ impl Sqlite {
             alone: false,
             verdict: Verdict::Admitted,
             previous: None,
-            reply,
+            reply: Some(reply),
             queued: Instant::now(),
             room,
             in_flight,

@@ -52,8 +52,8 @@ pub struct Work {
     pub verdict: Verdict,
     /// The first claim's mark before the request.
     pub previous: Option<Token>,
-    /// Where the answer goes.
-    pub reply: Waiting,
+    /// Where the answer goes; gone once that is on its way.
+    pub reply: Option<Waiting>,
     /// When it was queued.
     pub queued: Instant,
     /// The memory that it takes.
@@ -386,13 +386,16 @@ impl Shared {
     }
 
     /// Ends a request: its stream goes back into the table, its answer to the client.
-    pub fn finish(&self, work: Box<Work>, outcome: Result<(), Problem>) {
-        let (waiting, answer) = self.end(work, outcome);
-        waiting.tell(answer);
+    pub fn finish(&self, mut work: Box<Work>, outcome: Result<(), Problem>) {
+        let waiting = work.reply.take();
+        let answer = self.end(work, outcome);
+        if let Some(waiting) = waiting {
+            waiting.tell(answer);
+        }
     }
 
     /// Ends a request, and leaves it to the caller to tell its answer.
-    pub fn end(&self, mut work: Box<Work>, outcome: Result<(), Problem>) -> (Waiting, Answer) {
+    pub fn end(&self, mut work: Box<Work>, outcome: Result<(), Problem>) -> Answer {
         let result = outcome.map(|()| {
             let closed = work.run.is_closed();
             let mut stream = std::mem::take(&mut work.stream);
@@ -420,10 +423,10 @@ impl Shared {
             work.stream.own = None;
         }
         self.arrived(&work.claims);
-        let Work { reply, room, in_flight, .. } = *work;
+        let Work { room, in_flight, .. } = *work;
         let result = result.map(|(body, verdict, previous)| Reply { body: room.hold(body), verdict, previous });
         drop(in_flight);
-        (reply, result)
+        result
     }
 
     fn published_refusal(&self, claims: &[Claim]) -> Option<Refusal> {
