@@ -4,6 +4,7 @@
 //!
 //! - [`fence`]: the pure core: token, claim, mark, verdict
 //! - [`problem`]: everything that is refused or fails, in one table
+//! - [`endpoint`]: a small HTTP client to one listener of a gate
 //! - [`lock`]: keeps a second process away
 //! - [`resource`]: seam 1, the thing written to
 //! - [`coordinator`]: seam 2, what elects a leader and issues the token
@@ -21,6 +22,8 @@ pub mod client;
 #[cfg(feature = "server")]
 pub mod config;
 pub mod coordinator;
+#[cfg(feature = "client")]
+pub mod endpoint;
 pub mod fence;
 #[cfg(feature = "server")]
 pub mod lock;

@@ -2,6 +2,8 @@
 //!
 //! - [`Coordinator`] and [`Leadership`]: what every coordinator offers, and no more
 //! - [`embedded`]: elections by lease on the gate's own clock, no other server needed
+//! - [`gate`]: the same from outside, over HTTP
+//! - [`candidate`]: the secret by which a candidate is known to it
 //!
 //! Every adapter passes the same suite, `tests/it/coordinator.rs`.
 //!
@@ -14,11 +16,17 @@ use std::time::Duration;
 use crate::fence::{FenceName, Holder, Token};
 use crate::problem::{Kind, Problem};
 
+#[cfg(any(feature = "server", feature = "client"))]
+pub mod candidate;
 #[cfg(feature = "server")]
 pub mod embedded;
+#[cfg(feature = "client")]
+pub mod gate;
 
 #[cfg(feature = "server")]
 pub use embedded::Embedded;
+#[cfg(feature = "client")]
+pub use gate::GateCoordinator;
 
 /// What a candidate stands with.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -9,6 +9,7 @@ use fencegate::coordinator::{Bid, Coordinator};
 use fencegate::fence::FenceName;
 
 mod embedded;
+mod gate;
 mod suite;
 
 /// A coordinator under test.

@@ -30,13 +30,13 @@ macro_rules! conforms {
 pub(crate) use conforms;
 
 /// A bound for what should happen at once: a test that hangs fails instead.
-const SOON: std::time::Duration = std::time::Duration::from_secs(60);
+pub const SOON: std::time::Duration = std::time::Duration::from_secs(60);
 
 async fn lead<S: Site>(site: &S, election: &FenceName, holder: &str) -> LeadershipOf<S> {
     timeout(SOON, site.coordinator().campaign(election, &bid(holder))).await.expect("nobody else leads").unwrap()
 }
 
-async fn until_waiting<S: Site>(site: &S, election: &FenceName, count: usize) {
+pub async fn until_waiting<S: Site>(site: &S, election: &FenceName, count: usize) {
     let reached = async {
         while site.waiting(election).await != count {
             tokio::task::yield_now().await;
