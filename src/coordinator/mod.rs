@@ -3,6 +3,7 @@
 //! - [`Coordinator`] and [`Leadership`]: what every coordinator offers, and no more
 //! - [`embedded`]: elections by lease on the gate's own clock, no other server needed
 //! - [`gate`]: the same from outside, over HTTP
+//! - [`any`]: whichever of them an address names
 //! - [`candidate`]: the secret by which a candidate is known to it
 //!
 //! Every adapter passes the same suite, `tests/it/coordinator.rs`.
@@ -16,6 +17,8 @@ use std::time::Duration;
 use crate::fence::{FenceName, Holder, Token};
 use crate::problem::{Kind, Problem};
 
+#[cfg(feature = "client")]
+pub mod any;
 #[cfg(any(feature = "server", feature = "client"))]
 pub mod candidate;
 #[cfg(feature = "server")]

@@ -74,9 +74,17 @@ impl Gate {
                 let token = body["highest"].as_str().and_then(|text| text.parse().ok());
                 Ok(token.map(|token| (token, body["holder"].as_str().map(str::to_owned))))
             }
-            404 => Err(Failure::Refused(format!("the gate at {}: {}; name another with --fence", self.endpoint, message(&reply)))),
+            404 => Err(Failure::Refused(format!(
+                "the gate at {}: {}; name another with --fence",
+                self.endpoint,
+                message(&reply)
+            ))),
             401 | 403 => Err(Failure::Refused(message(&reply))),
-            status => Err(Failure::Unreachable(format!("the gate at {} answers {status}: {}", self.endpoint, message(&reply)))),
+            status => Err(Failure::Unreachable(format!(
+                "the gate at {} answers {status}: {}",
+                self.endpoint,
+                message(&reply)
+            ))),
         }
     }
 
@@ -146,7 +154,9 @@ impl Gate {
     }
 
     fn out_of_reach(&self, error: &crate::endpoint::ExchangeError) -> String {
-        format!("{error}; start a gate with `fencegate serve`, name another with --gate, or lead without one with --no-gate")
+        format!(
+            "{error}; start a gate with `fencegate serve`, name another with --gate, or lead without one with --no-gate"
+        )
     }
 
     /// Resolves once the gate has admitted a higher token than this. Looks every so often; a gate that is out of reach says nothing.

@@ -69,7 +69,8 @@ impl Events {
         if let (Value::Object(object), Value::Object(members)) = (&mut object, members) {
             object.extend(members);
         }
-        let to_people = if self.json { Some(object.to_string()) } else { sentence.map(|text| format!("fencegate: {text}")) };
+        let to_people =
+            if self.json { Some(object.to_string()) } else { sentence.map(|text| format!("fencegate: {text}")) };
         let to_file = self.has_file.then(|| object.to_string());
         let _ = self.lines.try_send(Line { to_people, to_file });
     }

@@ -223,7 +223,9 @@ impl Ended {
     fn is_final(&self) -> bool {
         match self {
             Ended::Told(_) | Ended::NotElected => true,
-            Ended::Itself { status, told } => *told || [0, EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND].contains(&status.exit_code()),
+            Ended::Itself { status, told } => {
+                *told || [0, EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND].contains(&status.exit_code())
+            }
             Ended::Lost { .. } => false,
             Ended::Failed(Failure::Unreachable(_)) => false,
             Ended::Failed(_) => true,
@@ -249,7 +251,9 @@ impl Ended {
 impl std::fmt::Display for Ended {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Ended::Itself { status: warden::wire::Status::Code(code), .. } => write!(f, "the command ended with status {code}"),
+            Ended::Itself { status: warden::wire::Status::Code(code), .. } => {
+                write!(f, "the command ended with status {code}")
+            }
             Ended::Itself { status: warden::wire::Status::Signal(signal), .. } => {
                 write!(f, "the command was ended by signal {signal}")
             }

@@ -20,6 +20,7 @@ use super::warden::wire::{Order, Report, Status, Why};
 
 /// The warden is told how long the lease is known to last each time that one of so many parts of it has passed.
 const TOLD_PER_LEASE: u32 = 10;
+const TELL_MIN: Duration = Duration::from_millis(20);
 /// Of so many parts of the lease one passes between two looks at the gate's mark, but no less than a second.
 const LOOKS_PER_LEASE: u32 = 3;
 const LOOK_MIN: Duration = Duration::from_secs(1);
@@ -103,18 +104,19 @@ impl<'a> Run<'a> {
             until: self.until(),
         };
         self.hold.order(&start).await;
-        let mut tell = tokio::time::interval(self.setup.args.ttl / TOLD_PER_LEASE);
+        let mut tell = tokio::time::interval((self.setup.args.ttl / TOLD_PER_LEASE).max(TELL_MIN));
         tell.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let leadership = self.leadership.clone();
         let looks = (self.setup.args.ttl / LOOKS_PER_LEASE).max(LOOK_MIN);
         let gate = self.setup.gate.as_ref();
-        let replaced = async {
-            match gate {
-                Some(gate) => gate.replaced(leadership.token(), looks).await,
-                None => std::future::pending().await,
+        let watch = async {
+            if let Some(gate) = gate {
+                gate.replaced(leadership.token(), looks).await;
+                leadership.give_up(Lost::Replaced);
             }
+            std::future::pending::<()>().await;
         };
-        tokio::pin!(replaced);
+        tokio::pin!(watch);
         let clean = loop {
             let leads = self.lost.is_none() && self.status.is_none();
             tokio::select! {
@@ -126,8 +128,7 @@ impl<'a> Run<'a> {
                 },
                 signal = signals.next() => self.signalled(signal).await,
                 _ = tell.tick(), if leads => self.hold.order(&Order::Alive { until: self.until() }).await,
-                // No other branch asks it again: it is over as soon as this is said.
-                _ = &mut replaced, if leads => drop(leadership.give_up(Lost::Replaced)),
+                () = &mut watch, if leads => {}
                 () = at(self.end_by) => self.hold.break_off(),
             }
         };

@@ -23,9 +23,7 @@ impl Signals {
         for kind in ENDING.into_iter().chain(OTHER).chain([Signal::TSTP, Signal::CONT]) {
             let mut stream = signal(SignalKind::from_raw(kind.as_raw()))?;
             let sender = sender.clone();
-            tokio::spawn(async move {
-                while stream.recv().await.is_some() && sender.send(kind).is_ok() {}
-            });
+            tokio::spawn(async move { while stream.recv().await.is_some() && sender.send(kind).is_ok() {} });
         }
         Ok(Signals(receiver))
     }

@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use rustix::process::Signal;
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::time::{Instant, timeout};
 
 use crate::client::{self, Leadership, Lost};
@@ -100,10 +100,11 @@ pub async fn term(setup: &Setup<'_>, signals: &mut Signals, events: &Events) -> 
         Ended::Failed(Failure::exit(EXIT_NOT_EXECUTABLE, format!("the command's warden can't be started: {error}")))
     };
     // Ready before the election, so that a leader starts without delay.
-    let mut hold = match stdin(setup.args.supervise).and_then(|stdin| Hold::new(&setup.args.command, setup.args.grace, stdin)) {
-        Ok(hold) => hold,
-        Err(error) => return cant(error),
-    };
+    let mut hold =
+        match stdin(setup.args.supervise).and_then(|stdin| Hold::new(&setup.args.command, setup.args.grace, stdin)) {
+            Ok(hold) => hold,
+            Err(error) => return cant(error),
+        };
     let leadership = match elected(setup, signals, events).await {
         Ok(leadership) => leadership,
         Err(ended) => {
@@ -202,7 +203,12 @@ async fn claimed(
     let token = leadership.token();
     // A gate that is out of reach is tried for as long as a lease lasts; then another candidate may have more luck.
     let claim = gate.claim(leadership, setup.args.ttl, |why| {
-        events.tell("claiming", Some(token), json!({ "fence": gate.fence(), "reason": why }), Some(format!("waiting to claim fence {}: {why}", gate.fence())));
+        events.tell(
+            "claiming",
+            Some(token),
+            json!({ "fence": gate.fence(), "reason": why }),
+            Some(format!("waiting to claim fence {}: {why}", gate.fence())),
+        );
     });
     tokio::pin!(claim);
     let claimed = loop {
@@ -286,5 +292,5 @@ fn replaced(
         return;
     }
     let told = format!("you've been replaced: {}", told.join("; "));
-    events.tell("replaced", Some(token), Value::clone(&members), Some(told));
+    events.tell("replaced", Some(token), members, Some(told));
 }

@@ -122,9 +122,13 @@ enum Phase {
     Ready,
     Running,
     /// SIGTERM was sent; SIGKILL follows.
-    Terminating { until: Instant },
+    Terminating {
+        until: Instant,
+    },
     /// SIGKILL was sent.
-    Killing { tell: Instant },
+    Killing {
+        tell: Instant,
+    },
 }
 
 struct Warden {
@@ -148,8 +152,7 @@ impl Warden {
     async fn run(&mut self, mut orders: mpsc::Receiver<Order>) -> std::io::Result<()> {
         let mut children = signal(SignalKind::child())?;
         // Whoever ends a whole service sends SIGTERM to each of its processes. `lead` decides what that means here.
-        let kinds =
-            [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup(), SignalKind::quit()];
+        let kinds = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup(), SignalKind::quit()];
         let _ignored = [kinds[0], kinds[1], kinds[2], kinds[3]].map(signal);
         let mut is_orphaned = false;
         loop {
@@ -345,7 +348,7 @@ struct Deadline(AsyncFd<OwnedFd>);
 impl Deadline {
     fn new() -> std::io::Result<Deadline> {
         let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
-        Ok(Deadline(AsyncFd::new(timerfd_create(TimerfdClockId::Boottime, flags)?)?))
+        Ok(Deadline(AsyncFd::register(timerfd_create(TimerfdClockId::Boottime, flags)?)?))
     }
 
     fn set(&self, until: Duration) {
