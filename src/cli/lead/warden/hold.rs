@@ -53,10 +53,10 @@ impl Hold {
         Ok(Hold { warden, orders, reports, is_broken: false })
     }
 
-    /// Gives an order. A warden that doesn't take it is killed, and with it the command; [`Hold::report`] tells.
+    /// Gives an order. A warden that doesn't take it is killed, and with it the command. One that has gone has told before what
+    /// it had to tell: [`Hold::report`] has it.
     pub async fn order(&mut self, order: &Order) {
-        let sent = tokio::time::timeout(ORDER_TIME, self.orders.send(order)).await;
-        if !matches!(sent, Ok(Ok(()))) {
+        if tokio::time::timeout(ORDER_TIME, self.orders.send(order)).await.is_err() {
             self.break_off();
         }
     }
