@@ -119,7 +119,10 @@ pub struct Reply {
 
 /// Whether anything of a request may have left, for one who may stop waiting for its answer.
 #[derive(Debug, Default)]
-pub struct Progress(AtomicBool);
+pub struct Progress {
+    may_be_sent: AtomicBool,
+    stopped: AtomicBool,
+}
 
 /// Why there is no whole answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -162,11 +165,25 @@ pub enum NoAnswer {
 impl Progress {
     /// Whether it may have left.
     pub fn may_be_sent(&self) -> bool {
-        self.0.load(Ordering::SeqCst)
+        self.may_be_sent.load(Ordering::SeqCst)
     }
 
-    fn set(&self, may_be_sent: bool) {
-        self.0.store(may_be_sent, Ordering::SeqCst);
+    /// From now on nothing more is sent, while the answer to what has left may still come.
+    pub fn stop(&self) {
+        self.stopped.store(true, Ordering::SeqCst);
+    }
+
+    /// Says that the request is about to leave, unless it must not.
+    fn leave(&self) -> Result<(), Failed> {
+        if self.stopped.load(Ordering::SeqCst) {
+            return Err(Failed::Unsent("it was stopped".to_owned()));
+        }
+        self.may_be_sent.store(true, Ordering::SeqCst);
+        Ok(())
+    }
+
+    fn came_back(&self) {
+        self.may_be_sent.store(false, Ordering::SeqCst);
     }
 }
 
@@ -338,13 +355,13 @@ impl Endpoint {
         let answer_time = call.answer_time.unwrap_or(answer_time);
         let exchange = async {
             let request = self.request(call).map_err(|error| Failed::Unsent(error.to_string()))?;
-            progress.set(true);
+            progress.leave()?;
             let answer = sender.try_send_request(request).await.map_err(|mut error| {
                 // The request comes back only where the connection has not begun with it.
                 let unsent = error.take_message().is_some();
                 let why = cause(&error.into_error());
                 if unsent {
-                    progress.set(false);
+                    progress.came_back();
                     Failed::Unsent(why)
                 } else {
                     Failed::Unanswered(NoAnswer::Broken(why))
