@@ -5,6 +5,7 @@
 //! - [`embedded`]: elections by lease on the gate's own clock, no other server needed
 //! - `etcd`: elections by etcd, with the cargo feature `etcd`
 //! - [`gate`]: the same from outside, over HTTP
+//! - [`any`]: whichever of them an address names
 //! - [`candidate`]: the secret by which a candidate is known to it
 //!
 //! Every adapter passes the same suite, `tests/it/coordinator.rs`.
@@ -18,6 +19,8 @@ use std::time::Duration;
 use crate::fence::{FenceName, Holder, Token};
 use crate::problem::{Kind, Problem};
 
+#[cfg(feature = "client")]
+pub mod any;
 #[cfg(any(feature = "server", feature = "client"))]
 pub mod candidate;
 #[cfg(feature = "server")]

@@ -22,6 +22,7 @@ mod hrana_stream;
 mod http;
 mod interactive;
 mod kill;
+mod lead;
 mod pause;
 mod process;
 mod proof;

@@ -152,6 +152,7 @@ mod tests {
     use crate::resource::sqlite::Limits;
     use crate::resource::sqlite::fences::{FenceSet, TableFences};
     use crate::resource::sqlite::program::{Format, Hint, Program, Run};
+    use crate::resource::sqlite::shared::Believed;
     use crate::resource::sqlite::stream::Stream;
 
     fn answer(text: &str) -> Parcel {
@@ -204,6 +205,7 @@ mod tests {
         let work = Work {
             claims: Arc::new([]),
             presented,
+            believed: Believed { fences: FenceSet::default(), resets: None, why: None },
             stream: Stream::default(),
             program: Program { requests: Vec::new(), format: Format::Pipeline },
             hint: Hint::default(),
@@ -223,7 +225,7 @@ mod tests {
     #[test]
     fn a_request_is_ended_though_its_client_has_gone() {
         let fences = TableFences::new("app".parse().expect("a name"), &[]).expect("few");
-        let shared = Arc::new(Shared::new("app".into(), "app.db".into(), fences, Limits::default(), true));
+        let shared = Arc::new(Shared::new("app".into(), "app.db".into(), fences, Limits::default(), true, None));
         let in_flight = || shared.states[FenceSet::OWN].in_flight.load(Ordering::Relaxed);
         let mut answers = Answers::default();
         let [gone, mut stays, unread] = [(); 3].map(|()| {
