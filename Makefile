@@ -12,6 +12,8 @@ ARGS ?=
 KILLS ?= 500
 # For how many seconds it attacks the promise to HTTP services.
 PROOF_SECONDS ?= 600
+# How many random requests `make sanitize` sends.
+SQL ?= 20000
 
 .PHONY: help
 help: ## list the targets
@@ -19,18 +21,18 @@ help: ## list the targets
 
 .PHONY: serve
 serve: ## build the gate and run it; ARGS="..." goes to `fencegate serve`
-	@scripts/ensure rust cc
+	@scripts/ensure rust cc protoc
 	$(CARGO) build --release --locked
 	target/release/fencegate serve $(ARGS)
 
 .PHONY: build
 build: ## build target/release/fencegate
-	@scripts/ensure rust cc
+	@scripts/ensure rust cc protoc
 	$(CARGO) build --release --locked
 
 .PHONY: test
 test: ## everything: format, lints, tests, docs, drivers
-	@scripts/ensure rust cc node python nginx etcd
+	@scripts/ensure rust cc protoc node python nginx etcd iptables
 	$(CARGO) fmt --check
 	$(CARGO) clippy --all-targets --locked -- -D warnings
 	@$(MAKE) test-features
@@ -51,29 +53,39 @@ test-features: ## the client builds by itself, and without what only the gate ne
 
 .PHONY: test-drivers
 test-drivers: ## drive the gate with real libSQL drivers (Node, Python, Rust)
-	@scripts/ensure rust cc node python etcd
+	@scripts/ensure rust cc protoc node python etcd
 	tests/drivers/run
 
 .PHONY: soak
 soak: ## the long proofs: KILLS (500) kills of the gate, PROOF_SECONDS (600) of an HTTP service, the large models
-	@scripts/ensure rust cc
+	@scripts/ensure rust cc protoc
 	FENCEGATE_MODEL=large $(CARGO) test --release --locked --lib fence::drain -- --nocapture --test-threads 1
 	FENCEGATE_SOAK_KILLS=$(KILLS) $(CARGO) test --release --locked --test it kill -- --nocapture
 	FENCEGATE_PROOF_SECONDS=$(PROOF_SECONDS) $(CARGO) test --release --locked --test it proof -- --nocapture
 
-.PHONY: bench
-bench: ## benchmarks: the core, and durable writes against a plain loop
+# The sanitizer comes with stable Rust; only its flag counts as unstable. SQLite is compiled with it, too. Naming the target keeps the
+# flags away from build scripts.
+.PHONY: sanitize
+sanitize: ## random SQL (SQL=20000 requests) with Rust and SQLite under the address sanitizer
 	@scripts/ensure rust cc
+	target=$$(rustc -vV | sed -n 's/^host: //p') && flags="-fsanitize=address -fno-omit-frame-pointer -g" && \
+	export CFLAGS_$${target//-/_}="$$flags" RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address ASAN_OPTIONS=detect_leaks=0 && \
+	FENCEGATE_RANDOM_SQL=$(SQL) $(CARGO) test --locked --target "$$target" --target-dir target/sanitize --test it -- \
+		sandbox sharing hrana interactive table_fences garbage fences
+
+.PHONY: bench
+bench: ## benchmarks: the core, fences, and durable writes against a plain loop and Redis
+	@scripts/ensure rust cc protoc redis
 	$(CARGO) bench --locked
 
 .PHONY: bench-proxy
 bench-proxy: ## CPU time and latency of a proxied, fenced write, against nginx and HAProxy in one run; ARGS="--body 65536" …
-	@scripts/ensure rust cc nginx wrk haproxy
+	@scripts/ensure rust cc protoc nginx wrk haproxy
 	PATH=$$PATH:/usr/sbin $(CARGO) bench --locked --bench proxy -- $(ARGS)
 
 .PHONY: deps
 deps: ## install the tools that the other targets need and fetch the crates
-	@scripts/ensure rust cc node python nginx etcd
+	@scripts/ensure rust cc protoc node python nginx etcd iptables
 	$(CARGO) fetch --locked
 
 .PHONY: deny

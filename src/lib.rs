@@ -9,6 +9,7 @@
 //! - [`resource`]: seam 1, the thing written to
 //! - [`coordinator`]: seam 2, what elects a leader and issues the token
 //! - [`client`]: leadership that knows when it ends, and clients bound to it
+//! - [`trust`]: between the two: who is asked before a token is believed
 //! - [`server`]: listeners, routes, responses
 //! - [`config`], [`telemetry`], [`cli`]: outermost
 //!
@@ -34,3 +35,5 @@ pub mod resource;
 pub mod server;
 #[cfg(feature = "server")]
 pub mod telemetry;
+#[cfg(feature = "server")]
+pub mod trust;

@@ -1,9 +1,12 @@
 //! Seam 2: what elects a leader and issues the token.
 //!
 //! - [`Coordinator`] and [`Leadership`]: what every coordinator offers, and no more
+//! - [`Follow`]: hearing of every new leader of many elections at once
 //! - [`embedded`]: elections by lease on the gate's own clock, no other server needed
+//! - `etcd`: elections by etcd, with the cargo feature `etcd`
 //! - [`gate`]: the same from outside, over HTTP
-//! - [`candidate`]: the secret by which a candidate is known to it
+//! - [`any`]: whichever of them an address names
+//! - [`candidate`]: the secret by which a candidate is known to the embedded one
 //!
 //! Every adapter passes the same suite, `tests/it/coordinator.rs`.
 //!
@@ -16,15 +19,24 @@ use std::time::Duration;
 use crate::fence::{FenceName, Holder, Token};
 use crate::problem::{Kind, Problem};
 
+#[cfg(feature = "client")]
+pub mod any;
 #[cfg(any(feature = "server", feature = "client"))]
 pub mod candidate;
 #[cfg(feature = "server")]
 pub mod embedded;
+#[cfg(feature = "etcd")]
+pub mod etcd;
+mod follow;
 #[cfg(feature = "client")]
 pub mod gate;
 
+pub use crate::fence::Leader;
 #[cfg(feature = "server")]
 pub use embedded::Embedded;
+#[cfg(feature = "etcd")]
+pub use etcd::Etcd;
+pub use follow::{Follow, Followed, Told};
 #[cfg(feature = "client")]
 pub use gate::GateCoordinator;
 
@@ -35,15 +47,6 @@ pub struct Bid {
     pub holder: Option<Holder>,
     /// How long the lease lasts from each renewal. A coordinator may grant more (etcd rounds short ones up), never less.
     pub ttl: Duration,
-}
-
-/// Who leads, as everybody may know it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Leader {
-    /// The token of its term.
-    pub token: Token,
-    /// The name it stood with.
-    pub holder: Option<Holder>,
 }
 
 /// The most candidates that a [`View`] names.
@@ -164,6 +167,9 @@ pub enum CoordinatorError {
     /// The coordinator is out of reach or can't store what it decides; nothing was done.
     #[error("the coordinator can't be reached or can't store elections: {0}")]
     Unavailable(String),
+    /// The coordinator doesn't know this client, or doesn't let it do this; nothing was done.
+    #[error("the coordinator doesn't allow it: {0}")]
+    Denied(String),
     /// The request was taken and its end isn't known.
     #[error("it isn't known whether the coordinator has done this: {0}")]
     OutcomeUnknown(String),
@@ -177,7 +183,8 @@ impl CoordinatorError {
             CoordinatorError::Ttl { .. } => Kind::BadRequest,
             CoordinatorError::TokensExhausted(_) => Kind::TokensExhausted,
             CoordinatorError::Full { .. } => Kind::Overloaded,
-            CoordinatorError::Unavailable(_) => Kind::Unavailable,
+            // That the gate may not ask is no fault of its client's, who can only wait until it is put right.
+            CoordinatorError::Unavailable(_) | CoordinatorError::Denied(_) => Kind::Unavailable,
             CoordinatorError::OutcomeUnknown(_) => Kind::OutcomeUnknown,
         };
         Problem::new(kind, self.to_string()).about(election, None)

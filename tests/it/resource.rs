@@ -25,6 +25,7 @@ fn sqlite(dir: &Path) -> Arc<dyn Resource> {
         tables: Vec::new(),
         limits: Limits::default(),
         enforce: true,
+        trust: None,
     };
     Arc::new(Sqlite::open(options).expect("it opens"))
 }
@@ -34,7 +35,7 @@ fn http(dir: &Path) -> Arc<dyn Resource> {
     let template = Template::parse("shop").expect("a name");
     let owns = template.clone();
     let policy = Policy { drain_ms: 60_000, settle_ms: 60_000, on_unknown: OnUnknown::Wait, enforce: true };
-    let scope = Scope { resource: "shop".into(), policy, owns: Box::new(move |name| owns.owns(name)) };
+    let scope = Scope { resource: "shop".into(), policy, owns: Box::new(move |name| owns.owns(name)), trust: None };
     let options = HttpOptions {
         name: "shop".into(),
         mount: "/".into(),

@@ -50,7 +50,16 @@ fn every_mistake_is_told_with_its_place() {
         (with("path = \"/a/../b\""), "conf/gate.toml:5:8: "),
         (with("path = \"/-/x\""), "conf/gate.toml:5:8: resource \"a\": path \"/-/x\": what starts with /-/"),
         (with("fence = \"a b\""), "conf/gate.toml:5:9: resource \"a\": fence \"a b\": a fence name has only"),
-        (with("trust = \"coordinator\""), "conf/gate.toml:5:9: resource \"a\": trust \"coordinator\" is not in this"),
+        (with("trust = \"nobody\""), "conf/gate.toml:5:9: resource \"a\": trust \"nobody\" is not known; write"),
+        (with("election = \"x\""), "conf/gate.toml:5:12: resource \"a\": election is for trust = \"coordinator\""),
+        (
+            with("trust = \"coordinator\"\ncoordinator = \"zk://x\""),
+            "conf/gate.toml:6:15: resource \"a\": coordinator \"zk://x\" is not known",
+        ),
+        (
+            with("trust = \"coordinator\"\nelection = \"x\"\ntables = { \"jobs\" = \"jobs\" }"),
+            "conf/gate.toml:6:12: resource \"a\": election \"x\": the fences a, jobs would share this election",
+        ),
         (with("settle = \"3s\""), "conf/gate.toml:5:10: resource \"a\": settle is not for kind \"sqlite\""),
         (with("tables = { \"FenceGate_marks\" = \"x\" }"), "conf/gate.toml:5:32: resource \"a\": tables: "),
         (with("tables = { \"jobs\" = \"\" }"), "conf/gate.toml:5:21: resource \"a\": fence \"\": a name has 1 to 255"),
@@ -91,7 +100,14 @@ fn an_http_service() {
         ("protocol = \"spdy\"", "conf/gate.toml:5:12: resource \"a\": protocol \"spdy\" is not known"),
         ("case = \"upper\"", "conf/gate.toml:5:8: resource \"a\": case \"upper\" is not known"),
         ("writes = [\"GET\"]", "conf/gate.toml:5:10: resource \"a\": "),
-        ("coordinator = \"etcd://x\"", "conf/gate.toml:5:15: resource \"a\": coordinator is not in this version"),
+        (
+            "coordinator = \"embedded\"",
+            "conf/gate.toml:5:15: resource \"a\": coordinator is for trust = \"coordinator\"",
+        ),
+        (
+            "fence = \"stock/{1}\"\ntrust = \"coordinator\"\nelection = \"stock\"",
+            "conf/gate.toml:7:12: resource \"a\": election \"stock\": fences that differ in {1} would share",
+        ),
         (&format!("fence = \"stock/{{1}}\"\n{b}"), "conf/gate.toml:7:8: resource \"b\": fence stock/7 belongs to"),
     ] {
         let error = parse_text(&with(more)).expect_err(more);

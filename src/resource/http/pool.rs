@@ -7,7 +7,8 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use super::conn::{Connection, Unreachable};
+use super::conn::Connection;
+use super::dial::{Unreachable, dial};
 use super::limits::Limits;
 use super::upstream::Upstream;
 
@@ -172,15 +173,15 @@ impl Pool {
     }
 
     /// An unused connection that can be used now; the one used last, since it is the surest to be still open.
-    pub async fn take(&self, only_http1: bool) -> Option<Connection> {
+    pub fn take(&self, only_http1: bool) -> Option<Connection> {
         let slot = &self.slots[own_slot()];
         loop {
-            let mut connection = {
+            let connection = {
                 let mut shelf = slot.lock();
                 let at = shelf.idle.iter().rposition(|idle| !only_http1 || !idle.is_http2())?;
                 shelf.idle.remove(at)?
             };
-            if connection.idle_since.elapsed() < self.limits.idle_time && connection.is_usable().await {
+            if connection.idle_since.elapsed() < self.limits.idle_time && connection.is_usable() {
                 return Some(connection);
             }
         }
@@ -204,8 +205,9 @@ impl Pool {
         }
         let place = Place { pool: Arc::downgrade(self), slot, counts: true };
         // Rare, and large: not in every request's future.
-        let dialled = Box::pin(Connection::dial(&self.upstream, &self.limits, only_http1, place));
-        dialled.await.map_err(NoConnection::Unreachable)
+        let dialled = Box::pin(dial(&self.upstream, &self.limits, only_http1));
+        let (speaks, wire) = dialled.await.map_err(NoConnection::Unreachable)?;
+        Ok(Connection::new(speaks, wire, place))
     }
 
     /// Connections that there are, and how many of them are unused.

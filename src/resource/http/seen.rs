@@ -4,7 +4,7 @@ use hyper::HeaderMap;
 
 /// Which of the headers that matter here a message has. Found in one pass: most messages have few of them, and looking for each
 /// would cost more than all the rest.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Seen(u32);
 
 impl Seen {
@@ -53,7 +53,8 @@ impl Seen {
         Seen(headers.keys().fold(0, |seen, name| seen | Seen::one(name.as_str()).0))
     }
 
-    fn one(name: &str) -> Seen {
+    /// What a header of this name is; nothing for most.
+    pub fn one(name: &str) -> Seen {
         match name {
             "connection" => Seen::CONNECTION,
             "transfer-encoding" => Seen::TRANSFER_ENCODING,
