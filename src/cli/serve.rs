@@ -40,7 +40,7 @@ pub struct ServeArgs {
     /// (coordinator) [default: client].
     #[arg(long, value_name = "WHOM", env = "FENCEGATE_TRUST")]
     trust: Option<String>,
-    /// The coordinator that is asked: the gate's own (embedded) [default: embedded].
+    /// The coordinator that is asked: the gate's own (embedded), or etcd://HOST:PORT,... [default: embedded].
     #[arg(long, value_name = "URL", env = "FENCEGATE_COORDINATOR")]
     coordinator: Option<String>,
     /// The election that issues the fence's tokens; {fence} stands for the fence's name, {1} for the segment that it has in it

@@ -114,12 +114,12 @@ impl ResourceToml {
     }
 
     /// Whom to believe, for a resource of this kind.
-    fn trust(&self, source: &Source<'_>, kind: &KindConfig) -> Result<Option<TrustConfig>, ConfigError> {
+    fn trust(&self, source: &Source<'_>, folder: &Path, kind: &KindConfig) -> Result<Option<TrustConfig>, ConfigError> {
         fn text(given: &Option<Spanned<String>>) -> Option<&str> {
             given.as_ref().map(|given| given.get_ref().as_str())
         }
         let (trust, coordinator, election) = (text(&self.trust), text(&self.coordinator), text(&self.election));
-        let said = trust::Said { trust, coordinator, election };
+        let said = trust::Said { trust, coordinator, election, folder };
         said.understand(kind).map_err(|(setting, why)| {
             let given = match setting {
                 trust::Setting::Trust => &self.trust,
@@ -249,7 +249,7 @@ fn resource(
     } else {
         KindConfig::Sqlite(sqlite(source, folder, item, span)?)
     };
-    let trust = item.trust(source, &kind)?;
+    let trust = item.trust(source, folder, &kind)?;
     Ok(ResourceConfig { name: name.clone(), path, enforce: item.enforce.unwrap_or(true), trust, kind })
 }
 

@@ -205,6 +205,7 @@ impl Config {
             trust: overrides.trust.as_deref(),
             coordinator: overrides.coordinator.as_deref(),
             election: overrides.election.as_deref(),
+            folder: Path::new(""),
         };
         let trust = said.understand(&kind).map_err(|(_, why)| why)?;
         Ok(Config {

@@ -1,7 +1,13 @@
 //! Whether a resource believes a token as presented, or asks who issues it.
 
 use std::fmt;
+use std::path::Path;
+#[cfg(feature = "etcd")]
+use std::path::PathBuf;
 
+use crate::coordinator::Followed;
+#[cfg(feature = "etcd")]
+use crate::coordinator::etcd;
 use crate::trust::{Elections, Fences};
 
 use super::{HttpConfig, KindConfig, SqliteConfig};
@@ -16,35 +22,79 @@ pub struct TrustConfig {
 }
 
 /// A coordinator that can be asked.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CoordinatorConfig {
     /// The gate's own.
     Embedded,
+    /// etcd.
+    #[cfg(feature = "etcd")]
+    Etcd(Box<etcd::Options>),
 }
 
 impl CoordinatorConfig {
-    /// Reads `embedded`.
+    /// Reads `embedded` or an address such as `etcd://127.0.0.1:2379`. Files that it names are relative to `folder`.
     ///
     /// # Errors
     /// A sentence that says what is wrong.
-    pub fn parse(text: &str) -> Result<CoordinatorConfig, String> {
-        match text {
-            "embedded" => Ok(CoordinatorConfig::Embedded),
-            other => Err(format!("coordinator {other:?} is not known; write \"embedded\"")),
+    pub fn parse(text: &str, folder: &Path) -> Result<CoordinatorConfig, String> {
+        match text.split_once("://") {
+            None if text == "embedded" => Ok(CoordinatorConfig::Embedded),
+            Some(("etcd" | "etcds", _)) => etcd(text, folder),
+            // What is written there may have a password in it.
+            Some((scheme, _)) => {
+                Err(format!("coordinator \"{scheme}://…\" is not known; write \"embedded\" or \"etcd://HOST:PORT\""))
+            }
+            None => Err(format!("coordinator {text:?} is not known; write \"embedded\" or \"etcd://HOST:PORT\"")),
         }
     }
+
+    /// Whether following these elections would be following all that others keep in the coordinator, too.
+    fn would_follow_everything(&self, elections: &Elections) -> bool {
+        let has_no_prefix = match self {
+            CoordinatorConfig::Embedded => false,
+            #[cfg(feature = "etcd")]
+            CoordinatorConfig::Etcd(options) => options.prefix.is_empty(),
+        };
+        let mut followed = Followed::default();
+        elections.follow(&mut followed);
+        has_no_prefix && followed.prefixes.iter().any(String::is_empty)
+    }
+}
+
+#[cfg(feature = "etcd")]
+fn etcd(text: &str, folder: &Path) -> Result<CoordinatorConfig, String> {
+    let mut options = etcd::Options::parse(text).map_err(|error| format!("coordinator: {error}"))?;
+    let absolute = |file: &mut PathBuf| *file = folder.join(&*file);
+    if let Some(tls) = &mut options.tls {
+        tls.ca.as_mut().map(absolute);
+        if let Some((certificate, key)) = &mut tls.client {
+            absolute(certificate);
+            absolute(key);
+        }
+    }
+    if let Some(etcd::User { password: etcd::Password::File(file), .. }) = &mut options.user {
+        absolute(file);
+    }
+    Ok(CoordinatorConfig::Etcd(Box::new(options)))
+}
+
+#[cfg(not(feature = "etcd"))]
+fn etcd(_text: &str, _folder: &Path) -> Result<CoordinatorConfig, String> {
+    Err("coordinator: this program was built without etcd (its cargo feature is \"etcd\")".to_owned())
 }
 
 impl fmt::Display for CoordinatorConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             CoordinatorConfig::Embedded => f.write_str("embedded"),
+            #[cfg(feature = "etcd")]
+            CoordinatorConfig::Etcd(options) => options.fmt(f),
         }
     }
 }
 
 /// What a configuration says of it, each as it was written.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy)]
 pub struct Said<'a> {
     /// `trust`: `client`, which is the default, or `coordinator`.
     pub trust: Option<&'a str>,
@@ -52,6 +102,8 @@ pub struct Said<'a> {
     pub coordinator: Option<&'a str>,
     /// `election`.
     pub election: Option<&'a str>,
+    /// What files are relative to.
+    pub folder: &'a Path,
 }
 
 /// The setting that is wrong.
@@ -101,7 +153,7 @@ impl Said<'_> {
         }
         let coordinator = match self.coordinator {
             None => CoordinatorConfig::Embedded,
-            Some(text) => CoordinatorConfig::parse(text).map_err(|why| (Setting::Coordinator, why))?,
+            Some(text) => CoordinatorConfig::parse(text, self.folder).map_err(|why| (Setting::Coordinator, why))?,
         };
         let fences = match kind {
             KindConfig::Sqlite(sqlite) => known(sqlite),
@@ -112,6 +164,11 @@ impl Said<'_> {
             Some(text) => Elections::parse(text, fences)
                 .map_err(|why| (Setting::Election, format!("election {text:?}: {why}")))?,
         };
+        if coordinator.would_follow_everything(&elections) {
+            let why = "election: nothing that is known before stands in front of it, so that the gate would have to follow every key in \
+                       etcd; write a prefix, as in election = \"app/{fence}\" or coordinator = \"etcd://HOST:PORT/PREFIX\"";
+            return Err((Setting::Coordinator, why.to_owned()));
+        }
         Ok(Some(TrustConfig { coordinator, elections }))
     }
 }

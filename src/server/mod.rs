@@ -85,6 +85,14 @@ pub enum ServeError {
         /// Why.
         why: String,
     },
+    /// A coordinator can't be asked, whatever it would say.
+    #[error("coordinator {name}: {why}")]
+    Coordinator {
+        /// Its address.
+        name: String,
+        /// Why.
+        why: String,
+    },
     /// The data directory can't be used.
     #[error("data directory {dir}: {why}")]
     DataDir {

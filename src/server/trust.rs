@@ -1,10 +1,13 @@
 //! Who is asked before a token is believed: the coordinators that the configuration names, and the resources that ask them.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
+#[cfg(feature = "etcd")]
+use std::time::Duration;
 
 use crate::config::{CoordinatorConfig, ResourceConfig, TrustConfig};
 use crate::coordinator::Embedded;
+#[cfg(feature = "etcd")]
+use crate::coordinator::etcd::{Etcd, OpenError};
 use crate::fence::{FenceName, Token};
 use crate::resource::Resource;
 use crate::resource::issuer::Trust;
@@ -14,9 +17,43 @@ use super::ServeError;
 
 /// The coordinators that are asked, and the thread that asks them.
 pub(super) struct Desks {
-    desks: BTreeMap<CoordinatorConfig, (Arc<Desk>, Arc<Known>)>,
+    desks: Vec<Place>,
     office: Office,
 }
+
+/// Where one coordinator is asked.
+struct Place {
+    coordinator: CoordinatorConfig,
+    /// `None` for the gate's own, which is opened when the resources are: it needs to know their marks.
+    source: Option<Arc<dyn Source>>,
+    desk: Arc<Desk>,
+    known: Arc<Known>,
+}
+
+impl Place {
+    fn open(coordinator: &CoordinatorConfig, office: &Office) -> Result<Place, ServeError> {
+        let (source, limits) = match coordinator {
+            CoordinatorConfig::Embedded => (None, Limits::default()),
+            #[cfg(feature = "etcd")]
+            CoordinatorConfig::Etcd(options) => {
+                let failed = |error: OpenError| ServeError::Coordinator {
+                    name: coordinator.to_string(),
+                    why: error.to_string(),
+                };
+                let source: Arc<dyn Source> = Arc::new(Etcd::open(options).map_err(failed)?);
+                // So that a second member is asked where the first hangs.
+                let ask_time = options.timeout * 2 + GRACE;
+                (Some(source), Limits { ask_time, wait_time: ask_time + GRACE, ..Limits::default() })
+            }
+        };
+        let desk = Desk::new(&coordinator.to_string(), office.runtime().clone(), limits);
+        Ok(Place { coordinator: coordinator.clone(), source, desk, known: Arc::new(Known::default()) })
+    }
+}
+
+/// What is added to the times that members of a cluster have.
+#[cfg(feature = "etcd")]
+const GRACE: Duration = Duration::from_millis(500);
 
 /// A resource, and what its configuration says of whom it believes.
 pub(super) type Asking = (Arc<dyn Resource>, Option<TrustConfig>);
@@ -29,10 +66,11 @@ impl Desks {
             return Ok(None);
         }
         let office = Office::open().map_err(|source| ServeError::System { what: "starting a thread", source })?;
-        let mut desks = BTreeMap::new();
+        let mut desks: Vec<Place> = Vec::new();
         for TrustConfig { coordinator, .. } in named {
-            let desk = || Desk::new(&coordinator.to_string(), office.runtime().clone(), Limits::default());
-            desks.entry(coordinator.clone()).or_insert_with(|| (desk(), Arc::new(Known::default())));
+            if desks.iter().all(|place| place.coordinator != *coordinator) {
+                desks.push(Place::open(coordinator, &office)?);
+            }
         }
         Ok(Some(Desks { desks, office }))
     }
@@ -40,17 +78,14 @@ impl Desks {
     /// What a resource is given to ask.
     pub(super) fn trust(&self, config: Option<&TrustConfig>) -> Trust {
         let TrustConfig { coordinator, elections } = config?;
-        let (desk, known) = self.desks.get(coordinator)?;
+        let Place { desk, known, .. } = self.desks.iter().find(|place| place.coordinator == *coordinator)?;
         Some(Arc::new(Trusted { desk: Arc::clone(desk), known: Arc::clone(known), elections: elections.clone() }))
     }
 
     /// Says who is asked, and begins to follow their elections.
     pub(super) fn start(&self, resources: &[Asking], embedded: &Embedded) {
-        for (coordinator, (desk, known)) in &self.desks {
-            let source: Arc<dyn Source> = match coordinator {
-                CoordinatorConfig::Embedded => Arc::new(embedded.clone()),
-            };
-            desk.open(source);
+        for Place { coordinator, source, desk, known } in &self.desks {
+            desk.open(source.clone().unwrap_or_else(|| Arc::new(embedded.clone())));
             let led = resources.iter().filter_map(|(resource, trust)| {
                 let trust = trust.as_ref().filter(|trust| trust.coordinator == *coordinator)?;
                 Some((Arc::clone(resource), trust.elections.clone()))

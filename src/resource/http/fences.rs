@@ -141,7 +141,7 @@ impl Fences {
         let scope = u16::try_from(scope).expect("a scope's number comes from the list that was given");
         let resets = self.shared.resets.load(Ordering::Relaxed);
         let asking = Asking::new(self, scope, claim, Purpose::Read);
-        Asking { believed: Some((resets, claim.clone())), why: Some(why), ..asking }.raise().await
+        Asking { believed: Some(Box::new((resets, claim.clone()))), why: Some(why), ..asking }.raise().await
     }
 
     fn handle(&self) -> Arc<Handle> {
@@ -188,8 +188,8 @@ struct Asking<'a> {
     claim: &'a Claim,
     purpose: Purpose,
     failures: u64,
-    /// What who issues its token says that it is, and how many resets there had been before that was asked.
-    believed: Option<(u64, Claim)>,
+    /// What who issues its token says that it is, and how many resets there had been before that was asked. Rare, and large.
+    believed: Option<Box<(u64, Claim)>>,
     why: Option<&'static str>,
     /// It raised the mark, from this one.
     advanced: Option<Option<Token>>,
@@ -202,7 +202,7 @@ impl<'a> Asking<'a> {
     }
 
     fn ask(&self) -> Said {
-        let (believed, claim) = match &self.believed {
+        let (believed, claim) = match self.believed.as_deref() {
             Some((resets, claim)) => (Some(*resets), claim),
             None => (None, self.claim),
         };
@@ -220,10 +220,10 @@ impl<'a> Asking<'a> {
         // Read before asking: an answer to a question from before a reset doesn't count after it.
         let resets = self.fences.shared.resets.load(Ordering::Relaxed);
         match issuer::ask(&**issuer, self.claim, mark.as_ref()).await? {
-            Word::Believed(claim) => self.believed = Some((resets, claim)),
+            Word::Believed(claim) => self.believed = Some(Box::new((resets, claim))),
             Word::Succeeded(leader) => {
                 let successor = Asking::new(self.fences, self.scope, &leader, Purpose::Read);
-                let believed = Some((resets, leader.clone()));
+                let believed = Some(Box::new((resets, leader.clone())));
                 let raising = Asking { believed, why: Some(issuer::ASKED), ..successor };
                 let told = |problem| Problem { presented: Some(self.claim.token), ..problem };
                 Box::pin(raising.raise()).await.map_err(told)?;

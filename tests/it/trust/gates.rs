@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::process::{Client, Gate, until};
+use crate::process::{Client, Gate, PROGRAM, until};
 use crate::upstream::{self, hostile::Hostile};
 
 fn post(client: &mut Client, election: &str, action: &str, body: &Value) -> Value {
@@ -73,6 +73,35 @@ fn a_database_before_the_gates_own_coordinator_over_a_restart() {
     resign(&gate, "app", &second);
     until("the third's mark", || fence(&gate, "app")["holder"] == "third");
     assert_eq!(insert(&gate, &two), refused(412, "STALE_TOKEN"));
+}
+
+#[test]
+fn what_is_configured_is_shown_and_mistakes_are_told() {
+    let run = |args: &[&str]| {
+        let output = std::process::Command::new(PROGRAM).args(args).output().expect("it runs");
+        let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
+        (output.status.code(), text(output.stdout), text(output.stderr))
+    };
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("gate.toml");
+    let config = "[[resource]]\nname = \"stock\"\nkind = \"http\"\nupstream = \"http://127.0.0.1:9\"\n\
+                  fence = \"stock/{1}\"\ntrust = \"coordinator\"\nelection = \"shelf-{1}\"\n";
+    std::fs::write(&file, config).expect("written");
+    let file = file.to_str().expect("UTF-8");
+    let (status, shown, _) = run(&["check-config", file]);
+    assert!(status == Some(0) && shown.contains("trust coordinator: embedded, election shelf-{1}"), "{shown}");
+    let json: Value = serde_json::from_str(&run(&["check-config", "--json", file]).1).expect("JSON");
+    let resource = &json["resources"][0];
+    assert_eq!((&resource["trust"], &resource["election"]), (&json!("coordinator"), &json!("shelf-{1}")));
+    for (args, why) in [
+        (&["serve", "--trust", "nobody"][..], "trust \"nobody\" is not known"),
+        (&["serve", "--election", "x"], "election is for trust = \"coordinator\""),
+        (&["serve", "--trust", "coordinator", "--election", "{1}"], "come from no path"),
+        (&["serve", "--config", file, "--trust", "client"], "leave out --sqlite, --upstream, --fence, --trust"),
+    ] {
+        let (status, _, told) = run(args);
+        assert!(status == Some(64) && told.contains(why), "{args:?}: {status:?} {told}");
+    }
 }
 
 #[test]

@@ -26,6 +26,8 @@ use crate::upstream::hostile::Hostile;
 
 mod asked;
 mod eager;
+#[cfg(feature = "etcd")]
+mod etcd;
 mod floods;
 mod gates;
 
