@@ -212,7 +212,7 @@ fn set_token(headers: &mut HeaderMap, seen: Seen, claim: Option<&Claim>) {
         headers.remove(FENCING_FENCE);
     }
     let Some(claim) = claim else {
-        if seen.has(Seen::FENCING) {
+        if seen.has(Seen::FENCING_TOKEN) {
             headers.remove(FENCING_TOKEN);
         }
         return;
