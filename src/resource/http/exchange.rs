@@ -237,8 +237,11 @@ impl Exchange {
             };
             let Some(frame) = next else { break };
             len += frame.data_ref().map_or(0, Bytes::len);
+            let is_all = frames.is_empty() && self.connection.as_ref().is_some_and(Connection::is_at_end);
             match frame.into_trailers() {
                 Ok(map) => trailers = Some(map),
+                // Mostly it is one piece.
+                Err(data) if is_all => return Ok(Taken::Whole(data.into_data().unwrap_or_default(), None)),
                 Err(data) => frames.push(data),
             }
             if len > bytes_max {
