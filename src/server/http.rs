@@ -144,6 +144,7 @@ where
 {
     tokio::pin!(connection);
     let result = tokio::select! {
+        biased;
         result = &mut connection => result,
         () = stopped(stopping) => {
             finish(connection.as_mut());

@@ -1,12 +1,13 @@
 //! A connection to an upstream: used for one exchange at a time, given back or cut off.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::body::Frame;
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::dial::Speaks;
 use super::http1::Http1;
@@ -28,12 +29,17 @@ pub struct Connection {
     place: Place,
     /// When it was last put back.
     pub idle_since: Instant,
+    /// Fires at `late_at` or before. It stays among the runtime's timers from one exchange to the next, and is moved there only when
+    /// it fires: most answers come long before, and to put one there for each would cost more.
+    late: Pin<Box<Sleep>>,
+    late_at: Instant,
 }
 
 impl Connection {
     /// A new one.
     pub fn new(speaks: Speaks, wire: Arc<Wire>, place: Place) -> Connection {
-        Connection { speaks, wire, place, idle_since: Instant::now() }
+        let now = Instant::now();
+        Connection { speaks, wire, place, idle_since: now, late: Box::pin(sleep_until(now)), late_at: now }
     }
 
     /// Whether it speaks HTTP/2.
@@ -50,11 +56,27 @@ impl Connection {
     }
 
     /// Whether a request can go out on it now, of those that are unused.
-    pub fn is_usable(&self) -> bool {
+    pub fn is_usable(&self, now: Instant) -> bool {
         match &self.speaks {
-            Speaks::Http1(_) => self.wire.is_quiet(self.idle_since.elapsed() >= LOOK_AFTER),
+            Speaks::Http1(_) => self.wire.is_quiet(now - self.idle_since >= LOOK_AFTER),
             Speaks::Http2(http2) => http2.is_ready(),
         }
+    }
+
+    /// An answer that hasn't come after this time is late.
+    pub fn expect_within(&mut self, time: Duration) {
+        self.late_at = Instant::now() + time;
+    }
+
+    /// Waits until the answer is late.
+    pub fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while self.late.as_mut().poll(cx).is_ready() {
+            if Instant::now() >= self.late_at {
+                return Poll::Ready(());
+            }
+            self.late.as_mut().reset(self.late_at);
+        }
+        Poll::Pending
     }
 
     /// A request is to be sent next.

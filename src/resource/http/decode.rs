@@ -303,7 +303,7 @@ impl Said {
                 Seen::TRANSFER_ENCODING => said.is_chunked = true,
                 Seen::UPGRADE => said.upgrade = Some(value),
                 Seen::KEEP_ALIVE | Seen::TE | Seen::SELDOM => {}
-                _ if name == CONTENT_LENGTH => said.length(name, value)?,
+                Seen::CONTENT_LENGTH => said.length(name, value)?,
                 seen => {
                     said.seen = said.seen.or(seen);
                     said.headers.append(name, value);

@@ -21,7 +21,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use hyper::body::Frame;
 use hyper::{HeaderMap, StatusCode};
-use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use crate::fence::drain::Outcome;
 
@@ -142,7 +142,8 @@ impl Exchange {
             return Err(Failure::TimedOut);
         };
         let mut overdue = pin!(overdue(self.write.as_ref()));
-        let (mut late, mut moved) = (pin!(sleep(self.answer_time)), connection.moved());
+        let (time, mut moved) = (self.answer_time, connection.moved());
+        connection.expect_within(time);
         let head = poll_fn(|cx| {
             if let Poll::Ready(head) = connection.poll_head(cx) {
                 return Poll::Ready(head.map_err(|failed| match failed {
@@ -153,13 +154,13 @@ impl Exchange {
             if overdue.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(Err(Failure::Replaced));
             }
-            while late.as_mut().poll(cx).is_ready() {
+            while connection.poll_late(cx).is_ready() {
                 // A large request that is still being sent has no answer yet.
                 if connection.moved() == moved {
                     return Poll::Ready(Err(Failure::TimedOut));
                 }
                 moved = connection.moved();
-                late.as_mut().reset(Instant::now() + self.answer_time);
+                connection.expect_within(time);
             }
             Poll::Pending
         });
@@ -236,8 +237,11 @@ impl Exchange {
             };
             let Some(frame) = next else { break };
             len += frame.data_ref().map_or(0, Bytes::len);
+            let is_all = frames.is_empty() && self.connection.as_ref().is_some_and(Connection::is_at_end);
             match frame.into_trailers() {
                 Ok(map) => trailers = Some(map),
+                // Mostly it is one piece.
+                Err(data) if is_all => return Ok(Taken::Whole(data.into_data().unwrap_or_default(), None)),
                 Err(data) => frames.push(data),
             }
             if len > bytes_max {

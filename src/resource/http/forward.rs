@@ -193,16 +193,24 @@ impl Http {
         }
         let target = PathAndQuery::from_maybe_shared(Bytes::from(target))
             .map_err(|error| Problem::new(Kind::BadRequest, format!("the path and query are no URI: {error}")))?;
-        if body.is_end_stream() {
-            // Said so where one is expected (RFC 9110, section 8.6): some servers insist.
-            if matches!(method, Method::POST | Method::PUT | Method::PATCH) {
-                headers.entry(CONTENT_LENGTH).or_insert(HeaderValue::from_static("0"));
+        let length = if body.is_end_stream() { Some(0) } else { body.size_hint().exact() };
+        if let Some(length) = length.filter(|_| !outgoing.seen.has(Seen::CONTENT_LENGTH)) {
+            // Of an empty one it is said where one is expected (RFC 9110, section 8.6): some servers insist.
+            if length > 0 || matches!(method, Method::POST | Method::PUT | Method::PATCH) {
+                headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
             }
-        } else if let Some(len) = body.size_hint().exact() {
-            headers.entry(CONTENT_LENGTH).or_insert_with(|| HeaderValue::from(len));
         }
         let Asked { upgrade, takes_trailers } = &outgoing.asked;
         let (upgrade, takes_trailers) = (upgrade.clone(), *takes_trailers);
-        Ok(Box::new(Message { method, target, headers, gained, upgrade, takes_trailers, body: Upload::new(body) }))
+        Ok(Box::new(Message {
+            method,
+            target,
+            headers,
+            gained,
+            upgrade,
+            takes_trailers,
+            body: Upload::new(body),
+            length,
+        }))
     }
 }

@@ -56,7 +56,9 @@ pub fn check(call: &Call, seen: Seen) -> Result<(), Problem> {
     if call.method == Method::CONNECT {
         return Err(Problem::new(Kind::NotImplemented, "the gate opens no tunnels: CONNECT is not for it"));
     }
-    check_framing(headers, call.version)?;
+    if seen.has(Seen::CONTENT_LENGTH.or(Seen::TRANSFER_ENCODING)) {
+        check_framing(headers, call.version)?;
+    }
     let mut hosts = headers.get_all(HOST).iter();
     let host = hosts.next();
     if hosts.next().is_some() {
@@ -212,7 +214,7 @@ fn set_token(headers: &mut HeaderMap, seen: Seen, claim: Option<&Claim>) {
         headers.remove(FENCING_FENCE);
     }
     let Some(claim) = claim else {
-        if seen.has(Seen::FENCING) {
+        if seen.has(Seen::FENCING_TOKEN) {
             headers.remove(FENCING_TOKEN);
         }
         return;

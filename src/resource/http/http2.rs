@@ -192,5 +192,6 @@ fn unsent(request: Request<Counted>) -> Message {
     let mut headers = parts.headers;
     let takes_trailers = headers.remove(TE).is_some();
     let gained = Gained::default();
-    Message { method: parts.method, target, headers, gained, upgrade: None, takes_trailers, body }
+    let length = body.size_hint().exact();
+    Message { method: parts.method, target, headers, gained, upgrade: None, takes_trailers, body, length }
 }

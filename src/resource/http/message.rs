@@ -28,6 +28,8 @@ pub struct Message {
     pub takes_trailers: bool,
     /// The body.
     pub body: Upload,
+    /// How long it is, in bytes; nothing where that isn't known beforehand.
+    pub length: Option<u64>,
 }
 
 /// The head of an answer.

@@ -7,6 +7,8 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
+use tokio::time::Instant;
+
 use super::conn::Connection;
 use super::dial::{Unreachable, dial};
 use super::limits::Limits;
@@ -117,7 +119,7 @@ impl Tending {
     }
 
     /// When to look again; nothing where there are none.
-    fn close_old(&self) -> Option<tokio::time::Instant> {
+    fn close_old(&self) -> Option<Instant> {
         let pool = self.pool.upgrade()?;
         let mut shelf = pool.slots[self.slot].lock();
         let idle_time = pool.limits.idle_time;
@@ -174,14 +176,14 @@ impl Pool {
 
     /// An unused connection that can be used now; the one used last, since it is the surest to be still open.
     pub fn take(&self, only_http1: bool) -> Option<Connection> {
-        let slot = &self.slots[own_slot()];
+        let (slot, now) = (&self.slots[own_slot()], Instant::now());
         loop {
             let connection = {
                 let mut shelf = slot.lock();
                 let at = shelf.idle.iter().rposition(|idle| !only_http1 || !idle.is_http2())?;
                 shelf.idle.remove(at)?
             };
-            if connection.idle_since.elapsed() < self.limits.idle_time && connection.is_usable() {
+            if now - connection.idle_since < self.limits.idle_time && connection.is_usable(now) {
                 return Some(connection);
             }
         }

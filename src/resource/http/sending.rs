@@ -9,7 +9,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
 use hyper::body::{Body, Frame};
-use hyper::header::{CONTENT_LENGTH, HOST, HeaderMap};
+use hyper::header::{HOST, HeaderMap};
 use tokio::io::AsyncWrite;
 
 use super::head;
@@ -91,18 +91,11 @@ impl Default for Sending {
 impl Sending {
     /// A request is to be sent next, to an upstream that calls itself `authority`.
     pub fn begin(&mut self, message: Box<Message>, authority: &str) {
-        let is_empty = message.body.is_end_stream();
-        let length = message.headers.get(CONTENT_LENGTH);
-        // The gate has checked that it is one, or has put it there itself.
-        let length = length.map(|length| length.to_str().ok().and_then(|length| length.parse().ok()).unwrap_or(0));
-        self.framing = match length {
-            _ if is_empty => Framing::Length(0),
-            Some(length) => Framing::Length(length),
-            None => Framing::Chunked,
-        };
+        let is_empty = message.length == Some(0);
+        self.framing = message.length.map_or(Framing::Chunked, Framing::Length);
         self.before.clear();
         write_head(&mut self.before, &message, authority, self.framing == Framing::Chunked);
-        (self.written, self.piece, self.after) = (0, Bytes::new(), b"");
+        self.written = 0;
         (self.stage, self.is_taken, self.message) = (Stage::Fresh { has_waited: false }, is_empty, Some(message));
     }
 
@@ -143,7 +136,8 @@ impl Sending {
                 }
                 self.stage = Stage::Failed(error);
             } else if self.is_taken {
-                (self.stage, self.message) = (Stage::Sent, None);
+                // A piece is a part of the client's buffer, which can be used anew once nobody has it.
+                (self.stage, self.message, self.piece) = (Stage::Sent, None, Bytes::new());
             } else if self.poll_piece(cx).is_pending() {
                 return Poll::Pending;
             }
@@ -246,7 +240,7 @@ impl Sending {
 
     /// Lets go of what the exchange needed.
     pub fn finish(&mut self) {
-        self.message = None;
+        (self.message, self.piece, self.after) = (None, Bytes::new(), b"");
         if self.before.capacity() > KEPT_BYTES_MAX {
             self.before = Vec::new();
         }

@@ -91,6 +91,7 @@ fn sent(request: &[u8], peers: Vec<Peer>, is_certain: bool) -> (Result<(), Stopp
                 let mut headers = parts.headers;
                 headers.remove(TRANSFER_ENCODING);
                 let target = parts.uri.path_and_query().cloned().expect("a path");
+                let length = if body.is_end_stream() { Some(0) } else { body.size_hint().exact() };
                 let (method, body) = (parts.method, Upload::new(body));
                 let mut message = Box::new(Message {
                     method,
@@ -99,6 +100,7 @@ fn sent(request: &[u8], peers: Vec<Peer>, is_certain: bool) -> (Result<(), Stopp
                     gained: Gained::default(),
                     upgrade: None,
                     takes_trailers: false,
+                    length,
                     body,
                 });
                 let mut sending = Sending::default();
