@@ -19,18 +19,18 @@ help: ## list the targets
 
 .PHONY: serve
 serve: ## build the gate and run it; ARGS="..." goes to `fencegate serve`
-	@scripts/ensure rust cc
+	@scripts/ensure rust cc protoc
 	$(CARGO) build --release --locked
 	target/release/fencegate serve $(ARGS)
 
 .PHONY: build
 build: ## build target/release/fencegate
-	@scripts/ensure rust cc
+	@scripts/ensure rust cc protoc
 	$(CARGO) build --release --locked
 
 .PHONY: test
 test: ## everything: format, lints, tests, docs, drivers
-	@scripts/ensure rust cc node python nginx etcd
+	@scripts/ensure rust cc protoc node python nginx etcd iptables
 	$(CARGO) fmt --check
 	$(CARGO) clippy --all-targets --locked -- -D warnings
 	$(CARGO) test --locked
@@ -39,29 +39,29 @@ test: ## everything: format, lints, tests, docs, drivers
 
 .PHONY: test-drivers
 test-drivers: ## drive the gate with real libSQL drivers (Node, Python, Rust)
-	@scripts/ensure rust cc node python
+	@scripts/ensure rust cc protoc node python
 	tests/drivers/run
 
 .PHONY: soak
 soak: ## the long proofs: KILLS (500) kills of the gate, PROOF_SECONDS (600) of an HTTP service, the large models
-	@scripts/ensure rust cc
+	@scripts/ensure rust cc protoc
 	FENCEGATE_MODEL=large $(CARGO) test --release --locked --lib fence::drain -- --nocapture --test-threads 1
 	FENCEGATE_SOAK_KILLS=$(KILLS) $(CARGO) test --release --locked --test it kill -- --nocapture
 	FENCEGATE_PROOF_SECONDS=$(PROOF_SECONDS) $(CARGO) test --release --locked --test it proof -- --nocapture
 
 .PHONY: bench
 bench: ## benchmarks: the core, and durable writes against a plain loop
-	@scripts/ensure rust cc
+	@scripts/ensure rust cc protoc
 	$(CARGO) bench --locked
 
 .PHONY: bench-proxy
 bench-proxy: ## CPU time and latency of a proxied, fenced write, against nginx and HAProxy in one run; ARGS="--body 65536" …
-	@scripts/ensure rust cc nginx wrk haproxy
+	@scripts/ensure rust cc protoc nginx wrk haproxy
 	PATH=$$PATH:/usr/sbin $(CARGO) bench --locked --bench proxy -- $(ARGS)
 
 .PHONY: deps
 deps: ## install the tools that the other targets need and fetch the crates
-	@scripts/ensure rust cc node python nginx etcd
+	@scripts/ensure rust cc protoc node python nginx etcd iptables
 	$(CARGO) fetch --locked
 
 .PHONY: deny

@@ -5,6 +5,7 @@
 //! - [`gate`]: the same from outside, over HTTP
 //! - [`any`]: whichever of them an address names
 //! - [`candidate`]: the secret by which a candidate is known to it
+//! - `etcd`: elections by etcd, with the cargo feature `etcd`
 //!
 //! Every adapter passes the same suite, `tests/it/coordinator.rs`.
 //!
@@ -23,11 +24,15 @@ pub mod any;
 pub mod candidate;
 #[cfg(feature = "server")]
 pub mod embedded;
+#[cfg(feature = "etcd")]
+pub mod etcd;
 #[cfg(feature = "client")]
 pub mod gate;
 
 #[cfg(feature = "server")]
 pub use embedded::Embedded;
+#[cfg(feature = "etcd")]
+pub use etcd::Etcd;
 #[cfg(feature = "client")]
 pub use gate::GateCoordinator;
 
@@ -167,6 +172,9 @@ pub enum CoordinatorError {
     /// The coordinator is out of reach or can't store what it decides; nothing was done.
     #[error("the coordinator can't be reached or can't store elections: {0}")]
     Unavailable(String),
+    /// The coordinator doesn't know this client, or doesn't let it do this; nothing was done.
+    #[error("the coordinator doesn't allow it: {0}")]
+    Denied(String),
     /// The request was taken and its end isn't known.
     #[error("it isn't known whether the coordinator has done this: {0}")]
     OutcomeUnknown(String),
@@ -180,7 +188,8 @@ impl CoordinatorError {
             CoordinatorError::Ttl { .. } => Kind::BadRequest,
             CoordinatorError::TokensExhausted(_) => Kind::TokensExhausted,
             CoordinatorError::Full { .. } => Kind::Overloaded,
-            CoordinatorError::Unavailable(_) => Kind::Unavailable,
+            // That the gate may not ask is no fault of its client's, who can only wait until it is put right.
+            CoordinatorError::Unavailable(_) | CoordinatorError::Denied(_) => Kind::Unavailable,
             CoordinatorError::OutcomeUnknown(_) => Kind::OutcomeUnknown,
         };
         Problem::new(kind, self.to_string()).about(election, None)

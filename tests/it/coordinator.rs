@@ -9,6 +9,8 @@ use fencegate::coordinator::{Bid, Coordinator};
 use fencegate::fence::FenceName;
 
 mod embedded;
+#[cfg(feature = "etcd")]
+mod etcd;
 mod gate;
 mod suite;
 
@@ -16,6 +18,9 @@ mod suite;
 pub trait Site: Sync {
     /// The adapter.
     type Coordinator: Coordinator;
+
+    /// The lease of those whom a test lets run out, or be renewed in time: short where time is real.
+    const TTL: Duration;
 
     /// A connection to it.
     fn coordinator(&self) -> &Self::Coordinator;
@@ -28,7 +33,7 @@ pub trait Site: Sync {
 }
 
 /// Long enough that nothing runs out unless a test lets time pass.
-pub const TTL: Duration = Duration::from_secs(10);
+pub const TTL: Duration = Duration::from_secs(60);
 
 /// An election of this name.
 pub fn election(name: &str) -> FenceName {
@@ -37,5 +42,10 @@ pub fn election(name: &str) -> FenceName {
 
 /// A bid under this holder's name.
 pub fn bid(holder: &str) -> Bid {
-    Bid { holder: Some(holder.parse().unwrap()), ttl: TTL }
+    bid_for(holder, TTL)
+}
+
+/// A bid for a lease of this length.
+pub fn bid_for(holder: &str, ttl: Duration) -> Bid {
+    Bid { holder: Some(holder.parse().unwrap()), ttl }
 }

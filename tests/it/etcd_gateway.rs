@@ -1,6 +1,6 @@
 //! etcd behind the gate, through its JSON gateway: one fence for the whole store, and reads that are POSTs.
 
-use crate::upstream::etcd::{Etcd, get, put, value};
+use crate::upstream::etcd::{Etcd, ONE, get, put, value};
 use crate::upstream::{self, has};
 
 #[test]
@@ -9,7 +9,7 @@ fn a_key_is_put_with_5_and_6_and_not_with_5_again() {
         return;
     }
     let dir = tempfile::tempdir().expect("a directory");
-    let etcd = Etcd::start(dir.path());
+    let etcd = Etcd::start(&ONE);
     let config = format!(
         "[[resource]]\nname = \"settings\"\nkind = \"http\"\nupstream = \"{}\"\nreads = [\"POST /v3/kv/range\"]\n",
         etcd.url()

@@ -185,7 +185,7 @@ fn failure(error: &CoordinatorError) -> Failure {
     let text = error.to_string();
     match error {
         CoordinatorError::Ttl { .. } => Failure::Usage(format!("--ttl: {text}")),
-        CoordinatorError::TokensExhausted(_) => Failure::Refused(text),
+        CoordinatorError::TokensExhausted(_) | CoordinatorError::Denied(_) => Failure::Refused(text),
         CoordinatorError::Lost
         | CoordinatorError::Full { .. }
         | CoordinatorError::Unavailable(_)

@@ -42,6 +42,7 @@ impl Local {
 
 impl Site for Local {
     type Coordinator = Embedded;
+    const TTL: Duration = Duration::from_secs(10);
 
     fn coordinator(&self) -> &Embedded {
         &self.coordinator

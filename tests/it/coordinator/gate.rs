@@ -76,6 +76,7 @@ impl Remote {
 
 impl Site for Remote {
     type Coordinator = GateCoordinator;
+    const TTL: Duration = Duration::from_secs(10);
 
     fn coordinator(&self) -> &GateCoordinator {
         &self.client

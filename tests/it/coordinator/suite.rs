@@ -1,12 +1,13 @@
 //! What every coordinator does.
 
 use std::pin::pin;
+use std::time::Duration;
 
-use fencegate::coordinator::{Coordinator, CoordinatorError, Leader, Leadership};
+use fencegate::coordinator::{Coordinator, CoordinatorError, Leader, Leadership, View};
 use fencegate::fence::FenceName;
 use tokio::time::timeout;
 
-use super::{Site, TTL, bid, election};
+use super::{Site, TTL, bid, bid_for, election};
 
 type LeadershipOf<S> = <<S as Site>::Coordinator as Coordinator>::Leadership;
 
@@ -24,16 +25,22 @@ macro_rules! conforms {
             the_first_candidate_leads_under_its_name, every_term_has_a_higher_token, elections_are_independent,
             renewals_keep_the_lease, a_lease_that_ran_out_is_lost_for_good, a_deposed_leader_does_not_touch_its_successor,
             a_resignation_hands_over, candidates_lead_in_order_of_arrival, an_abandoned_campaign_lapses,
-            who_observes_hears_of_each_new_leader, names_of_every_kind_work);
+            who_observes_hears_of_each_new_leader, the_end_of_a_term_is_told_however_it_came,
+            a_term_that_goes_on_has_not_ended, a_view_names_who_leads_and_who_waits, names_of_every_kind_work);
     };
 }
 pub(crate) use conforms;
 
 /// A bound for what should happen at once: a test that hangs fails instead.
-pub const SOON: std::time::Duration = std::time::Duration::from_secs(60);
+pub const SOON: Duration = Duration::from_secs(60);
 
-async fn lead<S: Site>(site: &S, election: &FenceName, holder: &str) -> LeadershipOf<S> {
-    timeout(SOON, site.coordinator().campaign(election, &bid(holder))).await.expect("nobody else leads").unwrap()
+pub async fn lead<S: Site>(site: &S, election: &FenceName, holder: &str) -> LeadershipOf<S> {
+    lead_for(site, election, holder, TTL).await
+}
+
+pub async fn lead_for<S: Site>(site: &S, election: &FenceName, holder: &str, ttl: Duration) -> LeadershipOf<S> {
+    let bid = bid_for(holder, ttl);
+    timeout(SOON, site.coordinator().campaign(election, &bid)).await.expect("nobody else leads").unwrap()
 }
 
 pub async fn until_waiting<S: Site>(site: &S, election: &FenceName, count: usize) {
@@ -63,16 +70,18 @@ pub async fn every_term_has_a_higher_token<S: Site>(site: &S) {
     let orders = election("orders");
     let mut last = None;
     for term in 0..6 {
-        let mut leadership = lead(site, &orders, "node-a").await;
+        // Terms end in both ways.
+        let runs_out = term == 1 || term == 4;
+        let ttl = if runs_out { S::TTL } else { TTL };
+        let mut leadership = lead_for(site, &orders, "node-a", ttl).await;
         assert!(Some(leadership.token()) > last, "term {term}");
         last = Some(leadership.token());
         leadership.renew().await.unwrap();
         assert_eq!(last, Some(leadership.token()), "one token for the whole term");
-        // Terms end in both ways.
-        if term % 2 == 0 {
-            leadership.resign().await.unwrap();
+        if runs_out {
+            site.pass(S::TTL).await;
         } else {
-            site.pass(TTL).await;
+            leadership.resign().await.unwrap();
         }
     }
 }
@@ -88,10 +97,10 @@ pub async fn elections_are_independent<S: Site>(site: &S) {
 
 pub async fn renewals_keep_the_lease<S: Site>(site: &S) {
     let orders = election("orders");
-    let mut leadership = lead(site, &orders, "node-a").await;
+    let mut leadership = lead_for(site, &orders, "node-a", S::TTL).await;
     for _ in 0..3 {
-        site.pass(TTL * 6 / 10).await;
-        assert!(leadership.renew().await.unwrap() >= TTL, "never less than was asked for");
+        site.pass(S::TTL / 2).await;
+        assert!(leadership.renew().await.unwrap() >= S::TTL, "never less than was asked for");
     }
     let leader = site.coordinator().leader(&orders).await.unwrap();
     assert_eq!(leader.map(|leader| leader.token), Some(leadership.token()));
@@ -99,8 +108,8 @@ pub async fn renewals_keep_the_lease<S: Site>(site: &S) {
 
 pub async fn a_lease_that_ran_out_is_lost_for_good<S: Site>(site: &S) {
     let orders = election("orders");
-    let mut leadership = lead(site, &orders, "node-a").await;
-    site.pass(TTL).await;
+    let mut leadership = lead_for(site, &orders, "node-a", S::TTL).await;
+    site.pass(S::TTL).await;
     assert_eq!(site.coordinator().leader(&orders).await, Ok(None));
     assert!(lost(&leadership.renew().await));
     assert!(lost(&leadership.renew().await), "and stays so");
@@ -108,8 +117,8 @@ pub async fn a_lease_that_ran_out_is_lost_for_good<S: Site>(site: &S) {
 
 pub async fn a_deposed_leader_does_not_touch_its_successor<S: Site>(site: &S) {
     let orders = election("orders");
-    let mut deposed = lead(site, &orders, "node-a").await;
-    site.pass(TTL).await;
+    let mut deposed = lead_for(site, &orders, "node-a", S::TTL).await;
+    site.pass(S::TTL).await;
     let mut successor = lead(site, &orders, "node-a").await;
     assert!(successor.token() > deposed.token());
     assert!(lost(&deposed.renew().await));
@@ -160,14 +169,12 @@ pub async fn candidates_lead_in_order_of_arrival<S: Site>(site: &S) {
 
 pub async fn an_abandoned_campaign_lapses<S: Site>(site: &S) {
     let orders = election("orders");
-    let mut first = lead(site, &orders, "node-a").await;
+    let first = lead(site, &orders, "node-a").await;
     tokio::select! { biased;
-        _ = lead(site, &orders, "node-b") => panic!("two lead at once"),
+        _ = lead_for(site, &orders, "node-b", S::TTL) => panic!("two lead at once"),
         () = until_waiting(site, &orders, 1) => {}
     }
-    site.pass(TTL * 6 / 10).await;
-    first.renew().await.unwrap();
-    site.pass(TTL * 6 / 10).await;
+    site.pass(S::TTL).await;
     until_waiting(site, &orders, 0).await;
     first.resign().await.unwrap();
     assert_eq!(site.coordinator().leader(&orders).await, Ok(None));
@@ -188,6 +195,66 @@ pub async fn who_observes_hears_of_each_new_leader<S: Site>(site: &S) {
     let (seen, second) = tokio::join!(observe(after), change);
     let seen = seen.unwrap().unwrap();
     assert_eq!((seen.token, seen.holder), (second.token(), bid("node-b").holder));
+}
+
+pub async fn the_end_of_a_term_is_told_however_it_came<S: Site>(site: &S) {
+    let orders = election("orders");
+    let resigned = lead(site, &orders, "node-a").await;
+    // The future outlives the leadership.
+    let (before, ended) = (resigned.ended(), resigned.ended());
+    let hears = timeout(SOON, ended);
+    let (heard, done) = tokio::join!(hears, resigned.resign());
+    assert_eq!((heard, done), (Ok(()), Ok(())));
+    assert_eq!(timeout(SOON, before).await, Ok(()), "also where it is first polled afterwards");
+
+    let left_alone = lead_for(site, &orders, "node-b", S::TTL).await;
+    let ended = timeout(SOON, left_alone.ended());
+    let (heard, ()) = tokio::join!(ended, site.pass(S::TTL));
+    assert_eq!(heard, Ok(()));
+    let successor = lead(site, &orders, "node-c").await;
+    assert_eq!(timeout(SOON, left_alone.ended()).await, Ok(()), "somebody else leads");
+    drop(successor);
+}
+
+pub async fn a_term_that_goes_on_has_not_ended<S: Site>(site: &S) {
+    let (orders, jobs) = (election("orders"), election("jobs"));
+    let mut leadership = lead_for(site, &orders, "node-a", S::TTL).await;
+    let ended = leadership.ended();
+    let goes_on = async {
+        for _ in 0..3 {
+            site.pass(S::TTL / 2).await;
+            leadership.renew().await.unwrap();
+        }
+        tokio::select! { biased;
+            _ = lead(site, &orders, "node-b") => panic!("two lead at once"),
+            () = until_waiting(site, &orders, 1) => {}
+        }
+        lead(site, &jobs, "node-c").await.resign().await.unwrap();
+        leadership.renew().await.unwrap();
+    };
+    tokio::select! { biased;
+        () = ended => panic!("it goes on"),
+        () = goes_on => {}
+    }
+}
+
+pub async fn a_view_names_who_leads_and_who_waits<S: Site>(site: &S) {
+    let orders = election("orders");
+    assert_eq!(site.coordinator().view(&orders).await, Ok(View::default()));
+    let first = lead(site, &orders, "node-0").await;
+    let (one, two) = (pin!(lead(site, &orders, "node-1")), pin!(lead(site, &orders, "node-2")));
+    let mut waits = [one, two];
+    for (count, wait) in waits.iter_mut().enumerate() {
+        tokio::select! { biased;
+            _ = wait => panic!("two lead at once"),
+            () = until_waiting(site, &orders, count + 1) => {}
+        }
+    }
+    let view = site.coordinator().view(&orders).await.unwrap();
+    assert_eq!(view.leader, Some(Leader { token: first.token(), holder: bid("node-0").holder }));
+    let left = view.ttl_left.expect("both know it");
+    assert!(left > TTL / 2 && left <= TTL * 2, "{left:?}");
+    assert_eq!((view.waiting, view.waiting_count), (vec![bid("node-1").holder, bid("node-2").holder], 2));
 }
 
 pub async fn names_of_every_kind_work<S: Site>(site: &S) {
