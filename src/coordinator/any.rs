@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+#[cfg(feature = "etcd")]
+use super::etcd::{Etcd, EtcdLeadership, OpenError, Options, OptionsError};
 use super::gate::{GateCoordinator, GateLeadership};
 use super::{Bid, Coordinator, CoordinatorError, Leader, Leadership, View};
 use crate::endpoint::UrlError;
@@ -12,13 +14,18 @@ use crate::fence::{FenceName, Token};
 pub enum AnyCoordinator {
     /// A gate's embedded one, at `http://…`.
     Gate(GateCoordinator),
+    /// etcd, at `etcd://…` or `etcds://…`.
+    #[cfg(feature = "etcd")]
+    Etcd(Etcd),
 }
 
 /// A term by one of them.
-#[derive(Debug)]
 pub enum AnyLeadership {
     /// By a gate's embedded one.
     Gate(GateLeadership),
+    /// By etcd.
+    #[cfg(feature = "etcd")]
+    Etcd(EtcdLeadership),
 }
 
 /// Why an address names no coordinator.
@@ -33,6 +40,14 @@ pub enum AnyError {
     /// Not the address of a gate.
     #[error("{0}")]
     Gate(#[from] UrlError),
+    /// Not an address of etcd.
+    #[cfg(feature = "etcd")]
+    #[error("{0}")]
+    EtcdAddress(#[from] OptionsError),
+    /// What the address names, such as a file with a certificate, can't be had.
+    #[cfg(feature = "etcd")]
+    #[error("{0}")]
+    EtcdOpen(#[from] OpenError),
 }
 
 impl AnyCoordinator {
@@ -44,6 +59,9 @@ impl AnyCoordinator {
     pub fn open(address: &str) -> Result<AnyCoordinator, AnyError> {
         match address.split_once("://").map(|(scheme, _)| scheme) {
             Some("http" | "https") => Ok(AnyCoordinator::Gate(GateCoordinator::new(address)?)),
+            #[cfg(feature = "etcd")]
+            Some("etcd" | "etcds") => Ok(AnyCoordinator::Etcd(Etcd::open(&Options::parse(address)?)?)),
+            #[cfg(not(feature = "etcd"))]
             Some("etcd" | "etcds") => Err(AnyError::Without("etcd")),
             _ => Err(AnyError::Scheme(address.to_owned())),
         }
@@ -56,24 +74,32 @@ impl Coordinator for AnyCoordinator {
     async fn campaign(&self, election: &FenceName, bid: &Bid) -> Result<AnyLeadership, CoordinatorError> {
         match self {
             AnyCoordinator::Gate(gate) => gate.campaign(election, bid).await.map(AnyLeadership::Gate),
+            #[cfg(feature = "etcd")]
+            AnyCoordinator::Etcd(etcd) => etcd.campaign(election, bid).await.map(AnyLeadership::Etcd),
         }
     }
 
     async fn leader(&self, election: &FenceName) -> Result<Option<Leader>, CoordinatorError> {
         match self {
             AnyCoordinator::Gate(gate) => gate.leader(election).await,
+            #[cfg(feature = "etcd")]
+            AnyCoordinator::Etcd(etcd) => etcd.leader(election).await,
         }
     }
 
     async fn observe(&self, election: &FenceName, after: Option<Token>) -> Result<Leader, CoordinatorError> {
         match self {
             AnyCoordinator::Gate(gate) => gate.observe(election, after).await,
+            #[cfg(feature = "etcd")]
+            AnyCoordinator::Etcd(etcd) => etcd.observe(election, after).await,
         }
     }
 
     async fn view(&self, election: &FenceName) -> Result<View, CoordinatorError> {
         match self {
             AnyCoordinator::Gate(gate) => gate.view(election).await,
+            #[cfg(feature = "etcd")]
+            AnyCoordinator::Etcd(etcd) => etcd.view(election).await,
         }
     }
 }
@@ -82,12 +108,16 @@ impl Leadership for AnyLeadership {
     fn token(&self) -> Token {
         match self {
             AnyLeadership::Gate(term) => term.token(),
+            #[cfg(feature = "etcd")]
+            AnyLeadership::Etcd(term) => term.token(),
         }
     }
 
     async fn renew(&mut self) -> Result<Duration, CoordinatorError> {
         match self {
             AnyLeadership::Gate(term) => term.renew().await,
+            #[cfg(feature = "etcd")]
+            AnyLeadership::Etcd(term) => term.renew().await,
         }
     }
 
@@ -95,6 +125,8 @@ impl Leadership for AnyLeadership {
         type Ended = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
         let ended: Ended = match self {
             AnyLeadership::Gate(term) => Box::pin(term.ended()),
+            #[cfg(feature = "etcd")]
+            AnyLeadership::Etcd(term) => Box::pin(term.ended()),
         };
         ended
     }
@@ -102,6 +134,8 @@ impl Leadership for AnyLeadership {
     async fn resign(self) -> Result<(), CoordinatorError> {
         match self {
             AnyLeadership::Gate(term) => term.resign().await,
+            #[cfg(feature = "etcd")]
+            AnyLeadership::Etcd(term) => term.resign().await,
         }
     }
 }

@@ -6,8 +6,9 @@ use super::{World, family, stat, unique};
 use crate::process::until;
 
 /// A command with a child, one that ignores SIGTERM, and a daemon: forked twice, with a session of its own, whose parent has gone.
-const FAMILY: &str = "sleep 1000 & (trap '' TERM; echo child >$DIR/$ME.child; exec sleep 1000) & \
-                      (setsid sh -c 'echo $$ >$DIR/$ME.daemon; trap \"\" TERM HUP; while :; do sleep 1000; done' &) ; ";
+const FAMILY: &str = "sleep 1000 >/dev/null 2>&1 & \
+     (trap '' TERM; echo child >$DIR/$ME.child; exec sleep 1000 >/dev/null 2>&1) & \
+     (setsid sh -c 'echo $$ >$DIR/$ME.daemon; trap \"\" TERM HUP; while :; do sleep 1000; done' >/dev/null 2>&1 &) ; ";
 
 /// Waits until the family is whole; the daemon's number.
 fn whole(world: &World, name: &str) -> rustix::process::Pid {

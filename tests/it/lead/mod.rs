@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use crate::process::{Gate, PROGRAM, until};
 
+mod etcd;
 mod family;
 mod loss;
 mod modes;
@@ -45,7 +46,9 @@ impl World {
     pub fn args(&self, name: &str, more: &[&str]) -> Vec<String> {
         let events = text(&self.path(&format!("{name}.events")));
         let url = self.url();
-        let args = ["lead", "--election", "app", "--gate", &url, "--holder", name, "--events", &events];
+        let mut args = vec!["lead"];
+        let given = [("--election", "app"), ("--gate", &url), ("--holder", name), ("--events", &events)];
+        args.extend(given.iter().filter(|(flag, _)| !more.contains(flag)).flat_map(|(flag, value)| [*flag, *value]));
         args.iter().chain(more).map(|arg| (*arg).to_owned()).collect()
     }
 

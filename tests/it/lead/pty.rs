@@ -77,6 +77,12 @@ impl Shell {
         self.shown.lock().expect("nobody panics")[from..self.seen].to_owned()
     }
 
+    /// Waits until the shell says that a job has stopped, and is there again.
+    pub fn sees_stopped(&mut self) {
+        self.sees("Stopped");
+        self.sees("ready> ");
+    }
+
     /// Asks for the exit status of what ran last.
     pub fn status(&mut self) -> String {
         self.sees("ready> ");

@@ -42,7 +42,7 @@ fn the_story_of_two_terminals() {
     shell.sees("working, token 2");
     let command = world.started(&first);
     shell.types("\u{1a}");
-    shell.sees("Stopped");
+    shell.sees_stopped();
     assert!(is_stopped(command), "the command is stopped with lead");
     let mut second = world.lead("second", &[], "$FENCEGATE sql \"INSERT INTO t VALUES ('second')\"; read end");
     second.told("started");
@@ -73,7 +73,7 @@ fn brought_back_within_its_lease_it_goes_on() {
     shell.sees("works");
     let command = world.started(&name);
     shell.types("\u{1a}");
-    shell.sees("Stopped");
+    shell.sees_stopped();
     assert!(is_stopped(command));
     shell.types("fg\n");
     until("it goes on", || stat(command).is_some_and(|stat| stat.state != 'T'));
@@ -81,10 +81,12 @@ fn brought_back_within_its_lease_it_goes_on() {
     shell.sees("got <typed>");
     // In the background it goes on, too, and Ctrl-C isn't for it.
     shell.types("\u{1a}");
-    shell.sees("Stopped");
+    shell.sees_stopped();
     shell.types("bg\n");
+    shell.sees("ready> ");
     until("it goes on", || stat(command).is_some_and(|stat| stat.state != 'T'));
     shell.types("\u{3}");
+    shell.sees("ready> ");
     shell.types("echo still; kill %1; wait %1\n");
     shell.sees("still");
     assert_eq!(shell.status(), "143");
@@ -120,9 +122,10 @@ fn one_in_the_background_that_reads_stops_until_it_is_called_to_the_front() {
     shell.types(&line.replace('\n', " &\n"));
     shell.sees("asks");
     let command = world.started(&name);
-    until("it is stopped", || is_stopped(command));
+    let lead = stat(stat(command).expect("it is there").parent).expect("its warden is").parent;
+    until("both are stopped", || is_stopped(command) && is_stopped(lead));
     shell.types("\n");
-    shell.sees("Stopped");
+    shell.sees_stopped();
     shell.types("fg\n");
     until("it goes on", || stat(command).is_some_and(|stat| stat.state != 'T'));
     shell.types("at last\n");
@@ -141,7 +144,7 @@ fn supervised_the_terminal_stays_with_lead() {
     shell.sees("nothing to read");
     let command = world.started(&name);
     shell.types("\u{1a}");
-    shell.sees("Stopped");
+    shell.sees_stopped();
     assert!(is_stopped(command), "Ctrl-Z reaches lead alone, which stops the command");
     shell.types("fg\n");
     until("it goes on", || stat(command).is_some_and(|stat| stat.state != 'T'));

@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use rustix::process::{Pid, Signal, getpgrp, getpid, getppid, set_parent_process_death_signal};
 use rustix::termios::{tcgetpgrp, tcsetpgrp};
 
-use super::super::{EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, PROGRAM, terminal};
+use super::super::{EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, PROGRAM, program, terminal};
 
 /// The first argument of the program that becomes the command.
 pub const BECOME: &str = "__become";
@@ -28,7 +28,7 @@ pub fn command(command: &[OsString], terminal_of: Option<i32>) -> Command {
 pub fn run(mut args: impl Iterator<Item = OsString>) -> u8 {
     let mut number = || Pid::from_raw(args.next()?.to_str()?.parse().ok()?);
     let (warden, terminal_of) = (number(), number());
-    let (Some(warden), Some(program)) = (warden, args.next()) else { return super::super::super::EXIT_USAGE };
+    let (Some(warden), Some(command)) = (warden, args.next()) else { return super::super::super::EXIT_USAGE };
     // Whoever kills the warden kills the command.
     let tied = set_parent_process_death_signal(Some(Signal::KILL));
     if tied.is_err() || getppid() != Some(warden) {
@@ -38,9 +38,11 @@ pub fn run(mut args: impl Iterator<Item = OsString>) -> u8 {
         take_terminal(group);
     }
     // The signals blocked here are not blocked in the command: the standard library starts it with none.
-    let error = Command::new(&program).args(args).exec();
-    let status = if error.kind() == ErrorKind::NotFound { EXIT_NOT_FOUND } else { EXIT_NOT_EXECUTABLE };
-    let _ = writeln!(std::io::stderr(), "fencegate: {} can't be started: {error}", shown(&program));
+    let error = Command::new(&command).args(args).exec();
+    // One that is there and yet isn't found has an interpreter that isn't.
+    let is_gone = error.kind() == ErrorKind::NotFound && program::check(std::slice::from_ref(&command)).is_err();
+    let status = if is_gone { EXIT_NOT_FOUND } else { EXIT_NOT_EXECUTABLE };
+    let _ = writeln!(std::io::stderr(), "fencegate: {} can't be started: {error}", shown(&command));
     status
 }
 
