@@ -44,8 +44,10 @@ test: ## everything: format, lints, tests, docs, drivers
 CLIENT_WITHOUT := rusqlite libsqlite3-sys clap anyhow toml metrics memmap2 refinery tokio-rustls tracing-subscriber
 
 .PHONY: test-features
-test-features: ## the client builds by itself, and without what only the gate needs
+test-features: ## each part builds by itself, and the client without what only the gate needs
 	$(CARGO) clippy --lib --no-default-features --features client --locked -- -D warnings
+	$(CARGO) check --lib --no-default-features --features client,etcd --locked
+	$(CARGO) check --lib --no-default-features --features server --locked
 	@tree=$$($(CARGO) tree --locked --edges normal --prefix none --no-default-features --features client | cut -d ' ' -f 1); \
 	for crate in $(CLIENT_WITHOUT); do \
 		if grep -qx "$$crate" <<<"$$tree"; then echo "the feature client pulls in $$crate" >&2; exit 1; fi; \

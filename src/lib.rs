@@ -33,7 +33,7 @@ pub mod problem;
 pub mod resource;
 #[cfg(feature = "server")]
 pub mod server;
-#[cfg(feature = "server")]
+#[cfg(feature = "cli")]
 pub mod telemetry;
 #[cfg(feature = "server")]
 pub mod trust;
