@@ -85,6 +85,12 @@ bench-proxy: ## CPU time and latency of a proxied, fenced write, against nginx a
 	@scripts/ensure rust cc protoc nginx wrk haproxy
 	PATH=$$PATH:/usr/sbin $(CARGO) bench --locked --bench proxy -- $(ARGS)
 
+.PHONY: instructions
+instructions: ## count the instructions of a proxied, fenced write (needs valgrind)
+	@scripts/ensure rust cc nginx python
+	$(CARGO) build --release --locked
+	PATH=$$PATH:/usr/sbin scripts/instructions
+
 .PHONY: deps
 deps: ## install the tools that the other targets need and fetch the crates
 	@scripts/ensure rust cc protoc node python nginx etcd iptables
