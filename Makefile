@@ -59,6 +59,11 @@ bench-proxy: ## CPU time and latency of a proxied, fenced write, against nginx a
 	@scripts/ensure rust cc protoc nginx wrk haproxy
 	PATH=$$PATH:/usr/sbin $(CARGO) bench --locked --bench proxy -- $(ARGS)
 
+.PHONY: bench-failover
+bench-failover: ## how long nobody leads over etcd: crashes and hand-overs of `fencegate lead`, beside etcdctl; ARGS="--trials 18"
+	@scripts/ensure rust cc protoc etcd
+	$(CARGO) bench --locked --bench failover -- $(ARGS)
+
 .PHONY: deps
 deps: ## install the tools that the other targets need and fetch the crates
 	@scripts/ensure rust cc protoc node python nginx etcd iptables
