@@ -87,9 +87,14 @@ bench-proxy: ## CPU time and latency of a proxied, fenced write, against nginx a
 
 .PHONY: instructions
 instructions: ## count the instructions of a proxied, fenced write (needs valgrind)
-	@scripts/ensure rust cc nginx python
+	@scripts/ensure rust cc protoc nginx python
 	$(CARGO) build --release --locked
 	PATH=$$PATH:/usr/sbin scripts/instructions
+
+.PHONY: bench-failover
+bench-failover: ## how long nobody leads over etcd: crashes and hand-overs of `fencegate lead`, beside etcdctl; ARGS="--trials 18"
+	@scripts/ensure rust cc protoc etcd
+	$(CARGO) bench --locked --bench failover -- $(ARGS)
 
 .PHONY: deps
 deps: ## install the tools that the other targets need and fetch the crates

@@ -32,6 +32,7 @@ pub struct Events {
 struct Line {
     to_people: Option<String>,
     to_file: Option<String>,
+    is_last: bool,
 }
 
 impl Events {
@@ -47,6 +48,9 @@ impl Events {
         std::thread::Builder::new().name("events".into()).spawn(move || {
             // One write a line, so that lines of several processes don't mix. Nobody can be told that this fails.
             for line in waiting {
+                if line.is_last {
+                    break;
+                }
                 if let Some(text) = line.to_people {
                     let _ = std::io::stderr().write_all(format!("{text}\n").as_bytes());
                 }
@@ -72,13 +76,47 @@ impl Events {
         let to_people =
             if self.json { Some(object.to_string()) } else { sentence.map(|text| format!("fencegate: {text}")) };
         let to_file = self.has_file.then(|| object.to_string());
-        let _ = self.lines.try_send(Line { to_people, to_file });
+        let _ = self.lines.try_send(Line { to_people, to_file, is_last: false });
+    }
+
+    /// A writer for log lines, which go the same way to standard error.
+    pub fn log(&self) -> impl Fn() -> LogLine + Send + Sync + 'static {
+        let lines = self.lines.clone();
+        move || LogLine { lines: lines.clone(), text: Vec::new() }
     }
 
     /// Waits, but not for long, until what was told is written.
     pub fn finish(self) {
-        drop(self.lines);
+        // The log has senders, too, for as long as the program runs: dropping this one would end nothing.
+        let _ = self.lines.try_send(Line { is_last: true, ..Line::default() });
         let _ = self.written.recv_timeout(FINISH_TIME);
+    }
+}
+
+/// One line of the log, sent when it is whole.
+#[derive(Debug)]
+pub struct LogLine {
+    lines: SyncSender<Line>,
+    text: Vec<u8>,
+}
+
+impl Write for LogLine {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.text.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Drop for LogLine {
+    fn drop(&mut self) {
+        let text = String::from_utf8_lossy(&self.text).trim_end().to_owned();
+        if !text.is_empty() {
+            let _ = self.lines.try_send(Line { to_people: Some(text), ..Line::default() });
+        }
     }
 }
 

@@ -21,6 +21,7 @@ use crate::client::Lost;
 use crate::coordinator::any::AnyCoordinator;
 use crate::endpoint::{self, Endpoint};
 use crate::fence::{FenceName, Holder};
+use crate::telemetry::{self, LogFormat};
 
 use super::failure::Failure;
 use claim::Gate;
@@ -108,6 +109,9 @@ pub struct LeadArgs {
     /// Add the same JSON lines to this file; /dev/fd/3 is descriptor 3.
     #[arg(long, value_name = "FILE")]
     events: Option<PathBuf>,
+    /// What to log, such as info or fencegate=debug.
+    #[arg(long, value_name = "FILTER", env = "FENCEGATE_LOG", default_value = "warn")]
+    log: String,
     /// The command and its arguments.
     #[arg(required = true, last = true, value_name = "COMMAND")]
     command: Vec<OsString>,
@@ -134,6 +138,8 @@ pub fn run(args: &LeadArgs) -> Result<(), Failure> {
     program::check(&args.command)?;
     let open = |error| Failure::Usage(format!("--events: {error}"));
     let events = Events::start(&args.election, args.json, args.events.as_deref()).map_err(open)?;
+    let format = if args.json { LogFormat::Json } else { LogFormat::Text };
+    telemetry::start_to(&args.log, format, events.log()).map_err(Failure::Usage)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let outcome = runtime.block_on(lead(args, &events));
     // A look-up of a name may hang.
@@ -152,15 +158,13 @@ async fn lead(args: &LeadArgs, events: &Events) -> Result<(), Failure> {
     let mut signals = Signals::start()?;
     let setup = setup(args)?;
     let mut pause = PAUSE.0;
-    let mut is_first = true;
     loop {
         let started = tokio::time::Instant::now();
         let ended = match setup.look_at_gate().await {
             Ok(()) => term::term(&setup, &mut signals, events).await,
             Err(failure) => Ended::Failed(failure),
         };
-        let is_first_try = std::mem::take(&mut is_first);
-        if !args.supervise || ended.is_final() || (is_first_try && matches!(ended, Ended::Failed(Failure::Usage(_)))) {
+        if !args.supervise || ended.is_final() {
             return ended.outcome(args.wait);
         }
         if started.elapsed() >= GOOD_TERM || matches!(ended, Ended::Lost(_)) {

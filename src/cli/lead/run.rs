@@ -21,6 +21,8 @@ use super::warden::wire::{Order, Report, Status, Why};
 /// The warden is told how long the lease is known to last each time that one of so many parts of it has passed.
 const TOLD_PER_LEASE: u32 = 10;
 const TELL_MIN: Duration = Duration::from_millis(20);
+/// By how much a lease must last longer than was known to count as renewed.
+const RENEWED_MIN: Duration = Duration::from_millis(5);
 /// Of so many parts of the lease one passes between two looks at the gate's mark, but no less than a second.
 const LOOKS_PER_LEASE: u32 = 3;
 const LOOK_MIN: Duration = Duration::from_secs(1);
@@ -65,6 +67,8 @@ pub struct Run<'a> {
     /// How the command ended while it led.
     status: Option<Status>,
     lost: Option<Lost>,
+    /// Until when the lease was known to last, as told last.
+    known_until: Duration,
     failed: Option<String>,
     told: bool,
     /// Whom to stop when the warden has stopped the command.
@@ -87,6 +91,7 @@ impl<'a> Run<'a> {
             group: None,
             status: None,
             lost: None,
+            known_until: Duration::ZERO,
             failed: None,
             told: false,
             suspending: None,
@@ -127,7 +132,7 @@ impl<'a> Run<'a> {
                     None => break false,
                 },
                 signal = signals.next() => self.signalled(signal).await,
-                _ = tell.tick(), if leads => self.hold.order(&Order::Alive { until: self.until() }).await,
+                _ = tell.tick(), if leads => self.renewed().await,
                 () = &mut watch, if leads => {}
                 () = at(self.end_by) => self.hold.break_off(),
             }
@@ -155,6 +160,18 @@ impl<'a> Run<'a> {
         // In this order: a pause between the two makes the lease seem shorter, not longer.
         let now = BootClock.now();
         now + self.leadership.time_left()
+    }
+
+    /// Passes on until when the lease is known to last.
+    async fn renewed(&mut self) {
+        let until = self.until();
+        // What it is short of the last reading by is the time between two readings of the clock.
+        if until > self.known_until + RENEWED_MIN {
+            let left = u64::try_from(self.leadership.time_left().as_millis()).unwrap_or(u64::MAX);
+            self.events.tell("renewed", Some(self.leadership.token()), json!({ "left_ms": left }), None);
+            self.known_until = until;
+        }
+        self.hold.order(&Order::Alive { until }).await;
     }
 
     async fn lose(&mut self, why: Lost) {

@@ -101,7 +101,7 @@ pub async fn term(setup: &Setup<'_>, signals: &mut Signals, events: &Events) -> 
     };
     // Ready before the election, so that a leader starts without delay.
     let mut hold =
-        match stdin(setup.args.supervise).and_then(|stdin| Hold::new(&setup.args.command, setup.args.grace, stdin)) {
+        match stdin(setup.args.supervise).and_then(|stdin| Hold::new(&setup.args.command, setup.args.grace, &stdin)) {
             Ok(hold) => hold,
             Err(error) => return cant(error),
         };

@@ -33,7 +33,7 @@ impl Hold {
     ///
     /// # Errors
     /// It can't be started.
-    pub fn new(command: &[OsString], grace: Duration, stdin: OwnedFd) -> std::io::Result<Hold> {
+    pub fn new(command: &[OsString], grace: Duration, stdin: &OwnedFd) -> std::io::Result<Hold> {
         // So that what a killed warden leaves behind comes to this process.
         set_child_subreaper(Some(getpid()))?;
         let (own, other) = UnixStream::pair()?;
@@ -48,7 +48,7 @@ impl Hold {
             // In a group of its own: what is typed at the terminal, or sent to the job, is for `lead`.
             .process_group(0)
             .spawn()?;
-        send_descriptor(&own, &stdin)?;
+        send_descriptor(&own, stdin)?;
         let (orders, reports) = wire::split(own)?;
         Ok(Hold { warden, orders, reports, is_broken: false })
     }

@@ -36,6 +36,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use super::signals;
 use crate::client::clock::{BootClock, Clock};
 use tree::Process;
 use wire::{Order, Report, Status, Why};
@@ -152,8 +153,9 @@ impl Warden {
     async fn run(&mut self, mut orders: mpsc::Receiver<Order>) -> std::io::Result<()> {
         let mut children = signal(SignalKind::child())?;
         // Whoever ends a whole service sends SIGTERM to each of its processes. `lead` decides what that means here.
-        let kinds = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup(), SignalKind::quit()];
-        let _ignored = [kinds[0], kinds[1], kinds[2], kinds[3]].map(signal);
+        // One that is ignored already is the command's to ignore, too.
+        let ending = signals::ending();
+        let _caught: Vec<_> = ending.iter().map(|kind| signal(SignalKind::from_raw(kind.as_raw()))).collect();
         let mut is_orphaned = false;
         loop {
             let nothing_left = self.reap();
