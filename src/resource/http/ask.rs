@@ -80,6 +80,8 @@ impl Shared {
                 self.let_go(id, entry, Woken::Nobody, now, "");
                 Said::Go(id, pass)
             }
+            // What a coordinator has told of an election nobody has presented.
+            Asked::Refused(refusal) if why.is_some() => Said::No(refusal.into()),
             Asked::Refused(refusal) => {
                 entry.refused = entry.refused.saturating_add(1);
                 drop(entry);

@@ -58,6 +58,26 @@ fn an_open_transaction_is_rolled_back_at_the_election() {
 }
 
 #[test]
+fn a_write_in_flight_at_the_election_ends_before_the_successors_first() {
+    let world = World::new();
+    world.follow();
+    let mut old = world.client();
+    let script = "hostile: read at:here apply answer\r\ncontent-length: 5\r\n\r\nhello";
+    old.send(format!("PUT /stock/7/doc HTTP/1.1\r\nhost: gate\r\nfencing-token: 1\r\n{script}").as_bytes()).unwrap();
+    world.upstream.reached("here");
+    world.coordinator.announce("shelf-7", 7, "");
+    until_mark(&world, Kind::Http, "7");
+    assert_told(&world.write(Kind::Http, "1", ""), 412, "STALE_TOKEN", "stale");
+    let mut new = world.begin(Kind::Http, "7", "");
+    assert!(!new.is_answered(), "an older write is in flight");
+    world.upstream.open("here");
+    assert_eq!(old.read_answer().unwrap().status, 200, "it was let through before");
+    assert_eq!(new.read_answer().unwrap().status, 200);
+    let tokens: Vec<u64> = world.upstream.applied().iter().map(|applied| applied.token).collect();
+    assert_eq!(tokens, [1, 1, 7]);
+}
+
+#[test]
 fn what_has_no_mark_is_left_alone() {
     let world = World::new();
     world.follow();
