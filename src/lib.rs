@@ -4,21 +4,36 @@
 //!
 //! - [`fence`]: the pure core: token, claim, mark, verdict
 //! - [`problem`]: everything that is refused or fails, in one table
+//! - [`endpoint`]: a small HTTP client to one listener of a gate
 //! - [`lock`]: keeps a second process away
 //! - [`resource`]: seam 1, the thing written to
 //! - [`coordinator`]: seam 2, what elects a leader and issues the token
+//! - [`client`]: leadership that knows when it ends, and clients bound to it
 //! - [`trust`]: between the two: who is asked before a token is believed
 //! - [`server`]: listeners, routes, responses
 //! - [`config`], [`telemetry`], [`cli`]: outermost
+//!
+//! Cargo features: `client` and `etcd` for a program that leads and writes; `server` for the gate; `cli`, the default, for all.
 #![deny(unsafe_code)]
 
+#[cfg(feature = "cli")]
 pub mod cli;
+#[cfg(feature = "client")]
+pub mod client;
+#[cfg(feature = "server")]
 pub mod config;
 pub mod coordinator;
+#[cfg(feature = "client")]
+pub mod endpoint;
 pub mod fence;
+#[cfg(feature = "server")]
 pub mod lock;
 pub mod problem;
+#[cfg(feature = "server")]
 pub mod resource;
+#[cfg(feature = "server")]
 pub mod server;
+#[cfg(feature = "cli")]
 pub mod telemetry;
+#[cfg(feature = "server")]
 pub mod trust;

@@ -11,6 +11,8 @@ pub mod claim;
 pub mod failure;
 pub mod fences;
 pub mod http;
+#[cfg(target_os = "linux")]
+pub mod lead;
 pub mod pages;
 pub mod serve;
 pub mod sql;
@@ -29,8 +31,8 @@ use failure::Failure;
     version,
     max_term_width = 80,
     after_help = "Exit status:
-  0 done   1 failed   64 wrong usage   69 gate out of reach
-  77 refused by the gate   78 wrong configuration
+  0 done   1 failed   64 wrong usage   69 gate or coordinator out of reach
+  75 leadership lost   77 refused by the gate   78 wrong configuration
 
 A variable that is empty counts as not set."
 )]
@@ -42,6 +44,8 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Serve(serve::ServeArgs),
+    #[cfg(target_os = "linux")]
+    Lead(lead::LeadArgs),
     Claim(claim::ClaimArgs),
     Sql(sql::SqlArgs),
     Status(status::StatusArgs),
@@ -52,10 +56,14 @@ enum Command {
 }
 
 /// Exit status of wrong usage, as in BSD's sysexits.
-const EXIT_USAGE: u8 = 64;
+pub const EXIT_USAGE: u8 = 64;
 
 /// Parses the process's arguments and runs the command.
 pub fn main() -> ExitCode {
+    #[cfg(target_os = "linux")]
+    if let Some(status) = lead::inner(std::env::args_os()) {
+        return ExitCode::from(status);
+    }
     let matches = match without_empty_variables(Cli::command()).try_get_matches() {
         Ok(matches) => matches,
         Err(error) => {
@@ -68,7 +76,7 @@ pub fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            if !matches!(failure, Failure::BrokenPipe) {
+            if !matches!(failure, Failure::BrokenPipe | Failure::Exit(_, None)) {
                 let _ = writeln!(std::io::stderr(), "fencegate: {failure}");
             }
             ExitCode::from(failure.exit_code())
@@ -94,6 +102,8 @@ fn run(matches: &ArgMatches, out: &mut dyn Write) -> Result<(), Failure> {
             let from = serve::FromFlags { config: is_flag("config"), resource };
             serve::run(&args, from, out)
         }
+        #[cfg(target_os = "linux")]
+        Command::Lead(args) => lead::run(&args),
         Command::Claim(args) => claim::run(&args, out),
         Command::Sql(args) => sql::run(&args, out),
         Command::Status(args) => status::run(&args, out),

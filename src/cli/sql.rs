@@ -12,7 +12,7 @@ use crate::fence::claim::PresentedTokens;
 use crate::fence::{ClaimError, Holder};
 
 use super::failure::Failure;
-use super::http::Endpoint;
+use super::http::{self, Endpoint};
 use super::table;
 
 /// Run SQL through a gate.
@@ -59,7 +59,7 @@ pub fn run(args: &SqlArgs, out: &mut dyn Write) -> Result<(), Failure> {
     headers.extend(args.holder.iter().map(|holder| ("fencing-holder", holder.to_string())));
     let path = format!("{}/v3/pipeline", args.path.trim_end_matches('/'));
     let body = json!({ "baton": null, "requests": requests }).to_string().into_bytes();
-    let answer = gate.send(&Method::POST, &path, &headers, body)?.json()?;
+    let answer = http::json(&gate.send(&Method::POST, &path, &headers, body)?)?;
     if args.json {
         writeln!(out, "{answer}")?;
     }

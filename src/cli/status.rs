@@ -5,17 +5,36 @@ use std::time::Duration;
 
 use clap::Args;
 
+use crate::fence::FenceName;
+
 use super::failure::Failure;
 use super::fences;
 use super::http::Endpoint;
 use super::table::cell;
 
-/// Show what a gate serves, and where its fences stand.
+mod election;
+
+/// Show what a gate serves, and where its fences stand; or, with --election, who leads, and the gate's mark beside it.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   fencegate status
-  fencegate status --json --admin-url http://127.0.0.1:7071")]
+  fencegate status --json --admin-url http://127.0.0.1:7071
+  fencegate status --election orders
+  fencegate status --election orders --coordinator etcd://127.0.0.1:2379")]
 pub struct StatusArgs {
+    /// Show this election.
+    #[arg(long, value_name = "NAME")]
+    election: Option<FenceName>,
+    /// Who holds the election: etcd://HOST:PORT, etcds://… with TLS, or http://… for a gate's embedded coordinator [default: that of
+    /// --gate].
+    #[arg(long, value_name = "URL", env = "FENCEGATE_COORDINATOR")]
+    coordinator: Option<String>,
+    /// The election's fence [default: the election's name].
+    #[arg(long, value_name = "NAME", requires = "election")]
+    fence: Option<FenceName>,
+    /// The gate's data listener, for the fence's mark.
+    #[arg(long, value_name = "URL", env = "FENCEGATE_URL", default_value = "http://127.0.0.1:7070")]
+    gate: String,
     /// The gate's admin listener.
     #[arg(long, value_name = "URL", env = "FENCEGATE_ADMIN_URL", default_value = "http://127.0.0.1:7071")]
     admin_url: String,
@@ -32,6 +51,15 @@ const FENCES_SHOWN_MAX: usize = 100;
 /// # Errors
 /// [`Failure::Unreachable`], …
 pub fn run(args: &StatusArgs, out: &mut dyn Write) -> Result<(), Failure> {
+    if let Some(election) = &args.election {
+        let wanted = election::Wanted {
+            election,
+            coordinator: args.coordinator.as_ref().unwrap_or(&args.gate),
+            gate: &args.gate,
+            fence: args.fence.as_ref().unwrap_or(election),
+        };
+        return election::show(&wanted, args.json, out);
+    }
     let admin = Endpoint::parse(&args.admin_url, "--admin-url")?;
     let mut status = admin.get("/v1/status")?;
     let page = admin.get(&format!("/v1/fences?limit={FENCES_SHOWN_MAX}"))?;

@@ -4,6 +4,9 @@
 //! - [`Follow`]: hearing of every new leader of many elections at once
 //! - [`embedded`]: elections by lease on the gate's own clock, no other server needed
 //! - `etcd`: elections by etcd, with the cargo feature `etcd`
+//! - [`gate`]: the same from outside, over HTTP
+//! - [`any`]: whichever of them an address names
+//! - [`candidate`]: the secret by which a candidate is known to the embedded one
 //!
 //! Every adapter passes the same suite, `tests/it/coordinator.rs`.
 //!
@@ -16,16 +19,26 @@ use std::time::Duration;
 use crate::fence::{FenceName, Holder, Token};
 use crate::problem::{Kind, Problem};
 
+#[cfg(feature = "client")]
+pub mod any;
+#[cfg(any(feature = "server", feature = "client"))]
+pub mod candidate;
+#[cfg(feature = "server")]
 pub mod embedded;
 #[cfg(feature = "etcd")]
 pub mod etcd;
 mod follow;
+#[cfg(feature = "client")]
+pub mod gate;
 
 pub use crate::fence::Leader;
+#[cfg(feature = "server")]
 pub use embedded::Embedded;
 #[cfg(feature = "etcd")]
 pub use etcd::Etcd;
 pub use follow::{Follow, Followed, Told};
+#[cfg(feature = "client")]
+pub use gate::GateCoordinator;
 
 /// What a candidate stands with.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -21,6 +21,7 @@ struct Campaign {
     ttl_ms: Option<u64>,
     wait_ms: Option<u64>,
     candidate: Option<String>,
+    enter: Option<bool>,
 }
 
 /// The body of `renew` and `resign`.
@@ -32,8 +33,23 @@ struct Candidacy {
 /// The query of `observe`.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Observe {
-    after: Option<Token>,
+    until: Until,
     wait: Duration,
+}
+
+/// What to wait for.
+#[derive(Debug, PartialEq, Eq)]
+enum Until {
+    /// A leader with a token higher than this; any leader.
+    After(Option<Token>),
+    /// That the one with this token doesn't lead any more.
+    Not(Token),
+}
+
+impl Default for Until {
+    fn default() -> Until {
+        Until::After(None)
+    }
 }
 
 /// What the path and method ask for.
@@ -113,12 +129,12 @@ async fn campaign(coordinator: &Embedded, election: &FenceName, body: &[u8]) -> 
     // Every member has a default, so no body at all is as good as an empty object.
     let campaign: Campaign = if body.is_empty() { Campaign::default() } else { parse(body)? };
     let wait = wait(campaign.wait_ms.unwrap_or(0))?;
+    let ttl = campaign.ttl_ms.map_or(TTL_DEFAULT, Duration::from_millis);
+    let bid = Bid { holder: campaign.holder, ttl };
     let entry = match campaign.candidate {
+        Some(text) if campaign.enter == Some(true) => Entry::As(candidate(&text)?, bid),
         Some(text) => Entry::Known(candidate(&text)?),
-        None => {
-            let ttl = campaign.ttl_ms.map_or(TTL_DEFAULT, Duration::from_millis);
-            Entry::New(Bid { holder: campaign.holder, ttl })
-        }
+        None => Entry::New(bid),
     };
     let standing = coordinator.enter(election, entry, wait).await.map_err(told(election))?;
     let status = match standing.place {
@@ -146,8 +162,12 @@ async fn status(coordinator: &Embedded, election: &FenceName) -> Result<Answer, 
 }
 
 async fn observe(coordinator: &Embedded, election: &FenceName, query: Option<&str>) -> Result<Answer, Problem> {
-    let Observe { after, wait } = Observe::parse(query.unwrap_or_default())?;
-    let status = coordinator.watch(election, after, wait).await.map_err(told(election))?;
+    let Observe { until, wait } = Observe::parse(query.unwrap_or_default())?;
+    let status = match until {
+        Until::After(after) => coordinator.watch(election, after, wait).await,
+        Until::Not(token) => coordinator.watch_while(election, token, wait).await,
+    };
+    let status = status.map_err(told(election))?;
     Ok(respond::json(StatusCode::OK, &status_body(election, &status)))
 }
 
@@ -172,7 +192,10 @@ fn status_body(election: &FenceName, status: &Status) -> Value {
         body["ttl_left_ms"] = millis(*left).into();
         body
     });
-    json!({ "election": election, "leader": leader, "candidates": status.waiting, "last_token": status.last_token })
+    json!({
+        "election": election, "leader": leader, "candidates": status.waiting, "waiting": status.waiting_holders,
+        "last_token": status.last_token,
+    })
 }
 
 fn leader_body(leader: &Leader) -> Value {
@@ -209,13 +232,14 @@ fn wait(wait_ms: u64) -> Result<Duration, Problem> {
 }
 
 impl Observe {
-    /// Reads `after=TOKEN&wait_ms=…`; other parameters are ignored.
+    /// Reads `after=TOKEN&wait_ms=…` or `while=TOKEN&wait_ms=…`; other parameters are ignored.
     fn parse(query: &str) -> Result<Observe, Problem> {
-        let (mut after, mut wait_ms) = (None, None);
+        let (mut after, mut not, mut wait_ms) = (None, None, None);
         for pair in query.split('&') {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
             let slot = match name {
                 "after" => &mut after,
+                "while" => &mut not,
                 "wait_ms" => &mut wait_ms,
                 _ => continue,
             };
@@ -224,10 +248,13 @@ impl Observe {
             }
         }
         let number = |text: &str| text.parse().map_err(|_| bad("wait_ms is a whole number of milliseconds"));
-        Ok(Observe {
-            after: after.map(|text| text.parse().map_err(|error| bad(format!("after: {error}")))).transpose()?,
-            wait: wait(wait_ms.map_or(Ok(0), |text| number(&text))?)?,
-        })
+        let token = |name: &str, text: &str| text.parse().map_err(|error| bad(format!("{name}: {error}")));
+        let until = match (after, not) {
+            (Some(_), Some(_)) => return Err(bad("either after or while: not both")),
+            (None, Some(text)) => Until::Not(token("while", &text)?),
+            (after, None) => Until::After(after.map(|text| token("after", &text)).transpose()?),
+        };
+        Ok(Observe { until, wait: wait(wait_ms.map_or(Ok(0), |text| number(&text))?)? })
     }
 }
 

@@ -5,18 +5,19 @@
 
 use std::time::Duration;
 
-use fencegate::coordinator::{Bid, Follow};
+use fencegate::coordinator::{Bid, Coordinator};
 use fencegate::fence::FenceName;
 
 mod embedded;
 #[cfg(feature = "etcd")]
 mod etcd;
+mod gate;
 mod suite;
 
 /// A coordinator under test.
 pub trait Site: Sync {
     /// The adapter.
-    type Coordinator: Follow;
+    type Coordinator: Coordinator;
 
     /// The lease of those whom a test lets run out, or be renewed in time: short where time is real.
     const TTL: Duration;

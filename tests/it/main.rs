@@ -5,6 +5,9 @@
 #![allow(clippy::unwrap_used, reason = "a test that can't go on ends here")]
 
 mod cli;
+mod client;
+mod client_examples;
+mod client_http;
 mod coordinator;
 mod drained;
 mod elections;
@@ -22,6 +25,7 @@ mod hrana_stream;
 mod http;
 mod interactive;
 mod kill;
+mod lead;
 mod pause;
 mod process;
 mod proof;

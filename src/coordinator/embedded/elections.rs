@@ -140,6 +140,8 @@ pub struct Status {
     pub leader: Option<(Leader, Duration)>,
     /// How many wait, the leader not counted.
     pub waiting: usize,
+    /// The names of the first [`VIEW_WAITING_MAX`] of them, in the order in which they will lead.
+    pub waiting_holders: Vec<Option<Holder>>,
     /// The last token issued; `None` before the first.
     pub last_token: Option<Token>,
 }
@@ -217,10 +219,11 @@ impl Elections {
         Ok(this)
     }
 
-    /// A new candidate joins the election's queue, and leads at once where nobody does. `id` must be new.
+    /// A new candidate joins the election's queue, and leads at once where nobody does. One that is there already is renewed.
     ///
     /// # Errors
     /// A TTL out of bounds, a full table or queue, and an election that can issue no further token. Then nothing changes.
+    /// [`CoordinatorError::Lost`] for a candidate of another election.
     pub fn enter(
         &mut self,
         now: Duration,
@@ -230,6 +233,9 @@ impl Elections {
         ttl: Duration,
     ) -> Result<Standing, CoordinatorError> {
         self.expire(now);
+        if self.stands(id) {
+            return self.renew(now, name, id);
+        }
         let Limits { elections_max, waiting_max, ttl_min, ttl_max } = self.limits;
         if ttl < ttl_min || ttl > ttl_max {
             return Err(CoordinatorError::Ttl { asked: ttl, min: ttl_min, max: ttl_max });
@@ -306,24 +312,24 @@ impl Elections {
     pub fn status(&mut self, now: Duration, name: &FenceName) -> Status {
         self.expire(now);
         let Some(election) = self.elections.get(name) else {
-            return Status { leader: None, waiting: 0, last_token: None };
+            return Status { leader: None, waiting: 0, waiting_holders: Vec::new(), last_token: None };
         };
         let left =
             |(id, _): (CandidateId, Token)| self.candidates[&id].deadline.unwrap_or_default().saturating_sub(self.now);
+        let first = election.queue.iter().take(VIEW_WAITING_MAX);
         Status {
             leader: self.leader(election).zip(election.seat.map(left)),
             waiting: election.queue.len(),
+            waiting_holders: first.map(|id| self.candidates[id].holder.clone()).collect(),
             last_token: election.last_token,
         }
     }
 
     /// One election as people want to see it.
     pub fn view(&mut self, now: Duration, name: &FenceName) -> View {
-        let Status { leader, waiting, .. } = self.status(now, name);
+        let Status { leader, waiting, waiting_holders, .. } = self.status(now, name);
         let (leader, ttl_left) = leader.unzip();
-        let queue = self.elections.get(name).into_iter().flat_map(|election| &election.queue);
-        let names = queue.take(VIEW_WAITING_MAX).map(|id| self.candidates[id].holder.clone());
-        View { leader, ttl_left, waiting: names.collect(), waiting_count: waiting }
+        View { leader, ttl_left, waiting: waiting_holders, waiting_count: waiting }
     }
 
     /// Who leads and with which token, as of the last operation.
@@ -394,6 +400,11 @@ impl Elections {
         self.changes.push(Change::Elected { election: name.clone(), candidate: id, token });
         self.extend(id);
         Ok(())
+    }
+
+    /// Whether this candidate is in any election, as of the last operation.
+    pub fn stands(&self, id: CandidateId) -> bool {
+        self.candidates.contains_key(&id)
     }
 
     fn check(&self, name: &FenceName, id: CandidateId) -> Result<(), CoordinatorError> {

@@ -3,7 +3,7 @@
 //! - [`elections`]: the state machine, pure: who leads, who waits, whose lease runs out when
 //! - [`store`]: what outlives a restart, in SQLite
 //! - `worker`: the thread that has both; nothing is told before it is stored
-//! - [`clock`], [`candidate`]: the clock that leases are counted by, and the ids that authorise
+//! - [`clock`]: the clock that leases are counted by
 //!
 //! [`Embedded`] is the async side: it asks the thread and waits for answers.
 
@@ -17,14 +17,12 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
-pub mod candidate;
 pub mod clock;
 pub mod elections;
 mod followers;
 pub mod store;
 mod worker;
 
-pub use candidate::{CandidateId, CandidateIdError};
 pub use elections::{Floor, Limits, Place, Standing, Status};
 pub use store::OpenError;
 
@@ -33,6 +31,7 @@ use self::elections::{Elections, Stored};
 use self::followers::Followers;
 use self::store::{Journal, Store};
 use self::worker::{Ask, Message, Reply, Watches, Worker};
+pub use super::candidate::{CandidateId, CandidateIdError};
 use super::{Bid, Coordinator, CoordinatorError, Follow, Followed, Leader, Leadership, Told, View};
 use crate::fence::{FenceName, Token};
 
@@ -70,6 +69,9 @@ pub enum Entry {
     New(Bid),
     /// One that goes on.
     Known(CandidateId),
+    /// One whose id its candidate has made itself: the same may be asked any number of times, and it stands once. Where it is in
+    /// the election already, it goes on as it entered.
+    As(CandidateId, Bid),
 }
 
 /// A handle on the coordinator's thread; clones share it. The thread ends with [`Embedded::close`], or some time after the
@@ -159,6 +161,9 @@ impl Embedded {
                     .map_err(|error| CoordinatorError::Unavailable(format!("no randomness: {error}")))?;
                 self.ask(election, |reply| Ask::Enter { candidate, holder, ttl, watch, reply }).await?
             }
+            Entry::As(candidate, Bid { holder, ttl }) => {
+                self.ask(election, |reply| Ask::Enter { candidate, holder, ttl, watch, reply }).await?
+            }
             Entry::Known(candidate) => self.ask(election, |reply| Ask::Renew { candidate, watch, reply }).await?,
         };
         let Some(mut watcher) = watcher else { return Ok(standing) };
@@ -209,16 +214,37 @@ impl Embedded {
         after: Option<Token>,
         wait: Duration,
     ) -> Result<Status, CoordinatorError> {
+        self.watch_until(election, wait, |leads| leads > after).await
+    }
+
+    /// The same, as soon as another leads than the one with this token, or nobody, or when `wait` has passed.
+    ///
+    /// # Errors
+    /// As [`Embedded::status`].
+    pub async fn watch_while(
+        &self,
+        election: &FenceName,
+        token: Token,
+        wait: Duration,
+    ) -> Result<Status, CoordinatorError> {
+        self.watch_until(election, wait, |leads| leads != Some(token)).await
+    }
+
+    /// The same, as soon as the leader's token, or that nobody leads, is what is wanted, or when `wait` has passed.
+    async fn watch_until(
+        &self,
+        election: &FenceName,
+        wait: Duration,
+        wanted: impl Fn(Option<Token>) -> bool,
+    ) -> Result<Status, CoordinatorError> {
         let until = Instant::now() + wait;
         let watch = !wait.is_zero();
         let (mut status, mut watcher) = self.ask(election, |reply| Ask::Status { watch, reply }).await?;
         loop {
-            let leader = status.leader.as_ref().map(|(leader, _)| leader.token);
-            let (None, Some(watcher)) = (leader.filter(|token| Some(*token) > after), &mut watcher) else {
-                return Ok(status);
-            };
-            let elected = watcher.until(|seat| seat.is_some_and(|(_, token)| Some(token) > after));
-            let timed_out = timeout_at(until, elected).await.is_err();
+            let leads = status.leader.as_ref().map(|(leader, _)| leader.token);
+            let (false, Some(watcher)) = (wanted(leads), &mut watcher) else { return Ok(status) };
+            let changed = watcher.until(|seat| wanted(seat.map(|(_, token)| token)));
+            let timed_out = timeout_at(until, changed).await.is_err();
             status = self.status(election).await?;
             if timed_out {
                 return Ok(status);

@@ -192,14 +192,17 @@ impl<J: Journal> Worker<J> {
     fn apply(&mut self, sent: Duration, election: FenceName, ask: Ask) -> Held {
         match ask {
             Ask::Enter { candidate, holder, ttl, watch, reply } => {
-                let entered = if self.failing {
+                // Before it is asked whether it is there already.
+                self.elections.expire(sent);
+                let is_new = !self.elections.stands(candidate);
+                let entered = if self.failing && is_new {
                     // No newcomers while nothing can be stored: what waits to be stored so stays bounded.
                     Err(CoordinatorError::Unavailable("the last commit failed; it is being tried again".to_owned()))
                 } else {
                     self.elections.enter(sent, &election, candidate, holder, ttl)
                 };
                 let outcome = entered.map(|standing| self.watch_standing(&election, standing, watch));
-                let entered = outcome.is_ok().then_some(candidate);
+                let entered = (is_new && outcome.is_ok()).then_some(candidate);
                 Held { entered, ..held(election, reply, outcome) }
             }
             Ask::Renew { candidate, watch, reply } => {

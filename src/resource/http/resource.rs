@@ -4,8 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use hyper::http::uri::Authority;
-
 use crate::fence::drain::Purpose;
 use crate::fence::{Claim, FenceName, Token};
 use crate::problem::Problem;
@@ -53,8 +51,6 @@ pub struct Http {
     pub(super) scope: usize,
     pub(super) enforce: bool,
     pub(super) pool: Arc<Pool>,
-    /// The upstream's authority as HTTP/2 has it.
-    pub(super) authority: Option<Authority>,
     /// When it was last told that the upstream can't be reached, in milliseconds since it was opened.
     complained_at_ms: AtomicU64,
     opened: Instant,
@@ -75,7 +71,6 @@ impl Http {
                 "the times to connect and to answer, and the number of connections, have to be above zero".into()
             );
         }
-        let authority = upstream.authority().parse().map_err(|error| format!("{upstream}: {error}"))?;
         Ok(Http {
             name,
             mount,
@@ -86,7 +81,6 @@ impl Http {
             scope,
             enforce,
             pool: Pool::new(upstream, limits),
-            authority: Some(authority),
             complained_at_ms: AtomicU64::new(0),
             opened: Instant::now(),
         })

@@ -20,6 +20,7 @@ use crate::resource::{
 };
 use crate::resource::{issuer, refusals};
 
+use super::answers::Waiting;
 use super::believe::Entered;
 use super::db::Db;
 use super::fences::{FenceSet, TableFences};
@@ -270,7 +271,7 @@ impl Sqlite {
             None => Stream::default(),
         };
         let in_flight = shared.in_flight(presented);
-        let (reply, answer) = oneshot::channel();
+        let (reply, arrives) = Waiting::here();
         let hint = program.hint();
         let work = Box::new(Work {
             claims,
@@ -284,13 +285,16 @@ impl Sqlite {
             alone: false,
             verdict: Verdict::Admitted,
             previous: None,
-            reply,
+            reply: Some(reply),
             queued: Instant::now(),
             room,
             in_flight,
         });
         route(shared, work, changes);
-        answer.await.unwrap_or_else(|_| Err(Problem::new(Kind::Unavailable, "the gate is stopping")))
+        match arrives.await {
+            Ok(delivery) => delivery.open(),
+            Err(_) => Err(Problem::new(Kind::Unavailable, "the gate is stopping")),
+        }
     }
 
     /// Reads from the gate's own tables, off the runtime's threads.

@@ -12,6 +12,7 @@ use crate::fence::FenceName;
 use crate::resource::issuer::Trust;
 use crate::resource::threads::{now_ms, spawn};
 
+pub mod answers;
 pub mod args;
 mod believe;
 mod commit;

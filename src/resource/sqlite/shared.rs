@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Instant;
 
 use bytes::Bytes;
-use tokio::sync::oneshot;
 
 use crate::fence::{Claim, Ledger, Mark, Refusal, Token, Verdict};
 use crate::problem::{Kind, Problem};
@@ -14,6 +13,7 @@ use crate::resource::Told;
 use crate::resource::issuer::Trust;
 use crate::resource::refusals::{Presenter, Refusals};
 
+use super::answers::{Answer, Waiting};
 use super::db::{Access, Db, Guard};
 use super::fences::{DatedMark, FenceId, FenceSet, TableFences};
 use super::limits::Limits;
@@ -52,8 +52,8 @@ pub struct Work {
     pub verdict: Verdict,
     /// The first claim's mark before the request.
     pub previous: Option<Token>,
-    /// Where the answer goes.
-    pub reply: oneshot::Sender<Result<Reply, Problem>>,
+    /// Where the answer goes; gone once that is on its way.
+    pub reply: Option<Waiting>,
     /// When it was queued.
     pub queued: Instant,
     /// The memory that it takes.
@@ -387,6 +387,15 @@ impl Shared {
 
     /// Ends a request: its stream goes back into the table, its answer to the client.
     pub fn finish(&self, mut work: Box<Work>, outcome: Result<(), Problem>) {
+        let waiting = work.reply.take();
+        let answer = self.end(work, outcome);
+        if let Some(waiting) = waiting {
+            waiting.tell(answer);
+        }
+    }
+
+    /// Ends a request, and leaves it to the caller to tell its answer.
+    pub fn end(&self, mut work: Box<Work>, outcome: Result<(), Problem>) -> Answer {
         let result = outcome.map(|()| {
             let closed = work.run.is_closed();
             let mut stream = std::mem::take(&mut work.stream);
@@ -414,11 +423,10 @@ impl Shared {
             work.stream.own = None;
         }
         self.arrived(&work.claims);
-        let Work { reply, room, in_flight, .. } = *work;
+        let Work { room, in_flight, .. } = *work;
         let result = result.map(|(body, verdict, previous)| Reply { body: room.hold(body), verdict, previous });
         drop(in_flight);
-        // Where the client has gone, nobody needs the answer.
-        let _ = reply.send(result);
+        result
     }
 
     fn published_refusal(&self, claims: &[Claim]) -> Option<Refusal> {

@@ -44,7 +44,8 @@ impl Rig {
 #[tokio::test]
 async fn a_leader_from_campaign_to_resignation() {
     let rig = rig().await;
-    let nobody = json!({ "election": "team/orders", "leader": null, "candidates": 0, "last_token": null });
+    let nobody =
+        json!({ "election": "team/orders", "leader": null, "candidates": 0, "waiting": [], "last_token": null });
     assert_eq!(rig.get().await, nobody);
 
     let (status, leads) = rig.post("campaign", &json!({ "holder": "node-a", "ttl_ms": 5000, "later": [1] })).await;
@@ -57,7 +58,8 @@ async fn a_leader_from_campaign_to_resignation() {
 
     rig.clock.advance(Duration::from_millis(1500));
     let leader = json!({ "token": "7", "holder": "node-a", "ttl_left_ms": 3500 });
-    let expected = json!({ "election": "team/orders", "leader": leader, "candidates": 0, "last_token": "7" });
+    let expected =
+        json!({ "election": "team/orders", "leader": leader, "candidates": 0, "waiting": [], "last_token": "7" });
     assert_eq!(rig.get().await, expected);
 
     let id = json!({ "candidate": candidate });
@@ -174,5 +176,45 @@ async fn paths_and_methods_that_are_none() {
     ] {
         let (status, problem) = rig.send(method, path, None, "{}").await;
         assert_eq!((status, &problem["code"]), (405, &json!("METHOD_NOT_ALLOWED")), "{path:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_candidate_that_has_made_its_own_id_stands_once_however_often_it_asks() {
+    let rig = rig().await;
+    let campaign = |candidate: &CandidateId, holder: &str| json!({ "candidate": candidate.to_string(), "enter": true, "holder": holder, "ttl_ms": 5000 });
+    let (one, two) = (CandidateId::random().unwrap(), CandidateId::random().unwrap());
+    for _ in 0..3 {
+        let (status, leads) = rig.post("campaign", &campaign(&one, "node-a")).await;
+        assert_eq!((status, &leads["token"], &leads["candidate"]), (200, &json!("7"), &json!(one.to_string())));
+        let (status, waits) = rig.post("campaign", &campaign(&two, "node-b")).await;
+        assert_eq!((status, &waits["position"]), (202, &json!(1)));
+    }
+    let seen = rig.get().await;
+    assert_eq!((&seen["candidates"], &seen["waiting"]), (&json!(1), &json!(["node-b"])));
+    // It is known to this election only, and only where it asks to enter.
+    let path = ["other", "campaign"];
+    let (status, _) = rig.send(Method::POST, &path, None, &campaign(&one, "node-a").to_string()).await;
+    assert_eq!(status, 410);
+    let three = json!({ "candidate": CandidateId::random().unwrap().to_string() });
+    assert_eq!(rig.post("campaign", &three).await.0, 410);
+    // One that has lapsed enters anew, and has a new token.
+    rig.clock.advance(Duration::from_secs(5));
+    rig.coordinator.tick().await;
+    let (status, leads) = rig.post("campaign", &campaign(&two, "node-b")).await;
+    assert_eq!((status, &leads["token"]), (200, &json!("8")), "{leads}");
+}
+
+#[tokio::test]
+async fn an_observer_of_one_term_hears_of_its_end_without_a_successor() {
+    let rig = rig().await;
+    let (_, leads) = rig.post("campaign", &json!({})).await;
+    let path = ["team/orders", "observe"];
+    let ended = rig.send(Method::GET, &path, Some("while=7&wait_ms=60000"), "");
+    let resigns = async { rig.post("resign", &json!({ "candidate": leads["candidate"] })).await };
+    let ((status, seen), (resigned, _)) = tokio::join!(ended, resigns);
+    assert_eq!((status, resigned, &seen["leader"]), (200, 200, &Value::Null));
+    for (query, expected) in [("while=6&wait_ms=60000", 200), ("while=x", 400), ("while=1&after=1", 400)] {
+        assert_eq!(rig.send(Method::GET, &path, Some(query), "").await.0, expected, "{query}");
     }
 }

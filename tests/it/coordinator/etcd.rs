@@ -12,7 +12,7 @@ use fencegate::fence::FenceName;
 use tokio::time::timeout;
 
 use super::Site;
-use super::suite::conforms;
+use super::suite::{cases, conforms};
 use crate::upstream::etcd;
 
 mod access;
@@ -87,3 +87,4 @@ impl Site for Shared {
 }
 
 conforms!(Shared::start(), in one);
+cases!(each Shared::start(), follows);

@@ -65,6 +65,11 @@ async fn out_of_reach_is_said_in_time_and_ends_no_term() {
     let orders = election("orders");
     let mut leadership = coordinator.campaign(&orders, &bid("node-a")).await.unwrap();
     let ended = leadership.ended();
+    let waits = coordinator.clone();
+    let waits = tokio::spawn(async move { waits.campaign(&election("orders"), &bid("node-0")).await });
+    while coordinator.view(&orders).await.unwrap().waiting_count == 0 {
+        tokio::task::yield_now().await;
+    }
     let address = etcd.members[0].client.addr.to_string();
     let story = async {
         etcd.members[0].kill();
@@ -97,6 +102,8 @@ async fn out_of_reach_is_said_in_time_and_ends_no_term() {
         () = story => {}
     }
     leadership.resign().await.unwrap();
+    // Far longer than a request is tried, far shorter than a lease.
+    timeout(SOON, waits).await.expect("it has waited on through it all").unwrap().unwrap();
 }
 
 #[tokio::test]

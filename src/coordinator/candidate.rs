@@ -13,7 +13,7 @@ pub const CANDIDATE_ID_LEN: usize = 16;
 /// system's randomness, told to the candidate alone, and kept out of `Debug` and so out of logs. As text it is base64url
 /// without padding, 22 characters.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct CandidateId(pub(super) [u8; CANDIDATE_ID_LEN]);
+pub struct CandidateId(pub(in crate::coordinator) [u8; CANDIDATE_ID_LEN]);
 
 /// The text is no candidate id.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

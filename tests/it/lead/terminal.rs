@@ -1,0 +1,154 @@
+//! At a terminal, with a shell that has job control: the README's story, Ctrl-C, Ctrl-Z, `fg`, `bg`, and a command that reads.
+
+use super::pty::Shell;
+use super::{World, events, family, is_stopped, stat, text, unique};
+use crate::process::{PROGRAM, until};
+
+/// The worker of the README's story: it says when it works, and its last write comes when it is told to end.
+const WORKER: &str = "#!/bin/sh
+trap 'write goodbye; exit 1' TERM
+write() { $FENCEGATE sql \"INSERT INTO t VALUES ('$1')\"; }
+echo \"working, token $FENCING_TOKEN\"
+while :; do sleep 0.02 & wait $!; done
+";
+
+impl World {
+    /// What to type.
+    fn command_line(&self, name: &str, more: &str, command: &str) -> String {
+        let events = text(&self.path(&format!("{name}.events")));
+        let url = self.url();
+        format!("{PROGRAM} lead --election app --gate {url} --holder {name} --events {events} {more} -- {command}\n")
+    }
+
+    fn started(&self, name: &str) -> rustix::process::Pid {
+        let path = self.path(&format!("{name}.events"));
+        let mut pid = None;
+        until("the command is started", || {
+            pid =
+                events(&path).iter().find(|event| event["event"] == "started").and_then(|event| event["pid"].as_i64());
+            pid.is_some()
+        });
+        rustix::process::Pid::from_raw(i32::try_from(pid.expect("found")).expect("small")).expect("not zero")
+    }
+}
+
+#[test]
+fn the_story_of_two_terminals() {
+    let world = World::new();
+    std::fs::write(world.path("worker"), WORKER).expect("written");
+    let first = unique("first");
+    let mut shell = Shell::start(world.dir.path());
+    shell.types(&world.command_line(&first, "--ttl 1s", "sh ./worker"));
+    shell.sees("working, token 2");
+    let command = world.started(&first);
+    shell.types("\u{1a}");
+    shell.sees_stopped();
+    assert!(is_stopped(command), "the command is stopped with lead");
+    let mut second = world.lead("second", &[], "$FENCEGATE sql \"INSERT INTO t VALUES ('second')\"; read end");
+    second.told("started");
+    assert!(is_stopped(command), "what is stopped does no harm, and is left to whoever stopped it");
+    shell.types("fg\n");
+    let shown = shell.sees("ready> ");
+    let parts =
+        ["no longer the leader of app (token 2)", "You've been replaced", "you've been replaced: second leads app"];
+    for part in parts {
+        assert!(shown.contains(part), "{part}: {shown}");
+    }
+    assert_eq!(family(&first), [], "nothing is left");
+    shell.types("echo \"status<$?>\"\n");
+    shell.sees("status<75>");
+    until("the second has written", || world.rows() == ["second"]);
+    second.write("end\n");
+    assert_eq!(second.wait().status, Some(0));
+    assert_eq!(world.rows(), ["second"], "the first's goodbye was refused");
+}
+
+#[test]
+fn brought_back_within_its_lease_it_goes_on() {
+    let world = World::new();
+    let name = unique("back");
+    let mut shell = Shell::start(world.dir.path());
+    let script = "'echo works; read line; echo \"got <$line>\"; exec sleep 1000'";
+    shell.types(&world.command_line(&name, "--ttl 10m", &format!("sh -c {script}")));
+    shell.sees("works");
+    let command = world.started(&name);
+    shell.types("\u{1a}");
+    shell.sees_stopped();
+    assert!(is_stopped(command));
+    shell.types("fg\n");
+    until("it goes on", || stat(command).is_some_and(|stat| stat.state != 'T'));
+    shell.types("typed\n");
+    shell.sees("got <typed>");
+    // In the background it goes on, too, and Ctrl-C isn't for it.
+    shell.types("\u{1a}");
+    shell.sees_stopped();
+    shell.types("bg\n");
+    shell.sees("ready> ");
+    until("it goes on", || stat(command).is_some_and(|stat| stat.state != 'T'));
+    shell.types("\u{3}");
+    shell.sees("ready> ");
+    shell.types("echo still; kill %1; wait %1\n");
+    shell.sees("still");
+    assert_eq!(shell.status(), "143");
+    assert_eq!(family(&name), []);
+}
+
+#[test]
+fn one_that_reads_gets_the_terminal_and_ctrl_c() {
+    let world = World::new();
+    let mut shell = Shell::start(world.dir.path());
+    let name = unique("reads");
+    shell.types(&world.command_line(&name, "", "sh -c 'echo asks; read line; echo \"got <$line>\"; exit 4'"));
+    shell.sees("asks");
+    shell.types("an answer\n");
+    shell.sees("got <an answer>");
+    assert_eq!(shell.status(), "4");
+    let name = unique("interrupted");
+    shell.types(&world.command_line(&name, "", "sh -c 'echo works; exec sleep 1000'"));
+    shell.sees("works");
+    shell.types("\u{3}");
+    assert_eq!(shell.status(), "130");
+    // The shell has its terminal back, in the state that it was in.
+    shell.types("read line; echo \"the shell got <$line>\"\nits own\n");
+    shell.sees("the shell got <its own>");
+}
+
+#[test]
+fn one_in_the_background_that_reads_stops_until_it_is_called_to_the_front() {
+    let world = World::new();
+    let mut shell = Shell::start(world.dir.path());
+    let name = unique("background");
+    let line = world.command_line(&name, "--ttl 10m", "sh -c 'echo asks; read line; echo \"got <$line>\"'");
+    shell.types(&line.replace('\n', " &\n"));
+    shell.sees("asks");
+    let command = world.started(&name);
+    let lead = stat(stat(command).expect("it is there").parent).expect("its warden is").parent;
+    until("both are stopped", || is_stopped(command) && is_stopped(lead));
+    shell.types("\n");
+    shell.sees_stopped();
+    shell.types("fg\n");
+    until("it goes on", || stat(command).is_some_and(|stat| stat.state != 'T'));
+    shell.types("at last\n");
+    shell.sees("got <at last>");
+    assert_eq!(shell.status(), "0");
+}
+
+#[test]
+fn supervised_the_terminal_stays_with_lead() {
+    let world = World::new();
+    let mut shell = Shell::start(world.dir.path());
+    let name = unique("service");
+    // Its standard input is empty, so that it never waits for a terminal.
+    let script = "'read line || echo \"nothing to read\"; exec sleep 1000'";
+    shell.types(&world.command_line(&name, "--supervise --ttl 10m", &format!("sh -c {script}")));
+    shell.sees("nothing to read");
+    let command = world.started(&name);
+    shell.types("\u{1a}");
+    shell.sees_stopped();
+    assert!(is_stopped(command), "Ctrl-Z reaches lead alone, which stops the command");
+    shell.types("fg\n");
+    until("it goes on", || stat(command).is_some_and(|stat| stat.state != 'T'));
+    shell.types("\u{3}");
+    assert_eq!(shell.status(), "130", "and Ctrl-C ends both");
+    assert_eq!(family(&name), []);
+}
