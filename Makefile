@@ -12,6 +12,8 @@ ARGS ?=
 KILLS ?= 500
 # For how many seconds it attacks the promise to HTTP services.
 PROOF_SECONDS ?= 600
+# How many random requests `make sanitize` sends.
+SQL ?= 20000
 
 .PHONY: help
 help: ## list the targets
@@ -33,13 +35,27 @@ test: ## everything: format, lints, tests, docs, drivers
 	@scripts/ensure rust cc protoc node python nginx etcd iptables
 	$(CARGO) fmt --check
 	$(CARGO) clippy --all-targets --locked -- -D warnings
+	@$(MAKE) test-features
 	$(CARGO) test --locked
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps --locked
 	@$(MAKE) test-drivers
 
+# What a program that only leads and writes must not have to build.
+CLIENT_WITHOUT := rusqlite libsqlite3-sys clap anyhow toml metrics memmap2 refinery tokio-rustls tracing-subscriber
+
+.PHONY: test-features
+test-features: ## each part builds by itself, and the client without what only the gate needs
+	$(CARGO) clippy --lib --no-default-features --features client --locked -- -D warnings
+	$(CARGO) check --lib --no-default-features --features client,etcd --locked
+	$(CARGO) check --lib --no-default-features --features server --locked
+	@tree=$$($(CARGO) tree --locked --edges normal --prefix none --no-default-features --features client | cut -d ' ' -f 1); \
+	for crate in $(CLIENT_WITHOUT); do \
+		if grep -qx "$$crate" <<<"$$tree"; then echo "the feature client pulls in $$crate" >&2; exit 1; fi; \
+	done
+
 .PHONY: test-drivers
 test-drivers: ## drive the gate with real libSQL drivers (Node, Python, Rust)
-	@scripts/ensure rust cc protoc node python
+	@scripts/ensure rust cc protoc node python etcd
 	tests/drivers/run
 
 .PHONY: soak
@@ -49,15 +65,31 @@ soak: ## the long proofs: KILLS (500) kills of the gate, PROOF_SECONDS (600) of 
 	FENCEGATE_SOAK_KILLS=$(KILLS) $(CARGO) test --release --locked --test it kill -- --nocapture
 	FENCEGATE_PROOF_SECONDS=$(PROOF_SECONDS) $(CARGO) test --release --locked --test it proof -- --nocapture
 
+# The sanitizer comes with stable Rust; only its flag counts as unstable. SQLite is compiled with it, too. Naming the target keeps the
+# flags away from build scripts.
+.PHONY: sanitize
+sanitize: ## random SQL (SQL=20000 requests) with Rust and SQLite under the address sanitizer
+	@scripts/ensure rust cc
+	target=$$(rustc -vV | sed -n 's/^host: //p') && flags="-fsanitize=address -fno-omit-frame-pointer -g" && \
+	export CFLAGS_$${target//-/_}="$$flags" RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address ASAN_OPTIONS=detect_leaks=0 && \
+	FENCEGATE_RANDOM_SQL=$(SQL) $(CARGO) test --locked --target "$$target" --target-dir target/sanitize --test it -- \
+		sandbox sharing hrana interactive table_fences garbage fences
+
 .PHONY: bench
-bench: ## benchmarks: the core, and durable writes against a plain loop
-	@scripts/ensure rust cc protoc
+bench: ## benchmarks: the core, fences, and durable writes against a plain loop and Redis
+	@scripts/ensure rust cc protoc redis
 	$(CARGO) bench --locked
 
 .PHONY: bench-proxy
 bench-proxy: ## CPU time and latency of a proxied, fenced write, against nginx and HAProxy in one run; ARGS="--body 65536" …
 	@scripts/ensure rust cc protoc nginx wrk haproxy
 	PATH=$$PATH:/usr/sbin $(CARGO) bench --locked --bench proxy -- $(ARGS)
+
+.PHONY: instructions
+instructions: ## count the instructions of a proxied, fenced write (needs valgrind)
+	@scripts/ensure rust cc protoc nginx python
+	$(CARGO) build --release --locked
+	PATH=$$PATH:/usr/sbin scripts/instructions
 
 .PHONY: bench-failover
 bench-failover: ## how long nobody leads over etcd: crashes and hand-overs of `fencegate lead`, beside etcdctl; ARGS="--trials 18"

@@ -21,7 +21,8 @@ const CLAIMS: usize = 100_000;
 
 fn open(dir: &Path) -> Arc<Fences> {
     let policy = Policy { drain_ms: 5_000, settle_ms: 30_000, on_unknown: OnUnknown::Wait, enforce: true };
-    let scope = Scope { resource: "tenants".into(), policy, owns: Box::new(|name| name.starts_with("tenant-")) };
+    let scope =
+        Scope { resource: "tenants".into(), policy, owns: Box::new(|name| name.starts_with("tenant-")), trust: None };
     Fences::open(dir, vec![scope]).expect("it opens")
 }
 

@@ -1,6 +1,6 @@
 //! What a proxied, fenced write costs, against nginx and HAProxy on the same work in interleaved rounds: CPU time of the proxy for each
 //! request, and the 99th percentile of the latency. Load generator and upstream run on one processor, the proxy on another. Then what a
-//! refusal costs, against nginx answering 412 by itself; and how long a new leader's claim and first write take where nothing is in
+//! refusal costs, against a bare hyper server and against nginx, both of which answer 412 by themselves; and how long a new leader's claim and first write take where nothing is in
 //! flight, beside one `fsync` of the same disk.
 //!
 //! `make bench-proxy`, or `cargo bench --bench proxy` with wrk, nginx, haproxy and taskset at hand
@@ -143,6 +143,36 @@ fn fencegate(name: &'static str, dir: &Path, upstream: u16, more: &[&str]) -> Se
     Server { name, child, port }
 }
 
+/// A server of hyper's that answers 412 with a fixed body to whatever it is asked, and does nothing else: this program itself, run anew.
+fn hello() -> Server {
+    let own = std::env::current_exe().expect("this program");
+    let port = port();
+    start("hyper, answering 412", "1", port, &[&own.to_string_lossy(), HELLO, &port.to_string()])
+}
+
+const HELLO: &str = "--hello";
+
+fn serve_hello(port: u16) {
+    use hyper::{Response, StatusCode, server::conn::http1, service::service_fn};
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let tasks = tokio::task::LocalSet::new();
+    let serving = async {
+        let listener = tokio::net::TcpListener::bind(("127.0.0.1", port)).await.expect("a listener");
+        loop {
+            let (stream, _) = listener.accept().await.expect("a connection");
+            stream.set_nodelay(true).expect("a socket option");
+            let service = service_fn(|_| async {
+                let mut answer = Response::new(http_body_util::Full::new(bytes::Bytes::from_static(b"no")));
+                *answer.status_mut() = StatusCode::PRECONDITION_FAILED;
+                Ok::<_, std::convert::Infallible>(answer)
+            });
+            let io = hyper_util::rt::TokioIo::new(stream);
+            tokio::task::spawn_local(http1::Builder::new().serve_connection(io, service));
+        }
+    };
+    runtime.block_on(tasks.run_until(serving))
+}
+
 /// One round against one server: CPU microseconds a request, 99th percentile in milliseconds, requests a second.
 #[derive(Clone, Copy)]
 struct Sample {
@@ -268,6 +298,12 @@ fn successions(gate: &Server, dir: &Path, times: u64) -> (f64, f64) {
 }
 
 fn main() {
+    let args: Vec<String> = std::env::args().collect();
+    if let [_, hello, port, ..] = args.as_slice()
+        && hello == HELLO
+    {
+        return serve_hello(port.parse().expect("a port"));
+    }
     let options = options();
     if ["wrk", "nginx", "haproxy", "taskset"].iter().any(|tool| Command::new(tool).arg("-v").output().is_err()) {
         println!("proxy: needs wrk, nginx, haproxy and taskset; `make bench-proxy` gets them");
@@ -284,13 +320,14 @@ fn main() {
         haproxy(dir.path(), upstream.port),
         fencegate("fencegate, check off", dir.path(), upstream.port, &["--no-enforce"]),
         nginx("nginx, return 412", dir.path(), "1", "", "location / { return 412; }"),
+        hello(),
     ];
     let Options { rounds: of, seconds, connections, body } = options;
-    let [gate, nginx_proxy, haproxy, unchecked, refuser] = &servers;
+    let [gate, nginx_proxy, haproxy, unchecked, refuser, hello] = &servers;
     println!("\nwrites: {of} rounds of {seconds} s, {connections} connections, bodies of {body} bytes");
     rounds(&[gate, nginx_proxy, haproxy, unchecked], &script(dir.path(), "write.lua", 7, body), &options, true);
     println!("\nrefusals, of token 6 where 7 is the mark");
-    rounds(&[gate, refuser], &script(dir.path(), "stale.lua", 6, body), &options, false);
+    rounds(&[gate, hello, refuser], &script(dir.path(), "stale.lua", 6, body), &options, false);
     let (taken, synced) = successions(gate, dir.path(), 200);
     println!(
         "\na new leader's claim and first write: {taken:.2} ms; one fsync beside it: {synced:.2} ms (medians of 200)"

@@ -9,6 +9,7 @@
 //! - [`resource`]: seam 1, the thing written to
 //! - [`coordinator`]: seam 2, what elects a leader and issues the token
 //! - [`client`]: leadership that knows when it ends, and clients bound to it
+//! - [`trust`]: between the two: who is asked before a token is believed
 //! - [`server`]: listeners, routes, responses
 //! - [`config`], [`telemetry`], [`cli`]: outermost
 //!
@@ -32,5 +33,7 @@ pub mod problem;
 pub mod resource;
 #[cfg(feature = "server")]
 pub mod server;
-#[cfg(feature = "server")]
+#[cfg(feature = "cli")]
 pub mod telemetry;
+#[cfg(feature = "server")]
+pub mod trust;

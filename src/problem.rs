@@ -18,8 +18,10 @@ pub enum Kind {
     TokenMalformed,
     /// A fence is named that this resource doesn't have.
     WrongFence,
-    /// The mark's token, bound to another holder.
+    /// The mark's token, bound to another holder; or a leader's token under another name than its coordinator's.
     TokenConflict,
+    /// A token above the mark that the coordinator doesn't know as a leader's.
+    TokenUnissued,
     /// The request itself can't be understood: body, path or parameters.
     BadRequest,
     /// The baton is unknown, used up, or belongs to a stream that has ended.
@@ -44,7 +46,7 @@ pub enum Kind {
     Overloaded,
     /// Another transaction held the database's one write lock for too long.
     Busy,
-    /// The mark store or the database can't be written, the coordinator can't store, or the gate is stopping.
+    /// The mark store or the database can't be written, the coordinator can't store or be asked, or the gate is stopping.
     Unavailable,
     /// The write was started and its end isn't known.
     OutcomeUnknown,
@@ -89,6 +91,7 @@ impl Kind {
             Kind::TokenMalformed => judged("malformed", row(400, "TOKEN_MALFORMED", "Malformed fencing token")),
             Kind::WrongFence => judged("malformed", row(400, "WRONG_FENCE", "Wrong fence")),
             Kind::TokenConflict => judged("conflict", row(409, "TOKEN_CONFLICT", "Another holder has this token")),
+            Kind::TokenUnissued => judged("unissued", row(403, "TOKEN_UNISSUED", "This token was not issued")),
             Kind::BadRequest => row(400, "BAD_REQUEST", "Bad request"),
             Kind::BatonInvalid => row(400, "BATON_INVALID", "Unknown stream"),
             Kind::StreamExpired => row(400, "STREAM_EXPIRED", "The stream has expired"),
@@ -211,7 +214,7 @@ impl From<Refusal> for Problem {
                     highest.token
                 ),
             ),
-            Verdict::Conflict | Verdict::Admitted | Verdict::Advanced => (
+            Verdict::Conflict | Verdict::Admitted | Verdict::Advanced | Verdict::Unissued => (
                 Kind::TokenConflict,
                 format!(
                     "token {presented} on fence {fence} belongs to holder {}; two leaders present one token",

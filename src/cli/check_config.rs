@@ -7,7 +7,7 @@ use clap::Args;
 use humantime::format_duration;
 use serde_json::{Value, json};
 
-use crate::config::{Config, KindConfig, Overrides, ResourceConfig};
+use crate::config::{Config, KindConfig, Overrides, ResourceConfig, TrustConfig};
 use crate::fence::drain::OnUnknown;
 
 use super::failure::Failure;
@@ -51,7 +51,7 @@ pub fn run(args: &CheckConfigArgs, out: &mut dyn Write) -> Result<(), Failure> {
     writeln!(out, "  admin listener  {}", config.admin)?;
     writeln!(out, "  data directory  {}", config.data_dir.display())?;
     for resource in &config.resources {
-        let ResourceConfig { name, path, kind, enforce } = resource;
+        let ResourceConfig { name, path, kind, enforce, trust } = resource;
         match kind {
             KindConfig::Sqlite(sqlite) => {
                 writeln!(out, "  resource {name} at {path}: {}, fence {}", sqlite.file.display(), sqlite.fence)?;
@@ -71,6 +71,9 @@ pub fn run(args: &CheckConfigArgs, out: &mut dyn Write) -> Result<(), Failure> {
                 }
             }
         }
+        if let Some(TrustConfig { coordinator, elections }) = trust {
+            writeln!(out, "    trust coordinator: {coordinator}, election {elections}")?;
+        }
         if !enforce {
             writeln!(out, "    WARNING: enforce = false: stale writes go through")?;
         }
@@ -85,6 +88,11 @@ fn resource_json(resource: &ResourceConfig) -> Value {
         "path": resource.path,
         "enforce": resource.enforce,
     });
+    all["trust"] = json!(if resource.trust.is_some() { "coordinator" } else { "client" });
+    if let Some(TrustConfig { coordinator, elections }) = &resource.trust {
+        all["coordinator"] = json!(coordinator.to_string());
+        all["election"] = json!(elections.as_str());
+    }
     match &resource.kind {
         KindConfig::Sqlite(sqlite) => {
             let tables: serde_json::Map<_, _> =

@@ -98,7 +98,7 @@ fn run(matches: &ArgMatches, out: &mut dyn Write) -> Result<(), Failure> {
         Command::Serve(args) => {
             let inner = matches.subcommand_matches("serve");
             let is_flag = |name| inner.and_then(|inner| inner.value_source(name)) == Some(ValueSource::CommandLine);
-            let resource = ["sqlite", "upstream", "fence"].into_iter().any(is_flag);
+            let resource = ["sqlite", "upstream", "fence", "trust", "coordinator", "election"].into_iter().any(is_flag);
             let from = serve::FromFlags { config: is_flag("config"), resource };
             serve::run(&args, from, out)
         }

@@ -36,6 +36,17 @@ pub struct ServeArgs {
     /// ending; upstream].
     #[arg(long, value_name = "NAME", env = "FENCEGATE_FENCE")]
     fence: Option<String>,
+    /// Whether a token above the mark is believed as presented (client), or only if the coordinator confirms that it leads
+    /// (coordinator) [default: client].
+    #[arg(long, value_name = "WHOM", env = "FENCEGATE_TRUST")]
+    trust: Option<String>,
+    /// The coordinator that is asked: the gate's own (embedded), or etcd://HOST:PORT,... [default: embedded].
+    #[arg(long, value_name = "URL", env = "FENCEGATE_COORDINATOR")]
+    coordinator: Option<String>,
+    /// The election that issues the fence's tokens; {fence} stands for the fence's name, {1} for the segment that it has in it
+    /// [default: {fence}].
+    #[arg(long, value_name = "NAME", env = "FENCEGATE_ELECTION")]
+    election: Option<String>,
     /// Data listener; port 0 picks a free one [default: 127.0.0.1:7070].
     #[arg(long, value_name = "ADDR", env = "FENCEGATE_LISTEN")]
     listen: Option<String>,
@@ -56,12 +67,12 @@ pub struct ServeArgs {
     no_enforce: bool,
 }
 
-/// Where the values of `--config`, `--sqlite`, `--upstream` and `--fence` come from: a flag beats a variable.
+/// Where the values of `--config`, and of the flags that say what one resource is, come from: a flag beats a variable.
 #[derive(Debug, Clone, Copy)]
 pub struct FromFlags {
     /// `--config` stands on the command line.
     pub config: bool,
-    /// `--sqlite`, `--upstream` or `--fence` does.
+    /// `--sqlite`, `--upstream`, `--fence`, `--trust`, `--coordinator` or `--election` does.
     pub resource: bool,
 }
 
@@ -83,11 +94,16 @@ impl ServeArgs {
             upstream: self.upstream.clone(),
             fence: self.fence.clone(),
             no_enforce: self.no_enforce,
+            trust: self.trust.clone(),
+            coordinator: self.coordinator.clone(),
+            election: self.election.clone(),
         };
-        let has_resource = self.sqlite.is_some() || self.upstream.is_some() || self.fence.is_some();
+        let trusts = self.trust.is_some() || self.coordinator.is_some() || self.election.is_some();
+        let has_resource = self.sqlite.is_some() || self.upstream.is_some() || self.fence.is_some() || trusts;
         match &self.config {
             Some(_) if from.config && from.resource => {
-                let why = "--config says which resources there are; leave out --sqlite, --upstream and --fence";
+                let why = "--config says which resources there are; leave out --sqlite, --upstream, --fence, --trust, \
+                           --coordinator and --election";
                 Err(Failure::Usage(why.into()))
             }
             Some(_) if from.resource && has_resource => Config::without_file(&overrides).map_err(Failure::Usage),

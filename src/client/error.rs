@@ -69,7 +69,7 @@ pub enum Error {
     /// A statement failed. It was undone, and with it its batch; a transaction goes on without it.
     #[error("{code}: {message}")]
     Sql {
-        /// SQLite's name of the error, such as `SQLITE_CONSTRAINT_UNIQUE`, or one of the gate's.
+        /// SQLite's name of the error, such as `SQLITE_CONSTRAINT`, or one of the gate's.
         code: String,
         /// A sentence for people.
         message: String,

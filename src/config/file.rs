@@ -13,7 +13,7 @@ use crate::resource::sqlite::{RESERVED, TableFence};
 
 use super::{
     ADMIN_DEFAULT, Config, DATA_DIR_DEFAULT, KindConfig, LISTEN_DEFAULT, Limits, NAME_CHARS_MAX, ResourceConfig,
-    SqliteConfig, address, is_name_char,
+    SqliteConfig, TrustConfig, address, is_name_char, trust,
 };
 
 mod http;
@@ -70,6 +70,8 @@ struct ResourceToml {
     fence: Option<Spanned<String>>,
     enforce: Option<bool>,
     trust: Option<Spanned<String>>,
+    coordinator: Option<Spanned<String>>,
+    election: Option<Spanned<String>>,
     // Of a SQLite resource.
     file: Option<Spanned<PathBuf>>,
     tables: Option<Spanned<BTreeMap<String, Spanned<String>>>>,
@@ -85,9 +87,6 @@ struct ResourceToml {
     on_unknown: Option<Spanned<String>>,
     connect_time: Option<Spanned<toml::Value>>,
     answer_time: Option<Spanned<toml::Value>>,
-    // Of a version to come: known, so that the mistake told is the right one.
-    coordinator: Option<Spanned<toml::Value>>,
-    election: Option<Spanned<toml::Value>>,
 }
 
 /// One setting where it stands, if it does.
@@ -114,11 +113,21 @@ impl ResourceToml {
         ]
     }
 
-    fn of_later(&self) -> [Setting; 2] {
-        [
-            ("coordinator", self.coordinator.as_ref().map(Spanned::span)),
-            ("election", self.election.as_ref().map(Spanned::span)),
-        ]
+    /// Whom to believe, for a resource of this kind.
+    fn trust(&self, source: &Source<'_>, folder: &Path, kind: &KindConfig) -> Result<Option<TrustConfig>, ConfigError> {
+        fn text(given: &Option<Spanned<String>>) -> Option<&str> {
+            given.as_ref().map(|given| given.get_ref().as_str())
+        }
+        let (trust, coordinator, election) = (text(&self.trust), text(&self.coordinator), text(&self.election));
+        let said = trust::Said { trust, coordinator, election, folder };
+        said.understand(kind).map_err(|(setting, why)| {
+            let given = match setting {
+                trust::Setting::Trust => &self.trust,
+                trust::Setting::Coordinator => &self.coordinator,
+                trust::Setting::Election => &self.election,
+            };
+            source.at(given.as_ref().map_or(self.name.span(), Spanned::span), about(self, &why))
+        })
     }
 }
 
@@ -225,13 +234,6 @@ fn resource(
             return Err(source.at(item.kind.span(), about(&what)));
         }
     };
-    if let Some(trust) = item.trust.as_ref().filter(|trust| trust.get_ref() != "client") {
-        let what = format!("trust {:?} is not in this version; leave it out, or write \"client\"", trust.get_ref());
-        return Err(source.at(trust.span(), about(&what)));
-    }
-    if let Some((setting, Some(span))) = item.of_later().into_iter().find(|(_, span)| span.is_some()) {
-        return Err(source.at(span, about(&format!("{setting} is not in this version; leave it out"))));
-    }
     let (others, kind) = if is_http { (&item.of_sqlite()[..], "http") } else { (&item.of_http()[..], "sqlite") };
     if let Some((setting, Some(span))) = others.iter().find(|(_, span)| span.is_some()) {
         let what = format!("{setting} is not for kind {kind:?}; leave it out");
@@ -247,7 +249,8 @@ fn resource(
     } else {
         KindConfig::Sqlite(sqlite(source, folder, item, span)?)
     };
-    Ok(ResourceConfig { name: name.clone(), path, enforce: item.enforce.unwrap_or(true), kind })
+    let trust = item.trust(source, folder, &kind)?;
+    Ok(ResourceConfig { name: name.clone(), path, enforce: item.enforce.unwrap_or(true), trust, kind })
 }
 
 /// What a mistake in a resource says in front.
@@ -329,7 +332,7 @@ fn clash(one: &ResourceConfig, other: &ResourceConfig) -> Option<String> {
 
 impl SqliteConfig {
     /// Its own fence and those of its tables.
-    fn fences(&self) -> impl Iterator<Item = &FenceName> {
+    pub(super) fn fences(&self) -> impl Iterator<Item = &FenceName> {
         std::iter::once(&self.fence).chain(self.tables.iter().map(|table| &table.fence))
     }
 }

@@ -11,8 +11,10 @@ use crate::resource::sqlite::{self, TableFence};
 
 pub mod file;
 pub mod limits;
+pub mod trust;
 
 pub use file::{ConfigError, Place};
+pub use trust::{CoordinatorConfig, TrustConfig};
 
 /// Everything that `fencegate serve` needs to know.
 #[derive(Debug, Clone)]
@@ -38,6 +40,8 @@ pub struct ResourceConfig {
     pub path: String,
     /// Whether stale writes are refused.
     pub enforce: bool,
+    /// Who is asked before a token above the mark is believed; `None`: nobody.
+    pub trust: Option<TrustConfig>,
     /// What it is.
     pub kind: KindConfig,
 }
@@ -144,6 +148,12 @@ pub struct Overrides {
     pub fence: Option<String>,
     /// `--no-enforce`.
     pub no_enforce: bool,
+    /// `--trust`.
+    pub trust: Option<String>,
+    /// `--coordinator`.
+    pub coordinator: Option<String>,
+    /// `--election`.
+    pub election: Option<String>,
 }
 
 /// Reads an address: `127.0.0.1:7070`, `[::1]:7070`, `localhost:7070`.
@@ -191,11 +201,18 @@ impl Config {
             }
         };
         let enforce = !overrides.no_enforce;
+        let said = trust::Said {
+            trust: overrides.trust.as_deref(),
+            coordinator: overrides.coordinator.as_deref(),
+            election: overrides.election.as_deref(),
+            folder: Path::new(""),
+        };
+        let trust = said.understand(&kind).map_err(|(_, why)| why)?;
         Ok(Config {
             listen: address(overrides.listen.as_deref().unwrap_or(LISTEN_DEFAULT))?,
             admin: address(overrides.admin.as_deref().unwrap_or(ADMIN_DEFAULT))?,
             data_dir,
-            resources: vec![ResourceConfig { name, path: "/".into(), enforce, kind }],
+            resources: vec![ResourceConfig { name, path: "/".into(), enforce, trust, kind }],
             limits: Limits::default(),
         })
     }

@@ -191,6 +191,7 @@ fn understood(election: &FenceName, reply: &Reply) -> Result<Value, Trouble> {
     match (reply.status, text("code")) {
         (410, Some("LEADERSHIP_LOST")) => Err(Trouble::Final(CoordinatorError::Lost)),
         (409, Some("TOKENS_EXHAUSTED")) => Err(Trouble::Final(CoordinatorError::TokensExhausted(election.clone()))),
+        (401 | 403, _) => Err(Trouble::Final(CoordinatorError::Denied(message))),
         (503, _) => passing(CoordinatorError::Unavailable(message)),
         // Also what stands between here and the gate, and has not got an answer from it.
         (500..=599, _) => passing(CoordinatorError::OutcomeUnknown(message)),

@@ -1,11 +1,12 @@
 //! Seam 2: what elects a leader and issues the token.
 //!
 //! - [`Coordinator`] and [`Leadership`]: what every coordinator offers, and no more
+//! - [`Follow`]: hearing of every new leader of many elections at once
 //! - [`embedded`]: elections by lease on the gate's own clock, no other server needed
+//! - `etcd`: elections by etcd, with the cargo feature `etcd`
 //! - [`gate`]: the same from outside, over HTTP
 //! - [`any`]: whichever of them an address names
-//! - [`candidate`]: the secret by which a candidate is known to it
-//! - `etcd`: elections by etcd, with the cargo feature `etcd`
+//! - [`candidate`]: the secret by which a candidate is known to the embedded one
 //!
 //! Every adapter passes the same suite, `tests/it/coordinator.rs`.
 //!
@@ -26,13 +27,16 @@ pub mod candidate;
 pub mod embedded;
 #[cfg(feature = "etcd")]
 pub mod etcd;
+mod follow;
 #[cfg(feature = "client")]
 pub mod gate;
 
+pub use crate::fence::Leader;
 #[cfg(feature = "server")]
 pub use embedded::Embedded;
 #[cfg(feature = "etcd")]
 pub use etcd::Etcd;
+pub use follow::{Follow, Followed, Told};
 #[cfg(feature = "client")]
 pub use gate::GateCoordinator;
 
@@ -43,15 +47,6 @@ pub struct Bid {
     pub holder: Option<Holder>,
     /// How long the lease lasts from each renewal. A coordinator may grant more (etcd rounds short ones up), never less.
     pub ttl: Duration,
-}
-
-/// Who leads, as everybody may know it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Leader {
-    /// The token of its term.
-    pub token: Token,
-    /// The name it stood with.
-    pub holder: Option<Holder>,
 }
 
 /// The most candidates that a [`View`] names.

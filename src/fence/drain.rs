@@ -294,7 +294,7 @@ impl DrainedFence {
         let verdict = Mark::judge(self.mark.as_ref(), token, holder);
         match verdict {
             Verdict::Stale | Verdict::Conflict if policy.enforce => self.refuse(verdict, name, token, holder),
-            Verdict::Stale | Verdict::Conflict => self.go(purpose),
+            Verdict::Stale | Verdict::Conflict | Verdict::Unissued => self.go(purpose),
             // The door is closed while a mark is stored: what is in flight then is all that has to finish before it.
             Verdict::Admitted | Verdict::Advanced if self.is_pending() => Asked::Wait(None),
             Verdict::Advanced => self.begin_raise(token, holder, now),

@@ -83,7 +83,7 @@ impl Ledger {
             let verdict = Mark::judge(before, claim.token, claim.holder.as_ref());
             let binds = before.is_some_and(|mark| mark.holder.is_none()) && claim.holder.is_some();
             match verdict {
-                Verdict::Stale | Verdict::Conflict => {
+                Verdict::Stale | Verdict::Conflict | Verdict::Unissued => {
                     return Err(Refusal {
                         verdict,
                         fence: claim.fence.clone(),
@@ -112,10 +112,15 @@ impl Ledger {
     /// As [`Ledger::judge`].
     pub fn admit(&mut self, claims: &[Claim]) -> Result<Admission, Refusal> {
         let admission = self.judge(claims)?;
+        self.apply(&admission);
+        Ok(admission)
+    }
+
+    /// Raises and binds the marks of an admission that was judged here, with nothing changed since.
+    pub fn apply(&mut self, admission: &Admission) {
         for change in &admission.changes {
             self.marks.insert(change.fence.clone(), change.after.clone());
         }
-        Ok(admission)
     }
 
     /// Takes back an admission that could not be made durable.

@@ -22,6 +22,9 @@ pub enum Verdict {
     Stale,
     /// The token is the mark's, but it is bound to another holder.
     Conflict,
+    /// The token is higher than the mark, and the coordinator that issues this fence's tokens doesn't know it as a leader's.
+    /// Never what a comparison with a mark says; see [`Belief`](super::Belief).
+    Unissued,
 }
 
 impl Verdict {
@@ -29,7 +32,7 @@ impl Verdict {
     pub fn admits(self) -> bool {
         match self {
             Verdict::Admitted | Verdict::Advanced => true,
-            Verdict::Stale | Verdict::Conflict => false,
+            Verdict::Stale | Verdict::Conflict | Verdict::Unissued => false,
         }
     }
 
@@ -40,6 +43,7 @@ impl Verdict {
             Verdict::Advanced => "advanced",
             Verdict::Stale => "stale",
             Verdict::Conflict => "conflict",
+            Verdict::Unissued => "unissued",
         }
     }
 }

@@ -8,16 +8,19 @@
 //! - [`claim`]: what one request presents, and the parsers of every form it can take
 //! - [`mark`]: the high-water mark, and [`Mark::judge`], the one comparison that the product is about
 //! - [`ledger`]: the marks of many fences, judged together for one request
+//! - [`leader`]: what a coordinator's word means for a claim above the mark
 //! - [`drain`]: one fence of a resource that can't check by itself: advance, drain, quarantine
 
 pub mod claim;
 pub mod drain;
+pub mod leader;
 pub mod ledger;
 pub mod mark;
 pub mod name;
 pub mod token;
 
 pub use claim::{Claim, ClaimError, Presented};
+pub use leader::{Belief, Leader};
 pub use ledger::{Admission, Ledger, Refusal};
 pub use mark::{Mark, Verdict};
 pub use name::{FenceName, Holder, NameError};

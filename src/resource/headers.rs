@@ -1,7 +1,7 @@
 //! What a request presents, for every kind of resource: `Fencing-Token`, `Fencing-Holder` and `Authorization`.
 
 use hyper::HeaderMap;
-use hyper::header::{AUTHORIZATION, HeaderName};
+use hyper::header::{HeaderName, HeaderValue};
 
 use crate::fence::{ClaimError, FenceName, Presented};
 
@@ -10,13 +10,29 @@ pub const FENCING_TOKEN: HeaderName = HeaderName::from_static("fencing-token");
 /// The leader's own name for itself.
 pub const FENCING_HOLDER: HeaderName = HeaderName::from_static("fencing-holder");
 
-fn single<'a>(headers: &'a HeaderMap, name: &HeaderName, label: &'static str) -> Result<Option<&'a str>, ClaimError> {
-    let mut values = headers.get_all(name).iter();
-    let Some(value) = values.next() else { return Ok(None) };
-    if values.next().is_some() {
-        return Err(ClaimError::Repeated(label));
+/// The value of a header that may stand there once.
+struct Single<'a> {
+    label: &'static str,
+    value: Option<&'a HeaderValue>,
+    is_repeated: bool,
+}
+
+impl<'a> Single<'a> {
+    fn called(label: &'static str) -> Single<'a> {
+        Single { label, value: None, is_repeated: false }
     }
-    value.to_str().map(Some).map_err(|_| ClaimError::NotText(label))
+
+    fn found(&mut self, value: &'a HeaderValue) {
+        self.is_repeated = self.value.replace(value).is_some();
+    }
+
+    fn text(&self) -> Result<Option<&'a str>, ClaimError> {
+        let Some(value) = self.value else { return Ok(None) };
+        if self.is_repeated {
+            return Err(ClaimError::Repeated(self.label));
+        }
+        value.to_str().map(Some).map_err(|_| ClaimError::NotText(self.label))
+    }
 }
 
 /// What the headers present. `own`: the fence that a bare token speaks for.
@@ -24,9 +40,19 @@ fn single<'a>(headers: &'a HeaderMap, name: &HeaderName, label: &'static str) ->
 /// # Errors
 /// A header that is malformed, stands twice, or contradicts another.
 pub fn presented(headers: &HeaderMap, own: Option<&FenceName>) -> Result<Option<Presented>, ClaimError> {
-    let token = single(headers, &FENCING_TOKEN, "Fencing-Token")?;
-    let holder = single(headers, &FENCING_HOLDER, "Fencing-Holder")?;
-    let bearer = single(headers, &AUTHORIZATION, "Authorization")?.and_then(|value| {
+    let (mut token, mut holder) = (Single::called("Fencing-Token"), Single::called("Fencing-Holder"));
+    let mut authorization = Single::called("Authorization");
+    // In one pass: to look for each would take longer.
+    for (name, value) in headers {
+        match name.as_str() {
+            "fencing-token" => token.found(value),
+            "fencing-holder" => holder.found(value),
+            "authorization" => authorization.found(value),
+            _ => {}
+        }
+    }
+    let (token, holder) = (token.text()?, holder.text()?);
+    let bearer = authorization.text()?.and_then(|value| {
         // RFC 9110: the scheme's case doesn't matter.
         let (scheme, credential) = value.split_once(' ')?;
         scheme.eq_ignore_ascii_case("bearer").then(|| credential.trim_start_matches(' '))

@@ -22,12 +22,14 @@ use crate::problem::Problem;
 
 pub mod headers;
 pub mod http;
+pub mod issuer;
 pub mod received;
 pub mod records;
 pub mod refusals;
 pub mod sqlite;
 pub mod threads;
 
+pub use issuer::Issuer;
 pub use received::Received;
 
 /// A future that can be kept behind a trait object.
@@ -208,7 +210,7 @@ pub struct Event {
 /// How often one presenter was refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Knock {
-    /// [`Verdict::Stale`] or [`Verdict::Conflict`].
+    /// [`Verdict::Stale`], [`Verdict::Conflict`] or [`Verdict::Unissued`].
     pub verdict: Verdict,
     /// The token presented.
     pub token: Token,
@@ -225,7 +227,7 @@ pub struct Knock {
 /// Something that operators watch for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Happened {
-    /// `advanced`, `bound`, `reset`, `quarantined`, `settled`, `released`, `stale` or `conflict`.
+    /// `advanced`, `bound`, `reset`, `quarantined`, `settled`, `released`, `stale`, `conflict` or `unissued`.
     pub event: &'static str,
     /// The fence.
     pub fence: FenceName,
@@ -292,6 +294,10 @@ pub trait Resource: Send + Sync {
     /// Judges a claim and raises the mark, without writing. Where the guarantee is *drained*, it returns when the advance has
     /// completed: no older write can be applied any more.
     fn claim(&self, claim: Claim) -> Boxed<'_, Result<Claimed, Problem>>;
+
+    /// Raises a mark to the token of a leader that the fence's coordinator has elected, where it is higher, and says why in the
+    /// history. It returns when the mark is durable. The coordinator's word is not asked for again. True where the mark rose.
+    fn succeed(&self, claim: Claim, why: &'static str) -> Boxed<'_, Result<bool, Problem>>;
 
     /// Events of a fence with a number below `before`, newest first, at most `limit`.
     fn history(&self, fence: &FenceName, before: i64, limit: usize) -> Boxed<'_, Result<Vec<Event>, Problem>>;

@@ -1,7 +1,7 @@
 //! The body of a request, and what becomes of the part that nobody reads.
 
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -72,9 +72,21 @@ impl Body for Received {
 impl Drop for Received {
     fn drop(&mut self) {
         let is_wanted = self.takes_rest && self.is_short();
-        let Some(body) = self.body.take() else { return };
-        if is_wanted
-            && !body.is_end_stream()
+        let Some(mut body) = self.body.take() else { return };
+        if !is_wanted {
+            return;
+        }
+        // Mostly all of it came with the head, and no task is needed for it.
+        let mut cx = Context::from_waker(Waker::noop());
+        while !body.is_end_stream() {
+            match Pin::new(&mut body).poll_frame(&mut cx) {
+                // Each look takes in a piece, which is at most as large as what hyper reads at once.
+                Poll::Ready(Some(Ok(_))) => {}
+                Poll::Ready(_) => return,
+                Poll::Pending => break,
+            }
+        }
+        if !body.is_end_stream()
             && let Ok(runtime) = tokio::runtime::Handle::try_current()
         {
             runtime.spawn(tokio::time::timeout(REST_TIME, take_in(body)));

@@ -115,7 +115,8 @@ pub fn refusals(conn: &Connection, fence: &FenceName, limit: usize) -> rusqlite:
     let mut found = Vec::new();
     while let Some(row) = rows.next()? {
         let verdict: String = row.get(0)?;
-        let verdict = if verdict == Verdict::Stale.as_str() { Verdict::Stale } else { Verdict::Conflict };
+        let refusals = [Verdict::Stale, Verdict::Conflict, Verdict::Unissued];
+        let Some(verdict) = refusals.into_iter().find(|known| known.as_str() == verdict) else { continue };
         let holder: String = row.get(2)?;
         let Some(Mark { token, holder }) = mark(row.get(1)?, Some(holder)) else { continue };
         let count: i64 = row.get(3)?;

@@ -17,7 +17,7 @@ const PRESENTERS_MAX: usize = 4096;
 pub struct Presenter {
     /// The fence.
     pub fence: FenceName,
-    /// `stale` or `conflict`.
+    /// `stale`, `conflict` or `unissued`.
     pub verdict: Verdict,
     /// The token presented.
     pub token: Token,
@@ -87,8 +87,12 @@ impl Refusals {
     /// Counts one.
     pub fn count(&self, refusal: &Refusal) {
         let Refusal { verdict, fence, presented, holder, .. } = refusal.clone();
+        self.count_presenter(Presenter { fence, verdict, token: presented, holder });
+    }
+
+    /// Counts one that wasn't refused by a mark.
+    pub fn count_presenter(&self, presenter: Presenter) {
         let at = now_ms();
-        let presenter = Presenter { fence, verdict, token: presented, holder };
         add(&mut self.lock().fresh, presenter, Knocks { count: 1, first_at_ms: at, last_at_ms: at });
     }
 

@@ -144,6 +144,7 @@ where
 {
     tokio::pin!(connection);
     let result = tokio::select! {
+        biased;
         result = &mut connection => result,
         () = stopped(stopping) => {
             finish(connection.as_mut());
@@ -180,7 +181,8 @@ async fn stopped(stopping: &mut watch::Receiver<bool>) {
 /// Tells a client that there is no room, and closes.
 async fn turn_away(mut stream: TcpStream) {
     use tokio::io::AsyncWriteExt;
-    let answer =
-        b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+    // It says who it comes from, and so that nothing was applied.
+    let answer = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\ncontent-length: 0\r\n\
+        proxy-status: fencegate; error=proxy_internal_error; details=\"OVERLOADED\"\r\n\r\n";
     let _ = tokio::time::timeout(Duration::from_secs(1), stream.write_all(answer)).await;
 }

@@ -60,6 +60,10 @@ fn describe() {
     describe_gauge!("fencegate_fence_highest", Unit::Count, "The mark of a fence (first 100 fences of a resource)");
     describe_gauge!("fencegate_fence_in_flight", Unit::Count, "Requests in work on a fence (first 100 fences)");
     describe_counter!("fencegate_fence_refused_total", Unit::Count, "Requests refused on a fence (first 100 fences)");
+    let questions = "Questions to a coordinator about who leads, by whether it answered";
+    describe_counter!("fencegate_coordinator_questions_total", Unit::Count, questions);
+    let advances = "Times that a mark rose because the coordinator told of a new leader, before its first request";
+    describe_counter!("fencegate_coordinator_advances_total", Unit::Count, advances);
     describe_gauge!("fencegate_uptime_seconds", Unit::Seconds, "Time since the gate started");
 }
 
@@ -74,7 +78,7 @@ pub struct RequestCounters {
 }
 
 /// Every verdict that a problem can carry.
-const REFUSED: [&str; 6] = ["stale", "conflict", "missing", "malformed", "quarantined", "unknown"];
+const REFUSED: [&str; 7] = ["stale", "conflict", "missing", "malformed", "unissued", "quarantined", "unknown"];
 
 impl RequestCounters {
     /// The counters of a resource.

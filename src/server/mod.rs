@@ -27,6 +27,7 @@ pub mod http;
 pub mod metrics;
 pub mod respond;
 mod serve;
+mod trust;
 
 pub use serve::serve;
 
@@ -80,6 +81,14 @@ pub enum ServeError {
     #[error("resource {name}: {why}")]
     Resource {
         /// Its name.
+        name: String,
+        /// Why.
+        why: String,
+    },
+    /// A coordinator can't be asked, whatever it would say.
+    #[error("coordinator {name}: {why}")]
+    Coordinator {
+        /// Its address.
         name: String,
         /// Why.
         why: String,
@@ -246,12 +255,22 @@ fn worker(
     let runtime = runtime()?;
     let gate = Arc::clone(gate);
     runtime.block_on(async move {
+        tokio::spawn(tick());
         let serve = move |request, peer| {
             let gate = Arc::clone(&gate);
             async move { data::handle(&gate, request, peer).await }
         };
         http::accept(listener, settings, stopping, drain, serve).await
     })
+}
+
+/// Wakes once a second for nothing. A timer that would end before all others makes its runtime write to itself, which is a system
+/// call: the timeouts of requests are longer than this, so that none of them does.
+async fn tick() {
+    let mut ticks = tokio::time::interval(Duration::from_secs(1));
+    loop {
+        ticks.tick().await;
+    }
 }
 
 impl Gate {

@@ -5,7 +5,7 @@ use http_body_util::Full;
 use hyper::header::{ALLOW, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
 use hyper::{Response, StatusCode};
 
-use crate::fence::Verdict;
+use crate::fence::{Token, Verdict};
 use crate::problem::Problem;
 
 /// `Fencing-Verdict`: what was decided on the request's claims.
@@ -34,21 +34,37 @@ pub fn json(status: StatusCode, body: &impl serde::Serialize) -> Answer {
     answer
 }
 
+/// A problem as JSON: RFC 9457, and what libSQL drivers read.
+#[derive(serde::Serialize)]
+struct Told<'a> {
+    applied: &'static str,
+    code: &'static str,
+    detail: &'a str,
+    fence: Option<&'a str>,
+    highest: Option<Token>,
+    message: std::fmt::Arguments<'a>,
+    presented: Option<Token>,
+    status: u16,
+    title: &'static str,
+    #[serde(rename = "type")]
+    kind: String,
+}
+
 /// A problem as a response: an RFC 9457 body with `code`, `message`, `fence`, `presented`, `highest`, `applied`.
 pub fn problem(problem: &Problem, style: Style) -> Answer {
     let row = problem.kind.row();
-    let body = serde_json::json!({
-        "type": format!("urn:fencegate:{}", row.code.to_ascii_lowercase().replace('_', "-")),
-        "title": row.title,
-        "status": row.status,
-        "detail": problem.detail,
-        "code": row.code,
-        "message": format!("{}: {}", row.title, problem.detail),
-        "fence": problem.fence,
-        "presented": problem.presented,
-        "highest": problem.highest,
-        "applied": problem.kind.applied(),
-    });
+    let body = Told {
+        applied: problem.kind.applied(),
+        code: row.code,
+        detail: &problem.detail,
+        fence: problem.fence.as_deref(),
+        highest: problem.highest,
+        message: format_args!("{}: {}", row.title, problem.detail),
+        presented: problem.presented,
+        status: row.status,
+        title: row.title,
+        kind: format!("urn:fencegate:{}", row.code.to_ascii_lowercase().replace('_', "-")),
+    };
     let status = StatusCode::from_u16(row.status).expect("the table has only real statuses");
     let mut answer = json(status, &body);
     let headers = answer.headers_mut();

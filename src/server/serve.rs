@@ -11,8 +11,10 @@ use crate::fence::drain::Policy;
 use crate::resource::Resource;
 use crate::resource::http::fences::{Fences, OpenError, Scope};
 use crate::resource::http::{self, Http};
+use crate::resource::issuer::Trust;
 use crate::resource::sqlite::{self, Sqlite};
 
+use super::trust::{self, Desks};
 use super::{Mount, ServeError, Server, Setup};
 
 /// Opens everything that the configuration names, binds the listeners, says on one line of `out` where they are, and serves until
@@ -25,26 +27,33 @@ pub fn serve(config: Config, out: &mut dyn Write) -> Result<(), ServeError> {
     let failed =
         |error: std::io::Error| ServeError::DataDir { dir: data_dir.display().to_string(), why: error.to_string() };
     std::fs::create_dir_all(&data_dir).map_err(failed)?;
-    let fences = fences(&data_dir, &resources)?;
+    // Before anything is opened that counts: a counter that is made earlier counts nowhere.
+    super::metrics::install();
+    let desks = Desks::open(&resources)?;
+    let trust = |config: &ResourceConfig| desks.as_ref().and_then(|desks| desks.trust(config.trust.as_ref()));
+    let fences = fences(&data_dir, &resources, trust)?;
     let mut scopes = 0..;
-    let resources = resources
-        .into_iter()
-        .map(|resource| open(resource, &limits.sqlite, fences.as_ref(), &mut scopes))
-        .collect::<Result<Vec<_>, _>>()?;
-    let all: Vec<Arc<dyn Resource>> = resources.iter().map(|mount| Arc::clone(&mount.resource)).collect();
-    // The embedded coordinator issues no token at or below the mark of the fence that its election is for.
-    let floor =
-        Arc::new(move |fence: &crate::fence::FenceName| all.iter().find_map(|resource| resource.fence(fence)?.highest));
+    let (mut mounts, mut asking) = (Vec::with_capacity(resources.len()), Vec::with_capacity(resources.len()));
+    for resource in resources {
+        let (trusted, config) = (trust(&resource), resource.trust.clone());
+        let mount = open(resource, &limits.sqlite, fences.as_ref(), &mut scopes, trusted)?;
+        asking.push((Arc::clone(&mount.resource), config));
+        mounts.push(mount);
+    }
+    let floor = Arc::new(trust::floor(&asking));
     let runtime = super::runtime().map_err(|source| ServeError::System { what: "starting the runtime", source })?;
     let options = embedded::Options::new(floor);
     let coordinator = runtime
         .block_on(Embedded::open(&data_dir, options))
         .map_err(|error| ServeError::DataDir { dir: data_dir.display().to_string(), why: error.to_string() })?;
     drop(runtime);
+    if let Some(desks) = &desks {
+        desks.start(&asking, &coordinator);
+    }
     let server = Server::start(Setup {
         listen,
         admin,
-        resources,
+        resources: mounts,
         coordinator: Some(coordinator),
         connections: limits.connections,
         header_time: limits.header_time,
@@ -62,8 +71,12 @@ pub fn serve(config: Config, out: &mut dyn Write) -> Result<(), ServeError> {
 }
 
 /// The fences of all HTTP resources, in one store: a fence that moves from one resource to another keeps its mark.
-fn fences(data_dir: &Path, resources: &[ResourceConfig]) -> Result<Option<Arc<Fences>>, ServeError> {
-    let scopes: Vec<Scope> = resources.iter().filter_map(scope).collect();
+fn fences(
+    data_dir: &Path,
+    resources: &[ResourceConfig],
+    trust: impl Fn(&ResourceConfig) -> Trust,
+) -> Result<Option<Arc<Fences>>, ServeError> {
+    let scopes: Vec<Scope> = resources.iter().filter_map(|resource| scope(resource, trust(resource))).collect();
     if scopes.is_empty() {
         return Ok(None);
     }
@@ -71,14 +84,14 @@ fn fences(data_dir: &Path, resources: &[ResourceConfig]) -> Result<Option<Arc<Fe
     Fences::open(data_dir, scopes).map(Some).map_err(failed)
 }
 
-fn scope(resource: &ResourceConfig) -> Option<Scope> {
+fn scope(resource: &ResourceConfig, trust: Trust) -> Option<Scope> {
     let KindConfig::Http(config) = &resource.kind else { return None };
     let HttpConfig { fence, drain, settle, on_unknown, .. } = &**config;
     let ms = |time: &Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     let policy =
         Policy { drain_ms: ms(drain), settle_ms: ms(settle), on_unknown: *on_unknown, enforce: resource.enforce };
     let template = fence.clone();
-    Some(Scope { resource: resource.name.clone(), policy, owns: Box::new(move |name| template.owns(name)) })
+    Some(Scope { resource: resource.name.clone(), policy, owns: Box::new(move |name| template.owns(name)), trust })
 }
 
 /// `scopes`: the numbers of the HTTP resources among all, in their order.
@@ -87,8 +100,9 @@ fn open(
     limits: &sqlite::Limits,
     fences: Option<&Arc<Fences>>,
     scopes: &mut impl Iterator<Item = usize>,
+    trust: Trust,
 ) -> Result<Mount, ServeError> {
-    let ResourceConfig { name, path, enforce, kind } = resource;
+    let ResourceConfig { name, path, enforce, kind, .. } = resource;
     if !enforce {
         tracing::warn!(resource = name, "enforce is off: stale writes are counted and go through");
     }
@@ -96,7 +110,8 @@ fn open(
     let resource: Arc<dyn Resource> = match kind {
         KindConfig::Sqlite(config) => {
             let crate::config::SqliteConfig { file, fence, tables } = config;
-            let options = sqlite::Options { name: name.clone(), file, fence, tables, limits: limits.clone(), enforce };
+            let (name, limits) = (name.clone(), limits.clone());
+            let options = sqlite::Options { name, file, fence, tables, limits, enforce, trust };
             Arc::new(Sqlite::open(options).map_err(|error| failed(error.to_string()))?)
         }
         KindConfig::Http(config) => {

@@ -21,7 +21,7 @@ pub fn policy(on_unknown: OnUnknown) -> Policy {
 }
 
 pub fn scope(policy: Policy) -> Scope {
-    Scope { resource: "stock".into(), policy, owns: Box::new(|name| name.starts_with("stock/")) }
+    Scope { resource: "stock".into(), policy, owns: Box::new(|name| name.starts_with("stock/")), trust: None }
 }
 
 pub fn open(dir: &Path, policy: Policy) -> Arc<Fences> {
@@ -267,8 +267,12 @@ async fn an_operators_reset() {
 #[tokio::test]
 async fn lists_are_in_order_and_only_of_ones_own() {
     let dir = tempfile::tempdir().unwrap();
-    let other =
-        Scope { resource: "x".into(), policy: policy(OnUnknown::Wait), owns: Box::new(|n| n.starts_with("x/")) };
+    let other = Scope {
+        resource: "x".into(),
+        policy: policy(OnUnknown::Wait),
+        owns: Box::new(|n| n.starts_with("x/")),
+        trust: None,
+    };
     let fences = Fences::open(dir.path(), vec![scope(policy(OnUnknown::Wait)), other]).unwrap();
     for number in [3, 1, 2, 10] {
         ask(&fences, &format!("stock/{number}"), 1, Purpose::Read).await.unwrap();

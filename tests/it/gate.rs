@@ -70,6 +70,7 @@ impl Gate {
             tables: tables.iter().map(table).collect(),
             limits,
             enforce: true,
+            trust: None,
         };
         Arc::new(Gate { db: Sqlite::open(options).unwrap(), file, _folder: folder })
     }

@@ -5,6 +5,9 @@
 #![allow(clippy::unwrap_used, reason = "a test that can't go on ends here")]
 
 mod cli;
+mod client;
+mod client_examples;
+mod client_http;
 mod coordinator;
 mod drained;
 mod elections;
@@ -35,5 +38,6 @@ mod sharing;
 mod table_fences;
 mod tidy;
 mod tokenless;
+mod trust;
 mod upstream;
 mod webdav;

@@ -25,6 +25,7 @@ fn sqlite(dir: &Path) -> Arc<dyn Resource> {
         tables: Vec::new(),
         limits: Limits::default(),
         enforce: true,
+        trust: None,
     };
     Arc::new(Sqlite::open(options).expect("it opens"))
 }
@@ -34,7 +35,7 @@ fn http(dir: &Path) -> Arc<dyn Resource> {
     let template = Template::parse("shop").expect("a name");
     let owns = template.clone();
     let policy = Policy { drain_ms: 60_000, settle_ms: 60_000, on_unknown: OnUnknown::Wait, enforce: true };
-    let scope = Scope { resource: "shop".into(), policy, owns: Box::new(move |name| owns.owns(name)) };
+    let scope = Scope { resource: "shop".into(), policy, owns: Box::new(move |name| owns.owns(name)), trust: None };
     let options = HttpOptions {
         name: "shop".into(),
         mount: "/".into(),
@@ -146,6 +147,27 @@ async fn operators(open: Open) {
     assert_eq!(resource.fence("shop").expect("its fence").highest, None);
 }
 
+async fn succession(open: Open) {
+    let dir = tempfile::tempdir().expect("a directory");
+    let resource = open(dir.path());
+    resource.claim(claim(5, Some("a"))).await.expect("admitted");
+    assert_eq!(resource.succeed(claim(7, Some("b")), "elected").await, Ok(true));
+    assert_eq!(resource.succeed(claim(7, Some("b")), "elected").await, Ok(false), "it is the mark already");
+    assert_eq!(resource.succeed(claim(6, None), "elected").await, Ok(false), "a mark never falls");
+    assert_eq!(resource.succeed(claim(7, Some("c")), "elected").await, Ok(false), "nor is it bound to another");
+    assert_eq!(resource.claim(claim(5, Some("a"))).await.expect_err("it was succeeded").kind, Kind::StaleToken);
+    let info = resource.fence("shop").expect("its fence");
+    assert_eq!((info.highest.map(|t| t.get()), info.holder.as_deref()), (Some(7), Some("b")));
+    let fence = "shop".parse().expect("a name");
+    let history = resource.history(&fence, i64::MAX, 10).await.expect("it can be read");
+    let events: Vec<_> = history.iter().map(|event| (event.event.as_str(), event.reason.as_deref())).collect();
+    assert_eq!(events, [("advanced", Some("elected")), ("advanced", None)]);
+    let knocks = resource.knocks(&fence).await.expect("they can be read");
+    assert_eq!(knocks.len(), 1, "what is told late knocks on no door: {knocks:?}");
+    resource.stop();
+    assert_eq!(resource.succeed(claim(9, None), "elected").await.expect_err("stopped").kind, Kind::Unavailable);
+}
+
 async fn names(open: Open) {
     let dir = tempfile::tempdir().expect("a directory");
     let resource = open(dir.path());
@@ -177,6 +199,10 @@ macro_rules! every_resource {
             #[tokio::test(flavor = "multi_thread")]
             async fn serves_its_operators() {
                 super::operators(super::$name).await;
+            }
+            #[tokio::test(flavor = "multi_thread")]
+            async fn lets_a_successor_in() {
+                super::succession(super::$name).await;
             }
             #[tokio::test(flavor = "multi_thread")]
             async fn knows_its_fences() {

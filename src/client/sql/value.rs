@@ -200,6 +200,7 @@ impl Row {
     ///
     /// # Errors
     /// [`ValueError`]: there is no such column, or its value is of another type.
+    #[expect(clippy::needless_pass_by_value, reason = "a number, or a name that is borrowed already")]
     pub fn get<T: FromValue>(&self, column: impl Column) -> Result<T, ValueError> {
         let error = |found| ValueError { column: column.describe(), wanted: T::WANTED, found };
         let value = column.of(&self.columns).and_then(|index| self.values.get(index));

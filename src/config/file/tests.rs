@@ -1,4 +1,6 @@
 use super::*;
+#[cfg(feature = "etcd")]
+use crate::config::{CoordinatorConfig, TrustConfig};
 use crate::config::{DRAIN_DEFAULT, SETTLE_DEFAULT};
 use crate::fence::drain::OnUnknown;
 
@@ -50,7 +52,16 @@ fn every_mistake_is_told_with_its_place() {
         (with("path = \"/a/../b\""), "conf/gate.toml:5:8: "),
         (with("path = \"/-/x\""), "conf/gate.toml:5:8: resource \"a\": path \"/-/x\": what starts with /-/"),
         (with("fence = \"a b\""), "conf/gate.toml:5:9: resource \"a\": fence \"a b\": a fence name has only"),
-        (with("trust = \"coordinator\""), "conf/gate.toml:5:9: resource \"a\": trust \"coordinator\" is not in this"),
+        (with("trust = \"nobody\""), "conf/gate.toml:5:9: resource \"a\": trust \"nobody\" is not known; write"),
+        (with("election = \"x\""), "conf/gate.toml:5:12: resource \"a\": election is for trust = \"coordinator\""),
+        (
+            with("trust = \"coordinator\"\ncoordinator = \"zk://x\""),
+            "conf/gate.toml:6:15: resource \"a\": coordinator \"zk://…\" is not known",
+        ),
+        (
+            with("trust = \"coordinator\"\nelection = \"x\"\ntables = { \"jobs\" = \"jobs\" }"),
+            "conf/gate.toml:6:12: resource \"a\": election \"x\": the fences a, jobs would share this election",
+        ),
         (with("settle = \"3s\""), "conf/gate.toml:5:10: resource \"a\": settle is not for kind \"sqlite\""),
         (with("tables = { \"FenceGate_marks\" = \"x\" }"), "conf/gate.toml:5:32: resource \"a\": tables: "),
         (with("tables = { \"jobs\" = \"\" }"), "conf/gate.toml:5:21: resource \"a\": fence \"\": a name has 1 to 255"),
@@ -91,7 +102,14 @@ fn an_http_service() {
         ("protocol = \"spdy\"", "conf/gate.toml:5:12: resource \"a\": protocol \"spdy\" is not known"),
         ("case = \"upper\"", "conf/gate.toml:5:8: resource \"a\": case \"upper\" is not known"),
         ("writes = [\"GET\"]", "conf/gate.toml:5:10: resource \"a\": "),
-        ("coordinator = \"etcd://x\"", "conf/gate.toml:5:15: resource \"a\": coordinator is not in this version"),
+        (
+            "coordinator = \"embedded\"",
+            "conf/gate.toml:5:15: resource \"a\": coordinator is for trust = \"coordinator\"",
+        ),
+        (
+            "fence = \"stock/{1}\"\ntrust = \"coordinator\"\nelection = \"stock\"",
+            "conf/gate.toml:7:12: resource \"a\": election \"stock\": fences that differ in {1} would share",
+        ),
         (&format!("fence = \"stock/{{1}}\"\n{b}"), "conf/gate.toml:7:8: resource \"b\": fence stock/7 belongs to"),
     ] {
         let error = parse_text(&with(more)).expect_err(more);
@@ -101,6 +119,30 @@ fn an_http_service() {
     assert!(error.starts_with("conf/gate.toml:4:12: resource \"a\": upstream \"ftp://127"), "{error}");
     let error = parse_text("[[resource]]\nname = \"a\"\nkind = \"http\"\n").unwrap_err();
     assert!(error.starts_with("conf/gate.toml:1:1: resource \"a\": upstream is missing"), "{error}");
+}
+
+#[cfg(feature = "etcd")]
+#[test]
+fn a_coordinator_that_is_asked() {
+    let a =
+        "[[resource]]\nname = \"a\"\nkind = \"http\"\nupstream = \"http://127.0.0.1:9000\"\ntrust = \"coordinator\"\n";
+    let trust =
+        |more: &str| parse_text(&format!("{a}{more}\n")).map(|mut config| config.resources.remove(0).trust.unwrap());
+    let shown = |trust: &TrustConfig| format!("{} {}", trust.coordinator, trust.elections);
+    assert_eq!(shown(&trust("").unwrap()), "embedded {fence}");
+    let asked =
+        trust("coordinator = \"etcds://a,b/prod?ca=ca.pem&user=x&password_file=secret\"\nelection = \"e/{fence}\"");
+    let asked = asked.unwrap();
+    assert_eq!(shown(&asked), "etcds://a:2379,b:2379/prod/ e/{fence}");
+    let CoordinatorConfig::Etcd(options) = asked.coordinator else { panic!("etcd") };
+    assert_eq!(options.tls.unwrap().ca.unwrap(), Path::new("conf/ca.pem"), "relative to the file");
+    let everything = "fence = \"{1}\"\ncoordinator = \"etcd://a\"";
+    let error = trust(everything).unwrap_err();
+    assert!(error.starts_with("conf/gate.toml:7:15: ") && error.contains("every key in etcd"), "{error}");
+    assert!(trust(&format!("{everything}\nelection = \"e-{{1}}\"")).is_ok());
+    assert!(trust(&everything.replace("//a", "//a/prod")).is_ok());
+    let error = trust("coordinator = \"etcd://x:secret@a\"").unwrap_err();
+    assert!(error.contains("there is an @") && !error.contains("secret"), "{error}");
 }
 
 #[test]

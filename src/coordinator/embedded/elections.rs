@@ -337,6 +337,16 @@ impl Elections {
         self.elections.get(name)?.seat
     }
 
+    /// Who leads an election, as of the last operation.
+    pub fn leading(&self, name: &FenceName) -> Option<Leader> {
+        self.leader(self.elections.get(name)?)
+    }
+
+    /// The names of all elections that somebody leads, as of the last operation.
+    pub fn led(&self) -> impl Iterator<Item = &FenceName> {
+        self.elections.iter().filter(|(_, election)| election.seat.is_some()).map(|(name, _)| name)
+    }
+
     /// Ends every lease that has run out by `now`, and elects the next candidates. Time never goes back: an earlier `now`
     /// than the last changes nothing.
     pub fn expire(&mut self, now: Duration) {

@@ -13,11 +13,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Sender};
 use std::time::Duration;
 
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
 pub mod clock;
 pub mod elections;
+mod followers;
 pub mod store;
 mod worker;
 
@@ -26,10 +28,11 @@ pub use store::OpenError;
 
 use self::clock::{Clock, MonotonicClock};
 use self::elections::{Elections, Stored};
+use self::followers::Followers;
 use self::store::{Journal, Store};
 use self::worker::{Ask, Message, Reply, Watches, Worker};
 pub use super::candidate::{CandidateId, CandidateIdError};
-use super::{Bid, Coordinator, CoordinatorError, Leader, Leadership, View};
+use super::{Bid, Coordinator, CoordinatorError, Follow, Followed, Leader, Leadership, Told, View};
 use crate::fence::{FenceName, Token};
 
 /// The lease of a candidate that names none.
@@ -120,6 +123,7 @@ impl Embedded {
                     outbox: inbox,
                     queued,
                     watched,
+                    followers: Followers::default(),
                     failing: false,
                 })
             });
@@ -316,6 +320,16 @@ impl Coordinator for Embedded {
 
     async fn view(&self, election: &FenceName) -> Result<View, CoordinatorError> {
         self.ask(election, |reply| Ask::View { reply }).await
+    }
+}
+
+impl Follow for Embedded {
+    async fn follow(&self, followed: &Followed) -> Result<UnboundedReceiver<Told>, CoordinatorError> {
+        let (tell, told) = unbounded_channel();
+        let message = Message::Follow { followed: followed.clone(), tell };
+        let stopped = |_| CoordinatorError::Unavailable("the coordinator has stopped".to_owned());
+        self.handle.inbox.send(message).map_err(stopped)?;
+        Ok(told)
     }
 }
 

@@ -14,13 +14,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::Duration;
 
+use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::{oneshot, watch};
 
 use super::CandidateId;
 use super::clock::Clock;
 use super::elections::{Change, Elections, Place, Standing, Status};
+use super::followers::Followers;
 use super::store::{Journal, JournalError};
-use crate::coordinator::{CoordinatorError, View};
+use crate::coordinator::{CoordinatorError, Followed, Told, View};
 use crate::fence::{FenceName, Holder, Token};
 
 /// The most requests that are applied before one commit.
@@ -45,6 +47,8 @@ pub(super) enum Message {
     },
     /// A [`Watcher`] is gone.
     Unwatch { sent: Duration, election: FenceName, attends: Option<CandidateId> },
+    /// Somebody wants to hear of every new leader of these elections.
+    Follow { followed: Followed, tell: UnboundedSender<Told> },
     /// Look at the clock now.
     Tick(oneshot::Sender<()>),
     /// Store what is left, close the store and end.
@@ -119,6 +123,7 @@ pub(super) struct Worker<J> {
     /// How many requests are in the inbox.
     pub(super) queued: Arc<AtomicUsize>,
     pub(super) watched: Watches,
+    pub(super) followers: Followers,
     /// The last commit failed.
     pub(super) failing: bool,
 }
@@ -148,6 +153,7 @@ impl<J: Journal> Worker<J> {
                 match message {
                     Message::Ask { sent, election, ask } => held.push(self.take(sent, election, ask)),
                     Message::Unwatch { sent, election, attends } => self.unwatch(sent, &election, attends),
+                    Message::Follow { followed, tell } => self.followers.add(followed, tell),
                     Message::Tick(done) => ticks.push(done),
                     Message::Stop(done) => stop = Some(done),
                 }
@@ -274,7 +280,7 @@ impl<J: Journal> Worker<J> {
             (held.answer)(Ok(()));
         }
         if changed.is_empty() {
-            return;
+            return self.followers.welcome(&self.elections);
         }
         match self.journal.save(self.elections.changes()) {
             Ok(()) => {
@@ -282,6 +288,8 @@ impl<J: Journal> Worker<J> {
                     tracing::info!("elections can be stored again");
                 }
                 self.elections.stored();
+                self.followers.tell(&self.elections, &changed);
+                self.followers.welcome(&self.elections);
                 for election in &changed {
                     if let Some(watched) = self.watched.0.get(election) {
                         watched.seat.send_replace(self.elections.seat(election));

@@ -71,6 +71,8 @@ async fn wait(
     let tries = members.tries_within(ttl);
     let mut renewed = granted;
     loop {
+        // An outage that is shorter than the lease costs nobody its place, so it ends no wait either.
+        let is_borne = |failure: &Failure, renewed: Instant| failure.is_passing() && renewed.elapsed() < ttl;
         if renewed.elapsed() >= every {
             let sent = Instant::now();
             let keep = |mut client: Client| async move { client.lease_keep_alive(lease).await.map(|_| ()) };
@@ -78,11 +80,16 @@ async fn wait(
                 Ok(()) => renewed = sent,
                 // Whether that is so, the key will show.
                 Err(Failure::NoLease) => {}
+                Err(failure) if is_borne(&failure, renewed) => continue,
                 Err(failure) => return Err(failure.reading()),
             }
         }
         let look = |mut client: Client| async move { seats.standing(&mut client, lease, revision).await };
-        let standing = members.ask(tries, look).await.map_err(Failure::reading)?;
+        let standing = match members.ask(tries, look).await {
+            Ok(standing) => standing,
+            Err(failure) if is_borne(&failure, renewed) => continue,
+            Err(failure) => return Err(failure.reading()),
+        };
         // **Nobody leads whose own key has gone**, however long ago it was put and whatever woke us.
         if !standing.is_here {
             return Ok(None);

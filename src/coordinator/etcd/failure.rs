@@ -1,9 +1,10 @@
 //! What went wrong with a request to etcd, and whether to ask again.
 
-use std::error::Error as _;
+use std::error::{self, Error as _};
 use std::io;
 
 use etcd_client::Error;
+use tokio_rustls::rustls;
 
 use crate::coordinator::CoordinatorError;
 
@@ -14,6 +15,10 @@ pub(super) enum Failure {
     Unreached(String),
     /// It may or may not have been done. Another member may say.
     Broken(String),
+    /// It never got there: the member and we don't take each other for who we are. Another member may.
+    Distrusted(String),
+    /// It never got there, or nothing was heard of it, in the time that there was.
+    Late(String),
     /// Who we are, or what we may do: every member would say the same.
     Denied(String),
     /// It can't be done as things are, and asking again doesn't help.
@@ -44,6 +49,7 @@ impl Failure {
     pub(super) fn of(member: &str, error: &Error) -> Failure {
         let text = format!("{member}: {}", chain(error));
         match error {
+            Error::GRpcStatus(status) if is_tls(status) => Failure::Distrusted(text),
             Error::GRpcStatus(status) => match (i32::from(status.code()), status.message()) {
                 (NOT_FOUND, LEASE_NOT_FOUND) => Failure::NoLease,
                 (UNAVAILABLE, NO_LEADER) => Failure::Unreached(text),
@@ -65,43 +71,72 @@ impl Failure {
 
     /// Whether another try may help.
     pub(super) fn is_passing(&self) -> bool {
-        matches!(self, Failure::Unreached(_) | Failure::Broken(_))
+        matches!(self, Failure::Unreached(_) | Failure::Distrusted(_) | Failure::Broken(_) | Failure::Late(_))
+    }
+
+    /// Whether it may have been done all the same.
+    pub(super) fn may_be_done(&self) -> bool {
+        matches!(self, Failure::Broken(_) | Failure::Late(_))
     }
 
     /// The same for whoever asked for something to be read.
     pub(super) fn reading(self) -> CoordinatorError {
         match self {
-            Failure::Unreached(text) | Failure::Broken(text) | Failure::Refused(text) => {
-                CoordinatorError::Unavailable(text)
-            }
             Failure::Denied(text) => CoordinatorError::Denied(text),
             Failure::NoLease => CoordinatorError::Lost,
+            Failure::Unreached(text)
+            | Failure::Distrusted(text)
+            | Failure::Broken(text)
+            | Failure::Late(text)
+            | Failure::Refused(text) => CoordinatorError::Unavailable(text),
         }
     }
 
     /// The same for whoever asked for something to be changed.
     pub(super) fn changing(self) -> CoordinatorError {
         match self {
-            Failure::Broken(text) => CoordinatorError::OutcomeUnknown(text),
+            Failure::Broken(text) | Failure::Late(text) => CoordinatorError::OutcomeUnknown(text),
             failure => failure.reading(),
+        }
+    }
+
+    /// What it says.
+    pub(super) fn text(&self) -> &str {
+        match self {
+            Failure::Unreached(text)
+            | Failure::Distrusted(text)
+            | Failure::Broken(text)
+            | Failure::Late(text)
+            | Failure::Denied(text)
+            | Failure::Refused(text) => text,
+            Failure::NoLease => LEASE_EXPIRED,
         }
     }
 }
 
 /// Whether there was no connection to send anything on.
-fn never_connected(status: &(dyn std::error::Error + 'static)) -> bool {
+fn never_connected(status: &(dyn error::Error + 'static)) -> bool {
     use io::ErrorKind::{AddrNotAvailable, ConnectionRefused, HostUnreachable, NetworkUnreachable, NotFound};
+    let none = [AddrNotAvailable, ConnectionRefused, HostUnreachable, NetworkUnreachable, NotFound];
+    input_output(status).is_some_and(|error| none.contains(&error.kind()))
+}
+
+/// Whether one side has not accepted who the other is, before anything was sent that counts.
+fn is_tls(status: &(dyn error::Error + 'static)) -> bool {
+    let inner = input_output(status).and_then(io::Error::get_ref);
+    inner.is_some_and(|error| error.is::<rustls::Error>())
+}
+
+/// What the system said, the first in the chain.
+fn input_output<'a>(status: &'a (dyn error::Error + 'static)) -> Option<&'a io::Error> {
     let mut source = Some(status);
     while let Some(error) = source {
-        if let Some(error) = error.downcast_ref::<io::Error>() {
-            return matches!(
-                error.kind(),
-                ConnectionRefused | HostUnreachable | NetworkUnreachable | AddrNotAvailable | NotFound
-            );
+        if let Some(found) = error.downcast_ref() {
+            return Some(found);
         }
         source = error.source();
     }
-    false
+    None
 }
 
 /// An error and what it came of, each text once.

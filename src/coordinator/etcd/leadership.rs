@@ -114,11 +114,17 @@ impl Leadership for EtcdLeadership {
             async move { Ok((nth, term.seats.leave(&mut client, term.lease, term.revision).await?)) }
         };
         let members = &self.lease.members;
-        match members.ask(members.tries(), leave).await.map_err(Failure::changing)? {
-            (_, true) => Ok(()),
-            (0, false) => Err(CoordinatorError::Lost),
+        match members.ask(members.tries(), leave).await {
+            Ok((_, true)) => Ok(()),
+            Ok((0, false)) => Err(CoordinatorError::Lost),
             // An earlier try, whose answer was lost, may have done it. It is over in any case.
-            (_, false) => Ok(()),
+            Ok((_, false)) => Ok(()),
+            // Without space left etcd takes no transactions, or takes them and says that it didn't. The key goes with its lease.
+            Err(Failure::Refused(_)) => {
+                let revoke = |mut client: Client| async move { client.lease_revoke(term.lease).await.map(|_| ()) };
+                members.ask(members.tries(), revoke).await.map_err(Failure::changing)
+            }
+            Err(failure) => Err(failure.changing()),
         }
     }
 }

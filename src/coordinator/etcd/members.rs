@@ -76,25 +76,30 @@ impl Members {
     {
         let end = Instant::now() + tries.all;
         let (mut failed, mut pause, mut maybe_done) = (0, PAUSE_MIN, false);
+        let mut failures: Vec<Option<Failure>> = vec![None; self.members.len()];
         loop {
             let index = self.current.load(Ordering::Relaxed);
             let failure = match self.ask_member(index, (Instant::now() + tries.each).min(end), &request).await {
                 Err(failure) if failure.is_passing() => failure,
                 outcome => return outcome,
             };
-            maybe_done |= matches!(failure, Failure::Broken(_));
+            maybe_done |= failure.may_be_done();
+            // That a member was late says less than what it said in an earlier try.
+            if failures[index].is_none() || !matches!(failure, Failure::Late(_)) {
+                failures[index] = Some(failure);
+            }
             failed += 1;
-            let is_round = failed % self.members.len() == 0;
-            if is_round {
+            if failed % self.members.len() == 0 {
                 timeout_at(end, sleep(pause)).await.ok();
                 pause = (pause * 2).min(PAUSE_MAX);
             }
-            if Instant::now() >= end {
+            // Certificates don't get better by trying.
+            let is_hopeless = failures.iter().all(|failure| matches!(failure, Some(Failure::Distrusted(_))));
+            if is_hopeless || Instant::now() >= end {
+                let texts: Vec<&str> = failures.iter().flatten().map(Failure::text).collect();
+                let text = texts.join("; ");
                 // One try that may have been done is not undone by others that weren't.
-                return Err(match failure {
-                    Failure::Unreached(text) if maybe_done => Failure::Broken(text),
-                    failure => failure,
-                });
+                return Err(if maybe_done { Failure::Broken(text) } else { Failure::Unreached(text) });
             }
         }
     }
@@ -120,7 +125,7 @@ impl Members {
         let failure = match asked {
             Ok(Ok(answer)) => return Ok(answer),
             Ok(Err(error)) => Failure::of(name, &error),
-            Err(_) => Failure::Broken(format!("{name}: no answer in time")),
+            Err(_) => Failure::Late(format!("{name}: no answer in time")),
         };
         if failure.is_passing() {
             self.leave(index, connection).await;
@@ -190,6 +195,26 @@ impl Members {
                 *held = (number + 1, None);
             }
         }
+    }
+}
+
+/// The connection that somebody uses for longer than one request.
+pub(super) struct Used {
+    index: usize,
+    connection: u64,
+}
+
+impl Members {
+    /// The connection to the member that is asked at present. Whoever uses it says when it fails.
+    pub(super) async fn used(&self) -> Result<(Used, Client), etcd_client::Error> {
+        let index = self.current.load(Ordering::Relaxed);
+        let (connection, client) = self.client(index).await?;
+        Ok((Used { index, connection }, client))
+    }
+
+    /// It has failed: turns to the next member.
+    pub(super) async fn failed(&self, used: Used) {
+        self.leave(used.index, Some(used.connection)).await;
     }
 }
 

@@ -3,8 +3,9 @@
 //! - [`options`]: where etcd is and who we are to it, from one address
 //! - `members`: the members of a cluster, and turning from one that fails to the next
 //! - `seats`: which keys an election has, and who is first
+//! - `follow`: hearing of every new leader of many elections
 //! - `failure`: what went wrong, and whether to ask again
-//! - `campaign`, [`leadership`]: a candidacy until it leads; its term until it ends
+//! - `campaign`, `leadership`: a candidacy until it leads; its term until it ends
 //!
 //! **Invariants.**
 //! - A term's token is the create revision of its key, which is read back with the key. Every term has a new lease, and so a new
@@ -24,6 +25,7 @@ use etcd_client::{Client, WatchFilterType, WatchOptions};
 
 mod campaign;
 mod failure;
+mod follow;
 mod leadership;
 mod members;
 pub mod options;

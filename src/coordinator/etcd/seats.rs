@@ -23,7 +23,7 @@ use crate::fence::{FenceName, Holder, Token};
 
 /// How many keys are asked for, one step after the other, until a candidate is among them: those of elections whose names begin
 /// with this one's may lie before it. 0 is all.
-const STEPS: [i64; 4] = [1, 64, 4096, 0];
+const STEPS: [i64; 4] = [1, 128, 4096, 0];
 
 /// The keys of one election.
 #[derive(Debug, Clone)]
@@ -39,14 +39,14 @@ pub(super) struct Origin {
     raft_term: u64,
 }
 
-/// One candidate's view of its election, at one revision.
+/// One candidate's view of its election.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Standing {
     /// Whether its key is still there, and still the one that it put.
     pub(super) is_here: bool,
     /// The key of the candidate just before it.
     pub(super) ahead: Option<Vec<u8>>,
-    /// When it was so.
+    /// As of when that one was ahead.
     pub(super) revision: i64,
     pub(super) origin: Origin,
 }
@@ -104,29 +104,34 @@ impl Seats {
         Ok(client.txn(txn).await?.succeeded())
     }
 
-    /// Where the candidate with this lease stands, whose key was created at `revision`. One linearizable look.
+    /// Where the candidate with this lease stands, whose key was created at `revision`.
+    ///
+    /// Two linearizable looks, in this order: once nobody is ahead nobody ever will be, since create revisions rise; so where its
+    /// own key is there afterwards, it leads at that moment. (One transaction would do the same, but etcd refuses
+    /// transactions that only read, too, when it has no space left: `quotaKVServer` in `api/v3rpc/quota.go`.)
     pub(super) async fn standing(&self, client: &mut Client, lease: i64, revision: i64) -> Result<Standing, Error> {
-        let key = self.key(lease);
+        let before = GetOptions::new()
+            .with_prefix()
+            .with_keys_only()
+            .with_sort(SortTarget::Create, SortOrder::Descend)
+            .with_max_create_revision(revision - 1);
+        let (ahead, now) = self.first(client, before).await?;
+        let (is_here, _, origin) = self.is_here(client, lease, revision).await?;
+        Ok(Standing { is_here, ahead: ahead.map(|kv| kv.key().to_owned()), revision: now, origin })
+    }
+
+    /// The first candidate among what these options say, and as of which revision.
+    async fn first(&self, client: &mut Client, options: GetOptions) -> Result<(Option<KeyValue>, i64), Error> {
         for limit in STEPS {
-            let before = GetOptions::new()
-                .with_prefix()
-                .with_keys_only()
-                .with_sort(SortTarget::Create, SortOrder::Descend)
-                .with_max_create_revision(revision - 1)
-                .with_limit(limit);
-            let own = TxnOp::get(key.clone(), Some(GetOptions::new().with_keys_only()));
-            let answer = client.txn(Txn::new().and_then([own, TxnOp::get(self.prefix(), Some(before))])).await?;
-            let (now, origin) = header(answer.header())?;
-            let mut found = ranges(&answer).into_iter();
-            let (Some(own), Some(before)) = (found.next(), found.next()) else { return Err(odd("half an answer")) };
-            let is_here = own.iter().any(|kv| kv.create_revision() == revision);
-            let ahead = before.iter().find(|kv| self.is_candidate(kv.key()));
-            let is_all = limit == 0 || i64::try_from(before.len()).is_ok_and(|found| found < limit);
-            if ahead.is_some() || is_all || !is_here {
-                return Ok(Standing { is_here, ahead: ahead.map(|kv| kv.key().to_owned()), revision: now, origin });
+            let mut answer = client.get(self.prefix(), Some(options.clone().with_limit(limit))).await?;
+            let (now, _) = header(answer.header())?;
+            let is_all = !answer.more();
+            let found = answer.take_kvs().into_iter().find(|kv| self.is_candidate(kv.key()));
+            if found.is_some() || is_all {
+                return Ok((found, now));
             }
         }
-        Err(odd("an endless answer"))
+        Err(odd("more keys than all"))
     }
 
     /// Whether the key is there that the candidate with this lease created at `revision`, as of which revision, and who said so.
@@ -143,36 +148,18 @@ impl Seats {
 
     /// Who leads, and as of which revision.
     pub(super) async fn seat(&self, client: &mut Client) -> Result<(Option<Seat>, i64), Error> {
-        for limit in STEPS {
-            let options =
-                GetOptions::new().with_prefix().with_sort(SortTarget::Create, SortOrder::Ascend).with_limit(limit);
-            let answer = client.get(self.prefix(), Some(options)).await?;
-            let (now, _) = header(answer.header())?;
-            if let Some(kv) = answer.kvs().iter().find(|kv| self.is_candidate(kv.key())) {
-                return Ok((Some(Seat { key: kv.key().to_owned(), leader: leader(kv)? }), now));
-            }
-            if !answer.more() {
-                return Ok((None, now));
-            }
-        }
-        Err(odd("an endless answer"))
+        let (first, now) = self.first(client, in_order()).await?;
+        let seat = first.map(|kv| Ok::<_, Error>(Seat { leader: leader(&kv)?, key: kv.key().to_owned() }));
+        Ok((seat.transpose()?, now))
     }
 
     /// The election for people. Keys and names are of one revision.
     pub(super) async fn view(&self, client: &mut Client) -> Result<View, Error> {
-        let options = GetOptions::new().with_prefix().with_keys_only().with_sort(SortTarget::Create, SortOrder::Ascend);
-        let answer = client.get(self.prefix(), Some(options)).await?;
+        let answer = client.get(self.prefix(), Some(in_order().with_keys_only())).await?;
         let (now, _) = header(answer.header())?;
-        let keys: Vec<&[u8]> = answer.kvs().iter().map(KeyValue::key).filter(|key| self.is_candidate(key)).collect();
-        let get = |key: &&[u8]| TxnOp::get(*key, Some(GetOptions::new().with_revision(now)));
-        // The leader, and those who are named behind it: 101, which is below the 128 that etcd takes in one transaction.
-        let named: Vec<TxnOp> = keys.iter().take(1 + VIEW_WAITING_MAX).map(get).collect();
-        if named.is_empty() {
-            return Ok(View::default());
-        }
-        let answer = client.txn(Txn::new().and_then(named)).await?;
-        let mut named = ranges(&answer).into_iter().flatten();
-        let first = named.next().ok_or_else(|| odd("half an answer"))?;
+        let count = answer.kvs().iter().filter(|kv| self.is_candidate(kv.key())).count();
+        let mut named = self.candidates(client, count.min(1 + VIEW_WAITING_MAX), now).await?.into_iter();
+        let Some(first) = named.next() else { return Ok(View::default()) };
         let ttl_left = match first.lease() {
             // A key of somebody's that was put without a lease leads until it is deleted.
             0 => None,
@@ -183,9 +170,31 @@ impl Seats {
             leader: Some(leader(&first)?),
             ttl_left,
             waiting: named.map(|kv| holder(&kv)).collect(),
-            waiting_count: keys.len() - 1,
+            waiting_count: count - 1,
         })
     }
+
+    /// So many candidates, from the first on, as of this revision; there are that many.
+    async fn candidates(&self, client: &mut Client, count: usize, revision: i64) -> Result<Vec<KeyValue>, Error> {
+        if count == 0 {
+            return Ok(Vec::new());
+        }
+        for limit in STEPS {
+            let options = in_order().with_revision(revision).with_limit(limit);
+            let mut answer = client.get(self.prefix(), Some(options)).await?;
+            let found: Vec<KeyValue> =
+                answer.take_kvs().into_iter().filter(|kv| self.is_candidate(kv.key())).take(count).collect();
+            if found.len() == count {
+                return Ok(found);
+            }
+        }
+        Err(odd("fewer keys than a moment ago, at the same revision"))
+    }
+}
+
+/// All keys below a prefix in the order in which they were created.
+fn in_order() -> GetOptions {
+    GetOptions::new().with_prefix().with_sort(SortTarget::Create, SortOrder::Ascend)
 }
 
 /// A number of seconds as etcd gives it; it has -1 for a lease that is over.
@@ -206,11 +215,11 @@ fn leader(kv: &KeyValue) -> Result<Leader, Error> {
 }
 
 /// Other clients may stand with any bytes as their value: what is no name is none.
-fn holder(kv: &KeyValue) -> Option<Holder> {
+pub(super) fn holder(kv: &KeyValue) -> Option<Holder> {
     kv.value_str().ok()?.parse().ok()
 }
 
-fn header(header: Option<&ResponseHeader>) -> Result<(i64, Origin), Error> {
+pub(super) fn header(header: Option<&ResponseHeader>) -> Result<(i64, Origin), Error> {
     let header = header.ok_or_else(|| odd("an answer without a header"))?;
     Ok((header.revision(), Origin { member: header.member_id(), raft_term: header.raft_term() }))
 }

@@ -1,26 +1,25 @@
 //! What comes back of a forwarded request: the connection it goes out on, its answer, its failures.
 
-use std::pin::Pin;
-use std::task::Poll;
+use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::body::{Body as _, Frame, Incoming};
-use hyper::ext::ReasonPhrase;
+use hyper::body::Frame;
 use hyper::header::{CONNECTION, HeaderValue, UPGRADE};
-use hyper::http::response::Parts;
 use hyper::{Response, StatusCode, Version};
 use tokio::sync::mpsc;
 
 use crate::fence::Claim;
 use crate::problem::{Kind, Problem};
-use crate::resource::{Body, BodyError};
+use crate::resource::Body;
 
 use super::body::{Download, Kept, Piped, passed_on};
-use super::conn::{Connection, Unreachable};
+use super::conn::Connection;
+use super::dial::Unreachable;
 use super::exchange::{Exchange, Failure, Taken};
 use super::forward::{Outgoing, Unsent};
 use super::head;
+use super::message::{Broken, Head};
 use super::pool::NoConnection;
 use super::pump;
 use super::resource::Http;
@@ -47,7 +46,7 @@ impl Http {
         if only_http1 && self.upstream().protocol == super::upstream::Protocol::Http2 {
             return Err(Problem::new(Kind::NotImplemented, "this upstream speaks HTTP/2: nothing is upgraded there"));
         }
-        if reuse && let Some(connection) = self.pool.take(only_http1).await {
+        if reuse && let Some(connection) = self.pool.take(only_http1) {
             return Ok((connection, false));
         }
         let replaced = async {
@@ -80,7 +79,7 @@ impl Http {
     fn replaced(&self, outgoing: &Outgoing<'_>) -> Problem {
         let why = "a newer token has taken the fence while this write waited for a connection; nothing was sent";
         let problem = Problem::new(Kind::StaleToken, why);
-        self.overtaken(problem, outgoing.claim)
+        self.overtaken(problem, outgoing.claim())
     }
 
     /// A problem of a write whose token is the mark's no more.
@@ -103,18 +102,12 @@ impl Http {
                 let why = "a newer token has taken the fence, and the upstream didn't answer in the time that was left";
                 self.overtaken(unknown(Kind::OutcomeTimeout, why, "http_response_timeout"), claim)
             }
-            Failure::Broken(_) if exchange.is_broken() => {
-                unknown(Kind::OutcomeUnknown, "the request's body broke off", "http_request_error")
+            Failure::Broken(broken @ Broken::Request) => {
+                unknown(Kind::OutcomeUnknown, broken.to_string(), broken.proxy_error())
             }
-            Failure::Broken(error) => {
-                let kind = match &error {
-                    error if error.is_parse_too_large() => "http_response_header_section_size",
-                    error if error.is_parse() => "http_protocol_error",
-                    error if error.is_incomplete_message() => "http_response_incomplete",
-                    _ => "connection_terminated",
-                };
-                let why = format!("the connection to the upstream broke before the whole answer came: {error}");
-                unknown(Kind::OutcomeUnknown, why, kind)
+            Failure::Broken(broken) => {
+                let why = format!("the connection to the upstream broke before the whole answer came: {broken}");
+                unknown(Kind::OutcomeUnknown, why, broken.proxy_error())
             }
         };
         exchange.fail();
@@ -125,21 +118,18 @@ impl Http {
     pub(super) async fn answer(
         &self,
         mut exchange: Exchange,
-        mut parts: Parts,
+        head: Head,
         outgoing: Outgoing<'_>,
         asked_in: Version,
     ) -> Result<Response<Body>, Problem> {
-        if parts.status == StatusCode::SWITCHING_PROTOCOLS {
-            return self.switch(exchange, parts, outgoing, asked_in);
+        if head.status == StatusCode::SWITCHING_PROTOCOLS {
+            return self.switch(exchange, head, outgoing, asked_in);
         }
-        if let Err(why) = head::check_answer(&mut parts.headers) {
-            exchange.fail();
-            return Err(unknown(Kind::OutcomeUnknown, why, "http_response_transfer_coding"));
-        }
-        let mut response = Response::new(());
-        pass_on(&mut response, parts);
+        let response = pass_on(head);
         if !exchange.is_write() {
-            let body = exchange.into_read().map(|(body, connection)| read(body, connection));
+            // While the request is still being sent, that must not wait for a client that doesn't read.
+            let body =
+                if exchange.is_sent() { exchange.into_read().map(read) } else { Some(long(exchange, Vec::new())) };
             return Ok(response.map(|()| body.unwrap_or_else(|| Body::Whole(Full::default()))));
         }
         let body = match exchange.take_small(self.limits.collect_bytes).await {
@@ -151,7 +141,7 @@ impl Http {
                 }
             }
             Ok(Taken::Part(first)) => long(exchange, first),
-            Err(failure) => return Err(self.failed(exchange, failure, outgoing.claim)),
+            Err(failure) => return Err(self.failed(exchange, failure, outgoing.claim())),
         };
         Ok(response.map(|()| body))
     }
@@ -160,30 +150,25 @@ impl Http {
     fn switch(
         &self,
         mut exchange: Exchange,
-        parts: Parts,
+        head: Head,
         outgoing: Outgoing<'_>,
         asked_in: Version,
     ) -> Result<Response<Body>, Problem> {
-        let chosen = parts.headers.get(UPGRADE).cloned();
+        let chosen = head.upgrade.as_ref();
         let is_same =
-            |asked: &HeaderValue, chosen: &HeaderValue| asked.as_bytes().eq_ignore_ascii_case(chosen.as_bytes());
-        let protocol = outgoing.asked.upgrade.filter(|asked| chosen.is_none_or(|chosen| is_same(asked, &chosen)));
+            |asked: &HeaderValue| chosen.is_none_or(|chosen| asked.as_bytes().eq_ignore_ascii_case(chosen.as_bytes()));
+        let protocol = outgoing.asked.upgrade.filter(is_same).filter(|_| exchange.is_sent());
         let (Some(client), Some(protocol), Version::HTTP_11) = (outgoing.upgrade, protocol, asked_in) else {
             exchange.fail();
-            let why = "the upstream changes to a protocol that nobody asked for";
+            let why = "the upstream changes to a protocol that nobody asked for, or before it has the request";
             return Err(unknown(Kind::OutcomeUnknown, why, "http_upgrade_failed"));
         };
-        let mut response = Response::from_parts(parts, ());
-        let upstream = hyper::upgrade::on(&mut response);
         let end_time = exchange.answer_time();
         let (Some(connection), write) = exchange.into_tunnel() else {
             return Err(Problem::new(Kind::Internal, "a connection is lost"));
         };
-        let tunnel = Tunnel { client, upstream, connection, write, end_time };
-        tokio::spawn(tunnel.run());
-        let parts = response.into_parts().0;
-        let mut response = Response::new(());
-        pass_on(&mut response, parts);
+        tokio::spawn(Tunnel { client, connection, write, end_time }.run());
+        let mut response = pass_on(head);
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
         response.headers_mut().insert(UPGRADE, protocol);
         Ok(response.map(|()| Body::Whole(Full::default())))
@@ -191,17 +176,19 @@ impl Http {
 }
 
 /// What of an answer's head goes to the client. The version is that of the client's connection.
-fn pass_on(response: &mut Response<()>, parts: Parts) {
-    let Parts { status, version, mut headers, mut extensions, .. } = parts;
-    head::answer(&mut headers, version);
+fn pass_on(head: Head) -> Response<()> {
+    let Head { status, version, reason, mut headers, seen, .. } = head;
+    head::answer(&mut headers, seen, version);
+    let mut response = Response::new(());
     *response.status_mut() = status;
     *response.headers_mut() = headers;
-    if let Some(reason) = extensions.remove::<ReasonPhrase>() {
+    if let Some(reason) = reason {
         response.extensions_mut().insert(reason);
     }
+    response
 }
 
-/// The body of a long answer to a write. Not a part of every request's future, which would be that much larger.
+/// The body of an answer that a task of its own reads. Not a part of every request's future, which would be that much larger.
 fn long(exchange: Exchange, first: Vec<Frame<Bytes>>) -> Body {
     let (frames, piped) = mpsc::channel(pump::FRAMES);
     let taken = first.iter().filter_map(Frame::data_ref).map(|data| data.len() as u64).sum::<u64>();
@@ -211,19 +198,16 @@ fn long(exchange: Exchange, first: Vec<Frame<Bytes>>) -> Body {
 }
 
 /// The body of an answer to a read.
-fn read(mut body: Incoming, connection: Connection) -> Body {
+fn read(mut connection: Connection) -> Body {
     // Mostly a small one is there already, and is one piece.
-    let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
-    let first = match Pin::new(&mut body).poll_frame(&mut cx) {
-        Poll::Ready(Some(frame)) => Some(frame.map(passed_on).map_err(BodyError::from)),
-        Poll::Ready(None) | Poll::Pending => None,
+    let first = match connection.poll_frame(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(Ok(Some(frame))) => Some(passed_on(frame)),
+        // What is wrong with it is found again.
+        Poll::Ready(Ok(None) | Err(_)) | Poll::Pending => None,
     };
-    let is_data = first.as_ref().is_none_or(|frame| frame.as_ref().is_ok_and(Frame::is_data));
-    let is_sent = connection.wire.is_sent();
-    if body.is_end_stream() && is_sent && is_data {
+    if connection.is_at_end() && first.as_ref().is_none_or(Frame::is_data) {
         connection.put_back();
-        let data = first.and_then(|frame| frame.ok()?.into_data().ok()).unwrap_or_default();
-        return Body::Whole(Full::new(data));
+        return Body::Whole(Full::new(first.and_then(|frame| frame.into_data().ok()).unwrap_or_default()));
     }
-    Body::Streamed(Box::pin(Download::new(first, body, connection)))
+    Body::Streamed(Box::pin(Download::new(first, connection)))
 }

@@ -6,13 +6,30 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use crate::fence::drain::{Asked, Moment, Pass, Purpose, Store, Woken};
-use crate::fence::{Claim, FenceName, Mark, Refusal};
+use crate::fence::{Claim, FenceName, Mark, Refusal, Verdict};
 use crate::problem::{Kind, Problem};
+use crate::resource::issuer;
 
 use super::entry::{Entry, Flag};
 use super::state::{Shared, not_found};
 use super::store::Write;
 use super::worker::Job;
+
+/// What a request asks of a fence.
+pub struct Question<'a> {
+    /// The resource that it is for.
+    pub scope: u16,
+    /// What it presents.
+    pub claim: &'a Claim,
+    /// What it wants.
+    pub purpose: Purpose,
+    /// [`Shared::failures`] when it came; where storing has failed since, it isn't tried once more.
+    pub failures: u64,
+    /// The claim may raise the mark: who issues its token has said so, when [`Shared::resets`] was this.
+    pub believed: Option<u64>,
+    /// What the history says of why the mark rose.
+    pub why: Option<&'static str>,
+}
 
 /// What a fence says to a request.
 pub enum Said {
@@ -20,6 +37,8 @@ pub enum Said {
     Go(u32, Option<Pass>),
     /// No.
     No(Problem),
+    /// Its mark would rise, which is this now: who issues its token has to be asked first. Nothing was changed.
+    Doubted(Option<Mark>),
     /// Its mark is being stored; ask again then.
     Stored(oneshot::Receiver<Result<bool, Problem>>, Store),
     /// Ask again when this place is woken, at this moment at the latest.
@@ -27,9 +46,9 @@ pub enum Said {
 }
 
 impl Shared {
-    /// Asks the fence, and starts what it wants to have stored. `failures`: [`Shared::failures`] when the request came; where
-    /// storing has failed since, it isn't tried once more.
-    pub fn ask(&self, scope: u16, claim: &Claim, purpose: Purpose, failures: u64) -> Said {
+    /// Asks the fence, and starts what it wants to have stored.
+    pub fn ask(&self, question: &Question<'_>) -> Said {
+        let Question { scope, claim, purpose, failures, why, .. } = *question;
         let (id, mut entry) = match self.find(&claim.fence) {
             Some((_, entry)) if !self.owns(scope, &claim.fence, entry.home) => {
                 return Said::No(not_found(&claim.fence));
@@ -38,6 +57,8 @@ impl Shared {
             None if !(self.scopes[usize::from(scope)].given.owns)(&claim.fence) => {
                 return Said::No(not_found(&claim.fence));
             }
+            // Before it is made: what was never issued leaves nothing behind.
+            None if self.is_doubted(question, None) => return Said::Doubted(None),
             None => match self.make(scope, &claim.fence) {
                 Ok(made) => made,
                 Err(problem) => return Said::No(Problem { presented: Some(claim.token), ..problem }),
@@ -46,6 +67,9 @@ impl Shared {
         if self.is_stopped() {
             let why = Problem::new(Kind::Unavailable, "the gate is stopping");
             return Said::No(Problem { presented: Some(claim.token), ..why.about(&claim.fence, entry.fence.mark()) });
+        }
+        if self.is_doubted(question, entry.fence.mark()) {
+            return Said::Doubted(entry.fence.mark().cloned());
         }
         let (now, policy) = (self.now(), self.policy(scope));
         match entry.fence.ask(&claim.fence, claim.token, claim.holder.as_ref(), purpose, now, policy) {
@@ -56,6 +80,8 @@ impl Shared {
                 self.let_go(id, entry, Woken::Nobody, now, "");
                 Said::Go(id, pass)
             }
+            // What a coordinator has told of an election nobody has presented.
+            Asked::Refused(refusal) if why.is_some() => Said::No(refusal.into()),
             Asked::Refused(refusal) => {
                 entry.refused = entry.refused.saturating_add(1);
                 drop(entry);
@@ -65,7 +91,7 @@ impl Shared {
             Asked::Store(store) => {
                 let event = if store.advances() { "advanced" } else { "bound" };
                 let tried = match self.failures.load(Ordering::Relaxed) == failures {
-                    true => self.store(scope, id, &mut entry, &claim.fence, &store, event, None),
+                    true => self.store(scope, id, &mut entry, &claim.fence, &store, event, why.map(str::to_owned)),
                     false => Err(self.unavailable("the store doesn't work")),
                 };
                 match tried {
@@ -88,6 +114,23 @@ impl Shared {
                 self.let_go(id, entry, Woken::Nobody, now, "");
                 Said::No(self.quarantined(claim, mark.as_ref(), until))
             }
+        }
+    }
+
+    /// Whether a claim would raise this mark without the word of who issues its token. A word from before an operator's reset
+    /// doesn't count: it could undo the reset with a token that is led by no more.
+    fn is_doubted(&self, question: &Question<'_>, mark: Option<&Mark>) -> bool {
+        self.scopes[usize::from(question.scope)].given.trust.is_some()
+            && mark.is_none_or(|mark| mark.token < question.claim.token)
+            && question.believed != Some(self.resets.load(Ordering::Relaxed))
+    }
+
+    /// Counts a claim that was refused by the word of who issues its token, where there is a fence to count it for.
+    pub fn count_disbelieved(&self, scope: u16, claim: &Claim, verdict: Verdict) {
+        if let Some((_, mut entry)) = self.find(&claim.fence) {
+            entry.refused = entry.refused.saturating_add(1);
+            drop(entry);
+            self.scopes[usize::from(scope)].refusals.count_presenter(issuer::presenter(claim, verdict));
         }
     }
 

@@ -2,116 +2,59 @@
 
 use std::collections::VecDeque;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use hyper::HeaderMap;
-use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::body::{Body, Frame, SizeHint};
 use tokio::sync::mpsc;
 
 use super::conn::Connection;
 use super::head;
-use super::wire::Wire;
 use crate::resource::{BodyError, Received};
-
-/// A piece of a request's body. It is counted until hyper has written it.
-#[derive(Debug)]
-pub struct Piece {
-    bytes: Bytes,
-    wire: Arc<Wire>,
-}
-
-impl Buf for Piece {
-    fn remaining(&self) -> usize {
-        self.bytes.remaining()
-    }
-
-    fn chunk(&self) -> &[u8] {
-        self.bytes.chunk()
-    }
-
-    fn advance(&mut self, count: usize) {
-        self.bytes.advance(count);
-    }
-
-    fn copy_to_bytes(&mut self, len: usize) -> Bytes {
-        self.bytes.copy_to_bytes(len)
-    }
-}
-
-impl Drop for Piece {
-    fn drop(&mut self) {
-        self.wire.piece_ends();
-    }
-}
 
 /// The body of a request, as a client sends it, on its way to the upstream.
 #[derive(Debug)]
 pub struct Upload {
     body: Received,
-    /// The connection that it goes out on. None before there is one.
-    wire: Option<Arc<Wire>>,
+    /// A piece that was taken, and then not sent.
+    first: Bytes,
 }
 
 impl Upload {
     /// Not read yet.
     pub fn new(body: Received) -> Upload {
-        Upload { body, wire: None }
+        Upload { body, first: Bytes::new() }
     }
 
-    /// It will go out on this connection.
-    pub fn attach(&mut self, wire: &Arc<Wire>) {
-        wire.begin(self.body.is_end_stream());
-        self.wire = Some(Arc::clone(wire));
+    /// Puts back the piece that was taken first.
+    pub fn put_back(&mut self, piece: Bytes) {
+        self.first = piece;
     }
 }
 
 impl Body for Upload {
-    type Data = Piece;
-    type Error = BodyError;
+    type Data = Bytes;
+    type Error = hyper::Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Piece>, BodyError>>> {
-        let Upload { body, wire: Some(wire) } = &mut *self else {
-            return Poll::Ready(Some(Err("a body is read before it has a connection".into())));
-        };
-        let frame = match ready!(Pin::new(&mut *body).poll_frame(cx)) {
-            Some(Ok(frame)) => frame,
-            Some(Err(error)) => {
-                wire.broken();
-                return Poll::Ready(Some(Err(error.into())));
-            }
-            None => {
-                wire.ended();
-                return Poll::Ready(None);
-            }
-        };
-        let frame = match frame.into_data() {
-            Ok(bytes) => {
-                wire.piece_begins();
-                if body.is_end_stream() {
-                    wire.ended();
-                }
-                Frame::data(Piece { bytes, wire: Arc::clone(wire) })
-            }
-            Err(frame) => {
-                wire.ended();
-                Frame::trailers(head::trailers(frame.into_trailers().unwrap_or_default()))
-            }
-        };
-        Poll::Ready(Some(Ok(frame)))
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        if !self.first.is_empty() {
+            return Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut self.first)))));
+        }
+        Pin::new(&mut self.body).poll_frame(cx)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.first.is_empty() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        let left = self.body.size_hint().exact();
+        left.map(|left| SizeHint::with_exact(left + self.first.len() as u64)).unwrap_or_default()
     }
 }
 
-/// The same for an answer: what a frame becomes on its way to the client.
+/// What a frame of an answer becomes on its way to the client.
 pub fn passed_on(frame: Frame<Bytes>) -> Frame<Bytes> {
     match frame.into_trailers() {
         Ok(trailers) => Frame::trailers(head::trailers(trailers)),
@@ -123,23 +66,15 @@ pub fn passed_on(frame: Frame<Bytes>) -> Frame<Bytes> {
 #[derive(Debug)]
 pub struct Download {
     /// What was taken of it already.
-    first: Option<Result<Frame<Bytes>, BodyError>>,
-    body: Incoming,
+    first: Option<Frame<Bytes>>,
+    /// None once the answer's end has come.
     connection: Option<Connection>,
 }
 
 impl Download {
     /// From this connection, which is of use again afterwards. `first`: what was taken of it already.
-    pub fn new(first: Option<Result<Frame<Bytes>, BodyError>>, body: Incoming, connection: Connection) -> Download {
-        Download { first, body, connection: Some(connection) }
-    }
-
-    fn finished(&mut self) {
-        if let Some(connection) = self.connection.take()
-            && connection.wire.is_sent()
-        {
-            connection.put_back();
-        }
+    pub fn new(first: Option<Frame<Bytes>>, connection: Connection) -> Download {
+        Download { first, connection: Some(connection) }
     }
 }
 
@@ -149,23 +84,23 @@ impl Body for Download {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         if let Some(first) = self.first.take() {
-            return Poll::Ready(Some(first));
+            return Poll::Ready(Some(Ok(first)));
         }
-        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
-        if frame.is_none() || self.body.is_end_stream() {
-            self.finished();
+        let Some(connection) = &mut self.connection else { return Poll::Ready(None) };
+        let frame = ready!(connection.poll_frame(cx));
+        if connection.is_at_end() {
+            self.connection.take().into_iter().for_each(Connection::put_back);
         }
-        Poll::Ready(frame.map(|frame| frame.map(passed_on).map_err(BodyError::from)))
+        Poll::Ready(frame.map(|frame| frame.map(passed_on)).map_err(BodyError::from).transpose())
     }
 
     fn is_end_stream(&self) -> bool {
-        self.first.is_none() && self.body.is_end_stream()
+        self.first.is_none() && self.connection.as_ref().is_none_or(Connection::is_at_end)
     }
 
     fn size_hint(&self) -> SizeHint {
-        let first = self.first.as_ref().and_then(|first| first.as_ref().ok());
-        let taken = first.and_then(Frame::data_ref).map_or(0, Bytes::len);
-        match self.body.size_hint().exact() {
+        let taken = self.first.as_ref().and_then(Frame::data_ref).map_or(0, Bytes::len);
+        match self.connection.as_ref().map_or(Some(0), Connection::left) {
             Some(left) => SizeHint::with_exact(left + taken as u64),
             None => SizeHint::default(),
         }

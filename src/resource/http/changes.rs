@@ -148,6 +148,9 @@ impl Shared {
                     entry.advanced_at_ms = at_ms;
                 }
                 let woken = entry.fence.stored(now, self.policy(scope));
+                if *event == "reset" {
+                    self.resets.fetch_add(1, Ordering::Relaxed);
+                }
                 self.tell(&entry, event, before.as_ref().map(|mark| mark.token), at_ms);
                 if let (true, Some(scope)) = (*event == "advanced", self.told(entry.home)) {
                     scope.advances.increment(1);

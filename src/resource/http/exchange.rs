@@ -13,49 +13,50 @@
 //! A client that goes away doesn't end its write: what would be known a moment later would be unknown then, and hold up the next
 //! leader. So the exchange goes on without it, in a task of its own, for a bounded time.
 
+use std::future::poll_fn;
+use std::pin::pin;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http_body_util::BodyExt;
-use hyper::body::{Body, Frame, Incoming};
-use hyper::http::response;
+use hyper::body::Frame;
 use hyper::{HeaderMap, StatusCode};
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use crate::fence::drain::Outcome;
 
-use super::conn::{Answer, Connection};
+use super::conn::Connection;
 use super::fences::InFlight;
-use super::head;
+use super::message::{Broken, Failed, Head, Message};
+use super::upstream::Upstream;
 
 /// Bad Gateway and Gateway Timeout: what is behind the upstream may still apply the write (RFC 9110, sections 15.6.3 and 15.6.5).
 const UNKNOWING: [u16; 2] = [502, 504];
 /// How long an upstream that has answered may take for the rest of the request.
 const REST_TIME: Duration = Duration::from_secs(1);
-/// How often to give an answer's end the chance to come before a task of its own is made for it.
+/// How often to give the task of an HTTP/2 connection its turn before the rest of an answer counts as not there.
 const PATIENCE: usize = 3;
 
 /// Why an exchange came to no whole answer.
 #[derive(Debug)]
 pub enum Failure {
     /// It was never written: the connection had ended before. Here is the request.
-    Unsent(Box<hyper::Request<super::body::Upload>>),
-    /// The connection broke, or what came on it was no answer.
-    Broken(hyper::Error),
+    Unsent(Box<Message>),
+    /// The connection broke, or what came on it was no answer, or the client broke off.
+    Broken(Broken),
     /// The answer took too long.
     TimedOut,
     /// A newer token has taken the fence, and the time to finish is over.
     Replaced,
 }
 
-#[derive(Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
     /// The request is on its way, the answer's head hasn't come.
-    Head(Answer),
+    Head,
     /// The answer's body is coming; its status.
-    Body(Incoming, u16),
+    Body(u16),
     /// It is over, one way or the other.
-    #[default]
     Over,
 }
 
@@ -66,8 +67,6 @@ pub struct Exchange {
     /// For writes: what the fence has to be told. None once it is.
     write: Option<InFlight>,
     answer_time: Duration,
-    /// Whether the answer says where it ends.
-    is_delimited: bool,
     /// Whether nobody waits for the answer any more.
     is_orphan: bool,
 }
@@ -100,12 +99,13 @@ impl Exchange {
     /// Sends a request.
     pub fn begin(
         mut connection: Connection,
-        request: hyper::Request<super::body::Upload>,
+        message: Box<Message>,
+        upstream: &Upstream,
         write: Option<InFlight>,
         answer_time: Duration,
     ) -> Exchange {
-        let stage = Stage::Head(connection.send(request));
-        Exchange { stage, connection: Some(connection), write, answer_time, is_delimited: false, is_orphan: false }
+        connection.begin(message, upstream);
+        Exchange { stage: Stage::Head, connection: Some(connection), write, answer_time, is_orphan: false }
     }
 
     /// Whether it is a write that the fence waits for.
@@ -113,12 +113,14 @@ impl Exchange {
         self.write.is_some()
     }
 
+    /// Whether all of the request has left.
+    pub fn is_sent(&self) -> bool {
+        self.connection.as_ref().is_some_and(Connection::is_sent)
+    }
+
     /// How many bytes of the answer's body are still to come, where that is known.
     pub fn left(&self) -> Option<u64> {
-        match &self.stage {
-            Stage::Body(body, _) => body.size_hint().exact(),
-            _ => None,
-        }
+        self.connection.as_ref().and_then(Connection::left)
     }
 
     /// How long an answer may take.
@@ -126,47 +128,45 @@ impl Exchange {
         self.answer_time
     }
 
-    /// Whether the client broke off in the middle of its request's body.
-    pub fn is_broken(&self) -> bool {
-        self.connection.as_ref().is_some_and(|connection| connection.wire.is_broken())
+    /// The connection, while the answer's body is coming.
+    fn coming(&mut self) -> Option<&mut Connection> {
+        self.connection.as_mut().filter(|_| matches!(self.stage, Stage::Body(_)))
     }
 
     /// Waits for the head of the answer.
     ///
     /// # Errors
     /// [`Failure`]; the fence isn't told yet.
-    pub async fn head(&mut self) -> Result<response::Parts, Failure> {
-        let (Stage::Head(answer), Some(connection)) = (&mut self.stage, &self.connection) else {
+    pub async fn head(&mut self) -> Result<Head, Failure> {
+        let (Stage::Head, Some(connection)) = (self.stage, &mut self.connection) else {
             return Err(Failure::TimedOut);
         };
-        let wire = &connection.wire;
-        let late = async {
-            loop {
-                let moved = wire.moved();
-                sleep(self.answer_time).await;
-                // A large request that is still being sent has no answer yet.
-                if wire.moved() == moved {
-                    break;
-                }
+        let mut overdue = pin!(overdue(self.write.as_ref()));
+        let (time, mut moved) = (self.answer_time, connection.moved());
+        connection.expect_within(time);
+        let head = poll_fn(|cx| {
+            if let Poll::Ready(head) = connection.poll_head(cx) {
+                return Poll::Ready(head.map_err(|failed| match failed {
+                    Failed::Unsent(message) => Failure::Unsent(message),
+                    Failed::Broken(broken) => Failure::Broken(broken),
+                }));
             }
-        };
-        tokio::select! {
-            biased;
-            sent = answer => match sent {
-                Ok(response) => {
-                    let (parts, body) = response.into_parts();
-                    self.is_delimited = body.is_end_stream() || head::is_delimited(&parts);
-                    self.stage = Stage::Body(body, parts.status.as_u16());
-                    Ok(parts)
+            if overdue.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Err(Failure::Replaced));
+            }
+            while connection.poll_late(cx).is_ready() {
+                // A large request that is still being sent has no answer yet.
+                if connection.moved() == moved {
+                    return Poll::Ready(Err(Failure::TimedOut));
                 }
-                Err(mut error) => match error.take_message() {
-                    Some(request) => Err(Failure::Unsent(Box::new(request))),
-                    None => Err(Failure::Broken(error.into_error())),
-                },
-            },
-            () = overdue(self.write.as_ref()) => Err(Failure::Replaced),
-            () = late => Err(Failure::TimedOut),
-        }
+                moved = connection.moved();
+                connection.expect_within(time);
+            }
+            Poll::Pending
+        });
+        let head = head.await?;
+        self.stage = Stage::Body(head.status.as_u16());
+        Ok(head)
     }
 
     /// The next frame of the answer's body; `Ok(None)` at its end.
@@ -174,36 +174,39 @@ impl Exchange {
     /// # Errors
     /// [`Failure::Broken`], [`Failure::Replaced`].
     pub async fn frame(&mut self) -> Result<Option<Frame<Bytes>>, Failure> {
-        let Stage::Body(body, _) = &mut self.stage else { return Ok(None) };
-        if body.is_end_stream() {
-            return Ok(None);
-        }
-        tokio::select! {
-            biased;
-            frame = body.frame() => frame.transpose().map_err(Failure::Broken),
-            () = overdue(self.write.as_ref()) => Err(Failure::Replaced),
+        match self.step(true, true).await? {
+            Step::Frame(frame) => Ok(frame),
+            Step::Hurry => Err(Failure::Replaced),
         }
     }
 
-    /// The same, and tells when a newer token takes the fence, unless `is_hurried`. Without `reads` it only waits for that.
+    /// The same, and tells when a newer token takes the fence, unless `is_hurried`. Without `reads` it only waits for that, and goes
+    /// on with sending.
     ///
     /// # Errors
     /// As [`Exchange::frame`].
     pub async fn step(&mut self, reads: bool, is_hurried: bool) -> Result<Step, Failure> {
-        let Stage::Body(body, _) = &mut self.stage else { return Ok(Step::Frame(None)) };
-        if reads && body.is_end_stream() {
+        let (Stage::Body(_), Some(connection)) = (self.stage, &mut self.connection) else {
             return Ok(Step::Frame(None));
-        }
+        };
+        let write = self.write.as_ref();
         let replaced = async {
-            match &self.write {
+            match write {
                 Some(write) if !is_hurried => drop(write.replaced().await),
                 _ => std::future::pending().await,
             }
         };
+        let frame = poll_fn(|cx| {
+            if reads {
+                return connection.poll_frame(cx).map_err(Failure::Broken);
+            }
+            let _ = connection.poll_sent(cx);
+            Poll::Pending
+        });
         tokio::select! {
             biased;
-            frame = body.frame(), if reads => frame.transpose().map(Step::Frame).map_err(Failure::Broken),
-            () = overdue(self.write.as_ref()) => Err(Failure::Replaced),
+            frame = frame => frame.map(Step::Frame),
+            () = overdue(write) => Err(Failure::Replaced),
             () = replaced => Ok(Step::Hurry),
         }
     }
@@ -213,9 +216,7 @@ impl Exchange {
     /// # Errors
     /// As [`Exchange::frame`], and [`Failure::TimedOut`].
     pub async fn take_small(&mut self, bytes_max: usize) -> Result<Taken, Failure> {
-        let Stage::Body(body, _) = &self.stage else { return Ok(Taken::Part(Vec::new())) };
-        let size = body.size_hint();
-        let announced = size.exact().map(|exact| usize::try_from(exact).unwrap_or(usize::MAX));
+        let announced = self.left().map(|left| usize::try_from(left).unwrap_or(usize::MAX));
         if announced == Some(0) {
             return Ok(Taken::Whole(Bytes::new(), None));
         }
@@ -223,21 +224,24 @@ impl Exchange {
         if is_large {
             return Ok(Taken::Part(Vec::new()));
         }
-        let late_at = Instant::now() + self.answer_time;
+        let mut late_at = None;
         let (mut frames, mut len, mut trailers, mut patience) = (Vec::new(), 0, None, PATIENCE);
         loop {
-            let next = if is_small {
-                tokio::time::timeout_at(late_at, self.frame()).await.map_err(|_| Failure::TimedOut)??
-            } else {
-                match self.frame_soon(&mut patience).await? {
-                    Some(next) => next,
-                    None => return Ok(Taken::Part(frames)),
+            let next = match self.frame_soon(&mut patience).await? {
+                Some(next) => next,
+                None if is_small => {
+                    let late_at = *late_at.get_or_insert_with(|| Instant::now() + self.answer_time);
+                    timeout_at(late_at, self.frame()).await.map_err(|_| Failure::TimedOut)??
                 }
+                None => return Ok(Taken::Part(frames)),
             };
             let Some(frame) = next else { break };
             len += frame.data_ref().map_or(0, Bytes::len);
+            let is_all = frames.is_empty() && self.connection.as_ref().is_some_and(Connection::is_at_end);
             match frame.into_trailers() {
                 Ok(map) => trailers = Some(map),
+                // Mostly it is one piece.
+                Err(data) if is_all => return Ok(Taken::Whole(data.into_data().unwrap_or_default(), None)),
                 Err(data) => frames.push(data),
             }
             if len > bytes_max {
@@ -251,15 +255,12 @@ impl Exchange {
     /// The next frame if it is as good as there; nothing if it isn't.
     async fn frame_soon(&mut self, patience: &mut usize) -> Result<Option<Option<Frame<Bytes>>>, Failure> {
         loop {
-            let polled = {
-                let mut next = std::pin::pin!(self.frame());
-                std::future::poll_fn(|cx| std::task::Poll::Ready(next.as_mut().poll(cx))).await
-            };
-            match polled {
-                std::task::Poll::Ready(frame) => return frame.map(Some),
-                std::task::Poll::Pending if *patience == 0 => return Ok(None),
+            let Some(connection) = self.coming() else { return Ok(Some(None)) };
+            match poll_fn(|cx| Poll::Ready(connection.poll_frame(cx))).await {
+                Poll::Ready(frame) => return frame.map(Some).map_err(Failure::Broken),
+                Poll::Pending if *patience == 0 || !connection.is_http2() => return Ok(None),
                 // The connection's own task may only need its turn.
-                std::task::Poll::Pending => {
+                Poll::Pending => {
                     *patience -= 1;
                     tokio::task::yield_now().await;
                 }
@@ -269,20 +270,20 @@ impl Exchange {
 
     /// The whole answer has come: tells the fence, and gives the connection back where it is of further use.
     pub async fn end(&mut self) {
-        let Stage::Body(_, status) = std::mem::take(&mut self.stage) else { return };
-        let Some(connection) = &self.connection else { return };
-        let is_whole = self.is_delimited || self.write.is_none() || status >= 300;
+        let Stage::Body(status) = std::mem::replace(&mut self.stage, Stage::Over) else { return };
+        let Some(connection) = &mut self.connection else { return };
+        let is_whole = connection.is_delimited() || self.write.is_none() || status >= 300;
         let knows = !UNKNOWING.contains(&status);
         let is_sent = if !is_whole {
             false
-        } else if connection.wire.is_sent() {
+        } else if connection.is_sent() {
             true
         } else if status >= 300 || self.write.is_none() {
             false
         } else {
             // Done, says the upstream, without having heard all of it. What it does with the rest isn't known.
             tokio::select! {
-                sent = timeout(REST_TIME, connection.wire.sent()) => sent.unwrap_or(false),
+                sent = timeout(REST_TIME, poll_fn(|cx| connection.poll_sent(cx))) => sent.unwrap_or(false),
                 () = overdue(self.write.as_ref()) => false,
             }
         };
@@ -318,10 +319,10 @@ impl Exchange {
         (self.connection.take(), self.write.take())
     }
 
-    /// The answer to what is no write.
-    pub fn into_read(mut self) -> Option<(Incoming, Connection)> {
-        let Stage::Body(body, _) = std::mem::take(&mut self.stage) else { return None };
-        Some((body, self.connection.take()?))
+    /// The connection on which the answer to what is no write is coming.
+    pub fn into_read(mut self) -> Option<Connection> {
+        self.stage = Stage::Over;
+        self.connection.take()
     }
 
     fn cut(&mut self) {
@@ -339,11 +340,10 @@ impl Exchange {
     /// The same exchange, for a task that sees to its end.
     fn orphaned(&mut self) -> Exchange {
         Exchange {
-            stage: std::mem::take(&mut self.stage),
+            stage: std::mem::replace(&mut self.stage, Stage::Over),
             connection: self.connection.take(),
             write: self.write.take(),
             answer_time: self.answer_time,
-            is_delimited: self.is_delimited,
             is_orphan: true,
         }
     }
@@ -352,7 +352,7 @@ impl Exchange {
     pub async fn see_out(mut self) {
         let time = self.answer_time;
         let whole = async {
-            if matches!(self.stage, Stage::Head(_)) && self.head().await?.status == StatusCode::SWITCHING_PROTOCOLS {
+            if self.stage == Stage::Head && self.head().await?.status == StatusCode::SWITCHING_PROTOCOLS {
                 // A tunnel with nobody at its other end.
                 return Err(Failure::TimedOut);
             }
@@ -389,7 +389,7 @@ impl Drop for Exchange {
             return;
         }
         if !self.is_orphan
-            && !matches!(self.stage, Stage::Over)
+            && self.stage != Stage::Over
             && let Ok(runtime) = tokio::runtime::Handle::try_current()
         {
             runtime.spawn(self.orphaned().see_out());

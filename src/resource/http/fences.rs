@@ -17,14 +17,16 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rusqlite::Connection;
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use crate::fence::drain::{Moment, Outcome, Pass, Policy, Purpose};
-use crate::fence::{Claim, Token, Verdict};
+use crate::fence::drain::{Moment, Outcome, Pass, Policy, Purpose, Store};
+use crate::fence::{Claim, Mark, Token, Verdict};
 use crate::lock::LockFile;
 use crate::problem::{Kind, Problem};
+use crate::resource::issuer::{self, Trust, Word};
 
-use super::ask::Said;
+use super::ask::{Question, Said};
 use super::state::Shared;
 
 pub use super::store::OpenError;
@@ -37,6 +39,8 @@ pub struct Scope {
     pub policy: Policy,
     /// Whether this resource can have a fence of this name. A fence that several can have is one and the same.
     pub owns: Box<dyn Fn(&str) -> bool + Send + Sync>,
+    /// Who is asked before a mark rises.
+    pub trust: Trust,
 }
 
 /// The fences of all HTTP resources of one gate.
@@ -119,14 +123,25 @@ impl Fences {
     /// A refusal; a fence that the resource doesn't have ([`Kind::NotFound`]); a quarantine; a store that doesn't work or keep up.
     pub async fn admit(self: &Arc<Fences>, scope: usize, claim: &Claim, purpose: Purpose) -> Result<Admitted, Problem> {
         let scope = u16::try_from(scope).expect("a scope's number comes from the list that was given");
-        let failures = self.shared.failures.load(Ordering::Relaxed);
-        let mut asking = Asking { fences: self, scope, claim, purpose, failures, advanced: None };
+        let mut asking = Asking::new(self, scope, claim, purpose);
         match asking.ask() {
             Said::Go(id, pass) => Ok(asking.admitted(id, pass)),
-            Said::No(problem) => Err(problem),
+            Said::No(problem) => Err(issuer::explain(&self.shared.scopes[usize::from(scope)].given.trust, problem)),
             // Rare, and large: not in every request's future.
             said => Box::pin(asking.persevere(said)).await,
         }
+    }
+
+    /// Raises a mark to the token of a leader that was elected, where it is higher, and says why in the history. Returns when the
+    /// mark is durable: true where it rose.
+    ///
+    /// # Errors
+    /// As [`Fences::admit`], but for a quarantine.
+    pub async fn succeed(&self, scope: usize, claim: &Claim, why: &'static str) -> Result<bool, Problem> {
+        let scope = u16::try_from(scope).expect("a scope's number comes from the list that was given");
+        let resets = self.shared.resets.load(Ordering::Relaxed);
+        let asking = Asking::new(self, scope, claim, Purpose::Read);
+        Asking { believed: Some(Box::new((resets, claim.clone()))), why: Some(why), ..asking }.raise().await
     }
 
     fn handle(&self) -> Arc<Handle> {
@@ -173,13 +188,98 @@ struct Asking<'a> {
     claim: &'a Claim,
     purpose: Purpose,
     failures: u64,
+    /// What who issues its token says that it is, and how many resets there had been before that was asked. Rare, and large.
+    believed: Option<Box<(u64, Claim)>>,
+    why: Option<&'static str>,
     /// It raised the mark, from this one.
     advanced: Option<Option<Token>>,
 }
 
-impl Asking<'_> {
+impl<'a> Asking<'a> {
+    fn new(fences: &'a Fences, scope: u16, claim: &'a Claim, purpose: Purpose) -> Asking<'a> {
+        let failures = fences.shared.failures.load(Ordering::Relaxed);
+        Asking { fences, scope, claim, purpose, failures, believed: None, why: None, advanced: None }
+    }
+
     fn ask(&self) -> Said {
-        self.fences.shared.ask(self.scope, self.claim, self.purpose, self.failures)
+        let (believed, claim) = match self.believed.as_deref() {
+            Some((resets, claim)) => (Some(*resets), claim),
+            None => (None, self.claim),
+        };
+        let (scope, purpose, failures, why) = (self.scope, self.purpose, self.failures, self.why);
+        self.fences.shared.ask(&Question { scope, claim, purpose, failures, believed, why })
+    }
+
+    fn trust(&self) -> &'a Trust {
+        &self.fences.shared.scopes[usize::from(self.scope)].given.trust
+    }
+
+    /// Asks who issues the token before the mark, which is this now, may rise to it. No lock is held, and nobody else waits.
+    async fn doubt(&mut self, mark: Option<Mark>) -> Result<(), Problem> {
+        let Some(issuer) = self.trust() else { return Ok(()) };
+        // Read before asking: an answer to a question from before a reset doesn't count after it.
+        let resets = self.fences.shared.resets.load(Ordering::Relaxed);
+        match issuer::ask(&**issuer, self.claim, mark.as_ref()).await? {
+            Word::Believed(claim) => self.believed = Some(Box::new((resets, claim))),
+            Word::Succeeded(leader) => {
+                let successor = Asking::new(self.fences, self.scope, &leader, Purpose::Read);
+                let believed = Some(Box::new((resets, leader.clone())));
+                let raising = Asking { believed, why: Some(issuer::ASKED), ..successor };
+                let told = |problem| Problem { presented: Some(self.claim.token), ..problem };
+                Box::pin(raising.raise()).await.map_err(told)?;
+            }
+            Word::Refused(verdict, problem) => {
+                self.fences.shared.count_disbelieved(self.scope, self.claim, verdict);
+                return Err(problem);
+            }
+        }
+        Ok(())
+    }
+
+    /// Raises the mark and waits until it is durable, but not for older writes to be out of the way. True where it rose.
+    async fn raise(mut self) -> Result<bool, Problem> {
+        let stored_by = Instant::now() + STORE_WAIT;
+        loop {
+            match self.ask() {
+                Said::Go(..) => return Ok(self.advanced.is_some()),
+                // Somebody has claimed a higher token meanwhile, or an operator has reset the mark: then what was said before
+                // that doesn't count.
+                Said::No(problem) if matches!(problem.kind, Kind::StaleToken | Kind::TokenConflict) => {
+                    return Ok(false);
+                }
+                Said::No(problem) if problem.kind == Kind::Quarantined => return Ok(self.advanced.is_some()),
+                Said::No(problem) => return Err(problem),
+                Said::Doubted(_) => return Ok(false),
+                Said::Stored(answer, store) => self.stored(stored_by, answer, store).await?,
+                Said::Wait(id, place, _, is_storing) => {
+                    let waiter = Waiter { shared: &self.fences.shared, id, place };
+                    if !is_storing {
+                        return Ok(self.advanced.is_some());
+                    }
+                    if tokio::time::timeout_at(stored_by, waiter.woken()).await.is_err() {
+                        return Err(self.unstored("it takes too long"));
+                    }
+                }
+            }
+        }
+    }
+
+    async fn stored(
+        &mut self,
+        stored_by: Instant,
+        answer: oneshot::Receiver<Result<bool, Problem>>,
+        store: Store,
+    ) -> Result<(), Problem> {
+        match tokio::time::timeout_at(stored_by, answer).await {
+            Ok(Ok(Ok(_))) => {}
+            Ok(Ok(Err(problem))) => return Err(Problem { presented: Some(self.claim.token), ..problem }),
+            Ok(Err(_)) => return Err(self.unstored("the gate is stopping")),
+            Err(_) => return Err(self.unstored("it takes too long")),
+        }
+        if store.advances() {
+            self.advanced = Some(store.before.map(|mark| mark.token));
+        }
+        Ok(())
     }
 
     fn admitted(&self, id: u32, pass: Option<Pass>) -> Admitted {
@@ -199,23 +299,17 @@ impl Asking<'_> {
 
     async fn persevere(&mut self, mut said: Said) -> Result<Admitted, Problem> {
         let shared = &self.fences.shared;
-        let stored_by = Instant::now() + STORE_WAIT;
+        let mut stored_by = Instant::now() + STORE_WAIT;
         let mut overdue_at = None;
         loop {
             match said {
                 Said::Go(id, pass) => return Ok(self.admitted(id, pass)),
-                Said::No(problem) => return Err(problem),
-                Said::Stored(answer, store) => {
-                    match tokio::time::timeout_at(stored_by, answer).await {
-                        Ok(Ok(Ok(_))) => {}
-                        Ok(Ok(Err(problem))) => return Err(Problem { presented: Some(self.claim.token), ..problem }),
-                        Ok(Err(_)) => return Err(self.unstored("the gate is stopping")),
-                        Err(_) => return Err(self.unstored("it takes too long")),
-                    }
-                    if store.advances() {
-                        self.advanced = Some(store.before.map(|mark| mark.token));
-                    }
+                Said::No(problem) => return Err(issuer::explain(self.trust(), problem)),
+                Said::Doubted(mark) => {
+                    self.doubt(mark).await?;
+                    stored_by = Instant::now() + STORE_WAIT;
                 }
+                Said::Stored(answer, store) => self.stored(stored_by, answer, store).await?,
                 Said::Wait(id, place, until, is_storing) => {
                     let waiter = Waiter { shared, id, place };
                     if is_storing {

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use hyper::body::Body as _;
-use hyper::header::{CONTENT_LENGTH, HOST, HeaderValue, TE, TRANSFER_ENCODING};
-use hyper::http::uri::{self, PathAndQuery, Scheme, Uri};
+use hyper::header::{CONTENT_LENGTH, HeaderValue};
+use hyper::http::uri::PathAndQuery;
 use hyper::upgrade::OnUpgrade;
-use hyper::{Method, Request, Response, Version};
+use hyper::{Method, Response};
 
 use crate::fence::claim::PresentedTokens;
 use crate::fence::drain::{Outcome, Purpose};
@@ -17,11 +17,12 @@ use crate::resource::{Body, Call, Judged, Served};
 
 use super::answer::unreachable;
 use super::body::Upload;
-use super::conn::Connection;
 use super::destination;
 use super::exchange::{Exchange, Failure};
 use super::fences::{Admitted, InFlight};
+use super::gained::Gained;
 use super::head::{self, Asked};
+use super::message::Message;
 use super::path::NormalPath;
 use super::resource::Http;
 use super::rules;
@@ -49,9 +50,16 @@ pub(super) struct Outgoing<'a> {
     /// Which headers it has.
     seen: Seen,
     /// What was judged.
-    pub(super) claim: Option<&'a Claim>,
+    claims: Option<&'a Arc<[Claim]>>,
     /// The client's connection, should it become a tunnel.
     pub(super) upgrade: Option<OnUpgrade>,
+}
+
+impl Outgoing<'_> {
+    /// What was judged.
+    pub(super) fn claim(&self) -> Option<&Claim> {
+        self.claims.and_then(|claims| claims.first())
+    }
 }
 
 impl Http {
@@ -69,15 +77,24 @@ impl Http {
             destination::check(self, &mut call, &fence)?;
         }
         let Some(claim) = self.claim(&call, fence, is_write)? else {
-            let outgoing = Outgoing { asked, seen, claim: None, upgrade: call.upgrade.take() };
+            let outgoing = Outgoing { asked, seen, claims: None, upgrade: call.upgrade.take() };
             let response = self.forward(call, &path, outgoing, None).await?;
             return Ok(Served { response, judged: None });
         };
         let purpose = if is_write { Purpose::Write } else { Purpose::Read };
-        let Admitted { verdict, write, .. } = self.fences.admit(self.scope, &claim, purpose).await?;
+        let Admitted { verdict, write, .. } = match self.fences.admit(self.scope, &claim, purpose).await {
+            Ok(admitted) => admitted,
+            // It was counted, and goes on as if it presented nothing: its token must not raise the mark in a rehearsal either.
+            Err(problem) if !self.enforce && matches!(problem.kind, Kind::TokenUnissued | Kind::TokenConflict) => {
+                let outgoing = Outgoing { asked, seen, claims: None, upgrade: call.upgrade.take() };
+                let response = self.forward(call, &path, outgoing, None).await?;
+                return Ok(Served { response, judged: None });
+            }
+            Err(problem) => return Err(problem),
+        };
         let write = write.map(|write| Unsent(Some(write)));
         let claims: Arc<[Claim]> = Arc::new([claim]);
-        let outgoing = Outgoing { asked, seen, claim: claims.first(), upgrade: call.upgrade.take() };
+        let outgoing = Outgoing { asked, seen, claims: Some(&claims), upgrade: call.upgrade.take() };
         match self.forward(call, &path, outgoing, write).await {
             Ok(response) => Ok(Served { response, judged: Some(Judged { verdict, claims }) }),
             Err(problem) => Err(problem.after(verdict, &claims)),
@@ -138,32 +155,33 @@ impl Http {
         write: Option<Unsent>,
     ) -> Result<Response<Body>, Problem> {
         let version = call.version;
-        let mut request = self.request(call, path, &outgoing)?;
+        let mut message = self.message(call, path, &outgoing)?;
         let mut write = write.unwrap_or(Unsent(None));
         let mut stale = 0;
         loop {
             let (connection, is_fresh) = self.connection(&outgoing, &write, stale < STALE_CONNECTIONS_MAX).await?;
-            self.address(&mut request, &connection, outgoing.asked.takes_trailers);
-            let mut exchange = Exchange::begin(connection, request, write.0.take(), self.limits.answer_time);
+            let answer_time = self.limits.answer_time;
+            let mut exchange = Exchange::begin(connection, message, self.upstream(), write.0.take(), answer_time);
             match exchange.head().await {
-                Ok(parts) => return self.answer(exchange, parts, outgoing, version).await,
+                Ok(head) => return self.answer(exchange, head, outgoing, version).await,
                 Err(Failure::Unsent(unsent)) => {
                     write = Unsent(exchange.give_up());
                     if is_fresh {
                         return Err(unreachable("the upstream ends new connections at once", "connection_terminated"));
                     }
-                    request = *unsent;
+                    message = unsent;
                     stale += 1;
                 }
-                Err(failure) => return Err(self.failed(exchange, failure, outgoing.claim)),
+                Err(failure) => return Err(self.failed(exchange, failure, outgoing.claim())),
             }
         }
     }
 
     /// The request as any version of HTTP has it.
-    fn request(&self, mut call: Call, path: &NormalPath, outgoing: &Outgoing<'_>) -> Result<Request<Upload>, Problem> {
-        head::forward(&mut call, outgoing.seen, &outgoing.asked, outgoing.claim);
-        let Call { method, query, headers, body, .. } = call;
+    fn message(&self, mut call: Call, path: &NormalPath, outgoing: &Outgoing<'_>) -> Result<Box<Message>, Problem> {
+        head::forward(&mut call, outgoing.seen, outgoing.claim());
+        let gained = Gained::of(&mut call, outgoing.seen, outgoing.claims);
+        let Call { method, query, mut headers, body, .. } = call;
         let base = &self.upstream().base;
         let mut target =
             String::with_capacity(base.len() + path.as_str().len() + query.as_ref().map_or(0, String::len) + 1);
@@ -175,54 +193,24 @@ impl Http {
         }
         let target = PathAndQuery::from_maybe_shared(Bytes::from(target))
             .map_err(|error| Problem::new(Kind::BadRequest, format!("the path and query are no URI: {error}")))?;
-        let (len, is_empty) = (body.size_hint().exact(), body.is_end_stream());
-        let mut request = Request::new(Upload::new(body));
-        *request.uri_mut() = Uri::from(target);
-        *request.method_mut() = method;
-        *request.headers_mut() = headers;
-        let method = request.method().clone();
-        let headers = request.headers_mut();
-        if is_empty {
-            // Said so where one is expected (RFC 9110, section 8.6): some servers insist.
-            if matches!(method, Method::POST | Method::PUT | Method::PATCH) {
-                headers.entry(CONTENT_LENGTH).or_insert(HeaderValue::from_static("0"));
-            }
-        } else if let Some(len) = len {
-            headers.entry(CONTENT_LENGTH).or_insert_with(|| HeaderValue::from(len));
-        }
-        Ok(request)
-    }
-
-    /// Makes a request one of the version that the connection speaks.
-    fn address(&self, request: &mut Request<Upload>, connection: &Connection, takes_trailers: bool) {
-        let upstream = self.upstream();
-        let target = request.uri().path_and_query().cloned();
-        let mut parts = uri::Parts::default();
-        parts.path_and_query = target;
-        if connection.is_http2() {
-            parts.scheme = Some(if upstream.tls.is_some() { Scheme::HTTPS } else { Scheme::HTTP });
-            parts.authority = self.authority.clone();
-            *request.version_mut() = Version::HTTP_2;
-            request.headers_mut().remove(HOST);
-            request.headers_mut().remove(TRANSFER_ENCODING);
-            if takes_trailers {
-                request.headers_mut().insert(TE, HeaderValue::from_static("trailers"));
-            }
-        } else {
-            *request.version_mut() = Version::HTTP_11;
-            let is_unmeasured = !request.headers().contains_key(CONTENT_LENGTH) && !request.body().is_end_stream();
-            let headers = request.headers_mut();
-            headers.insert(HOST, upstream.authority.clone());
-            headers.remove(TE);
-            if is_unmeasured {
-                headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
-            }
-            if takes_trailers {
-                head::ask_for_trailers(headers);
+        let length = if body.is_end_stream() { Some(0) } else { body.size_hint().exact() };
+        if let Some(length) = length.filter(|_| !outgoing.seen.has(Seen::CONTENT_LENGTH)) {
+            // Of an empty one it is said where one is expected (RFC 9110, section 8.6): some servers insist.
+            if length > 0 || matches!(method, Method::POST | Method::PUT | Method::PATCH) {
+                headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
             }
         }
-        if let Ok(uri) = Uri::from_parts(parts) {
-            *request.uri_mut() = uri;
-        }
+        let Asked { upgrade, takes_trailers } = &outgoing.asked;
+        let (upgrade, takes_trailers) = (upgrade.clone(), *takes_trailers);
+        Ok(Box::new(Message {
+            method,
+            target,
+            headers,
+            gained,
+            upgrade,
+            takes_trailers,
+            body: Upload::new(body),
+            length,
+        }))
     }
 }

@@ -1,14 +1,9 @@
 //! Heads on their way through: what is refused, removed, and added.
 
-use std::cell::RefCell;
-use std::net::IpAddr;
-
-use bytes::Bytes;
 use hyper::header::{
-    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue,
+    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue,
     PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, VIA,
 };
-use hyper::http::response::Parts;
 use hyper::{Method, Version};
 
 use crate::fence::Claim;
@@ -25,15 +20,12 @@ const FENCING_HIGHEST: HeaderName = HeaderName::from_static("fencing-highest");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
-const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
 /// Headers that some upstreams take for the path of the request, past the one that was judged.
 const PATH_OVERRIDES: [HeaderName; 2] =
     [HeaderName::from_static("x-original-url"), HeaderName::from_static("x-rewrite-url")];
 
-/// RFC 9110, section 7.6.1: about one connection, not about the message. `TE` and `Upgrade` are put back where they are passed on.
+/// RFC 9110, section 7.6.1: about one connection, not about the message. Whoever speaks on the next one says it anew.
 const HOP_BY_HOP: [(Seen, HeaderName); 9] = [
     (Seen::CONNECTION, CONNECTION),
     (Seen::KEEP_ALIVE, KEEP_ALIVE),
@@ -64,7 +56,9 @@ pub fn check(call: &Call, seen: Seen) -> Result<(), Problem> {
     if call.method == Method::CONNECT {
         return Err(Problem::new(Kind::NotImplemented, "the gate opens no tunnels: CONNECT is not for it"));
     }
-    check_framing(headers, call.version)?;
+    if seen.has(Seen::CONTENT_LENGTH.or(Seen::TRANSFER_ENCODING)) {
+        check_framing(headers, call.version)?;
+    }
     let mut hosts = headers.get_all(HOST).iter();
     let host = hosts.next();
     if hosts.next().is_some() {
@@ -107,7 +101,8 @@ fn check_framing(headers: &HeaderMap, version: Version) -> Result<(), Problem> {
     Ok(())
 }
 
-fn is_authority(byte: u8) -> bool {
+/// What a host and its port are made of.
+pub fn is_authority(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_' | b':' | b'[' | b']' | b'~' | b'%')
 }
 
@@ -173,18 +168,10 @@ impl Asked {
     }
 }
 
-/// How many headers a request gains here.
-const GAINED: usize = 8;
-
-/// Makes the headers of a request those that are forwarded, all but `Host`.
-pub fn forward(call: &mut Call, seen: Seen, asked: &Asked, claim: Option<&Claim>) {
+/// Makes the headers of a request those that are forwarded, but for what it gains.
+pub fn forward(call: &mut Call, seen: Seen, claim: Option<&Claim>) {
     let headers = &mut call.headers;
-    headers.reserve(GAINED);
     remove_hop_by_hop(headers, seen);
-    if let Some(upgrade) = &asked.upgrade {
-        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-        headers.insert(UPGRADE, upgrade.clone());
-    }
     if seen.has(Seen::PATH_OVERRIDE) {
         PATH_OVERRIDES.iter().for_each(|name| drop(headers.remove(name)));
     }
@@ -200,8 +187,7 @@ pub fn forward(call: &mut Call, seen: Seen, asked: &Asked, claim: Option<&Claim>
     if call.version == Version::HTTP_2 {
         join_cookies(headers);
     }
-    put_claim(headers, seen, claim);
-    put_forwarded(call, seen);
+    set_token(headers, seen, claim);
 }
 
 fn is_for_the_gate(authorization: &HeaderValue) -> bool {
@@ -220,14 +206,15 @@ fn join_cookies(headers: &mut HeaderMap) {
     }
 }
 
-/// What an upstream can check again. What the client said of it is of no meaning there unless it was judged.
-fn put_claim(headers: &mut HeaderMap, seen: Seen, claim: Option<&Claim>) {
+/// Leaves the token that was judged, for upstreams that check it again. What the client said of it is of no meaning there unless it
+/// was.
+fn set_token(headers: &mut HeaderMap, seen: Seen, claim: Option<&Claim>) {
     if seen.has(Seen::FENCING) {
         headers.remove(FENCING_HOLDER);
         headers.remove(FENCING_FENCE);
     }
     let Some(claim) = claim else {
-        if seen.has(Seen::FENCING) {
+        if seen.has(Seen::FENCING_TOKEN) {
             headers.remove(FENCING_TOKEN);
         }
         return;
@@ -237,144 +224,25 @@ fn put_claim(headers: &mut HeaderMap, seen: Seen, claim: Option<&Claim>) {
     if !headers.get(FENCING_TOKEN).is_some_and(is_bare) {
         headers.insert(FENCING_TOKEN, HeaderValue::from(claim.token.get()));
     }
-    let fence = HeaderValue::try_from(claim.fence.as_str()).expect("the name of a fence is visible ASCII");
-    headers.append(FENCING_FENCE, fence);
-    if let Some(holder) = &claim.holder {
-        let holder = HeaderValue::try_from(holder.as_str()).expect("the name of a holder is printable ASCII");
-        headers.append(FENCING_HOLDER, holder);
-    }
 }
 
-/// Adds to a list, in one line: some readers look at the first one only.
-fn add_to_list(headers: &mut HeaderMap, name: HeaderName, item: &HeaderValue) {
-    let mut list = Vec::with_capacity(item.len());
-    for value in headers.get_all(&name) {
-        list.extend_from_slice(value.as_bytes());
-        list.extend_from_slice(b", ");
-    }
-    list.extend_from_slice(item.as_bytes());
-    if let Ok(list) = HeaderValue::from_maybe_shared(Bytes::from(list)) {
-        headers.insert(name, list);
-    }
-}
-
-/// What is said of a client and the name that it asked for.
-struct Said {
-    ip: IpAddr,
-    host: Option<String>,
-    forwarded: HeaderValue,
-    forwarded_for: HeaderValue,
-    forwarded_host: Option<HeaderValue>,
-}
-
-impl Said {
-    fn of(ip: IpAddr, host: Option<&str>) -> Said {
-        let shown = host.filter(|host| host.bytes().all(is_authority));
-        let mut element = match ip {
-            IpAddr::V4(ip) => format!("for={ip}"),
-            IpAddr::V6(ip) => format!("for=\"[{ip}]\""),
-        };
-        if let Some(host) = shown {
-            element.push_str(&format!(";host=\"{host}\""));
-        }
-        element.push_str(";proto=http");
-        Said {
-            ip,
-            host: host.map(str::to_owned),
-            forwarded: HeaderValue::try_from(element).expect("addresses and such hosts are visible ASCII"),
-            forwarded_for: HeaderValue::try_from(ip.to_string()).expect("an address is visible ASCII"),
-            forwarded_host: shown.and_then(|host| HeaderValue::try_from(host).ok()),
-        }
-    }
-}
-
-thread_local! {
-    /// What was said last on this thread: mostly, the next request says the same.
-    static SAID: RefCell<Option<Said>> = const { RefCell::new(None) };
-}
-
-/// Says from whom, to whom and how the request came.
-fn put_forwarded(call: &mut Call, seen: Seen) {
-    let Call { headers, authority, peer, version, .. } = call;
-    let (ip, host) = (peer.ip().to_canonical(), authority.as_deref());
-    SAID.with_borrow_mut(|said| {
-        let said = match said {
-            Some(said) if said.ip == ip && said.host.as_deref() == host => said,
-            other => other.insert(Said::of(ip, host)),
-        };
-        if seen.has(Seen::FORWARDED) {
-            add_to_list(headers, FORWARDED, &said.forwarded);
-            add_to_list(headers, X_FORWARDED_FOR, &said.forwarded_for);
-            // These two say how the first of all proxies was asked.
-            headers.entry(X_FORWARDED_PROTO).or_insert(HeaderValue::from_static("http"));
-            if let Some(host) = &said.forwarded_host {
-                headers.entry(X_FORWARDED_HOST).or_insert_with(|| host.clone());
-            }
-            return;
-        }
-        headers.append(FORWARDED, said.forwarded.clone());
-        headers.append(X_FORWARDED_FOR, said.forwarded_for.clone());
-        headers.append(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
-        if let Some(host) = &said.forwarded_host {
-            headers.append(X_FORWARDED_HOST, host.clone());
-        }
-    });
-    headers.append(VIA, via(*version));
-}
-
-fn via(version: Version) -> HeaderValue {
-    HeaderValue::from_static(match version {
-        Version::HTTP_10 => "1.0 fencegate",
-        Version::HTTP_2 => "2.0 fencegate",
-        _ => "1.1 fencegate",
-    })
-}
-
-/// Says that trailers are welcome. `TE` is about the connection, so that `Connection` names it.
-pub fn ask_for_trailers(headers: &mut HeaderMap) {
-    headers.insert(TE, HeaderValue::from_static("trailers"));
-    let with_upgrade = headers.contains_key(UPGRADE);
-    headers.insert(CONNECTION, HeaderValue::from_static(if with_upgrade { "upgrade, te" } else { "te" }));
-}
-
-/// Whether the head of an answer with a body says where it ends.
-pub fn is_delimited(parts: &Parts) -> bool {
-    parts.version == Version::HTTP_2
-        || parts.headers.contains_key(CONTENT_LENGTH)
-        || parts.headers.contains_key(TRANSFER_ENCODING)
-}
-
-/// Refuses answers that can't be passed on.
-///
-/// # Errors
-/// What is wrong with it.
-pub fn check_answer(headers: &mut HeaderMap) -> Result<(), &'static str> {
-    if let Some(coding) = headers.get(TRANSFER_ENCODING) {
-        if !coding.as_bytes().eq_ignore_ascii_case(b"chunked") {
-            return Err("the upstream's answer has a transfer coding other than chunked");
-        }
-        // Of no meaning beside it (RFC 9112, section 6.3), and the client's connection is framed anew.
-        headers.remove(CONTENT_LENGTH);
-    }
-    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
-    if let (Some(first), Some(_)) = (lengths.next().cloned(), lengths.next()) {
-        headers.insert(CONTENT_LENGTH, first);
-    }
-    Ok(())
-}
-
-/// Makes the headers of an upstream's answer those that the client gets.
-pub fn answer(headers: &mut HeaderMap, version: Version) {
-    let seen = Seen::of(headers);
-    // The gate's own are still to come.
-    headers.reserve(4);
-    remove_hop_by_hop(headers, seen);
+/// Makes the headers of an upstream's answer, all of which go end to end, those that the client gets.
+pub fn answer(headers: &mut HeaderMap, seen: Seen, version: Version) {
     if seen.has(Seen::VERDICT) {
         // They are the gate's to say.
         headers.remove(FENCING_VERDICT);
         headers.remove(FENCING_HIGHEST);
     }
     headers.append(VIA, via(version));
+}
+
+/// What this hop adds to `Via`.
+pub fn via(version: Version) -> HeaderValue {
+    HeaderValue::from_static(match version {
+        Version::HTTP_10 => "1.0 fencegate",
+        Version::HTTP_2 => "2.0 fencegate",
+        _ => "1.1 fencegate",
+    })
 }
 
 /// Removes from trailers what is no trailer's to say (RFC 9110, section 6.5.1), for readers that merge them into the headers.
@@ -456,7 +324,9 @@ mod tests {
             ("fencing-verdict", "admitted"),
             ("fencing-highest", "9"),
         ]);
-        answer(&mut headers, Version::HTTP_11);
+        let seen = Seen::of(&headers);
+        remove_hop_by_hop(&mut headers, seen);
+        answer(&mut headers, seen, Version::HTTP_11);
         assert_eq!(headers, map(&[("x-end-to-end", "3"), ("via", "1.1 fencegate")]));
     }
 
@@ -465,13 +335,6 @@ mod tests {
         let mut headers = map(&[("cookie", "a=b"), ("cookie", "c=d"), ("x", "y")]);
         join_cookies(&mut headers);
         assert_eq!(headers, map(&[("cookie", "a=b; c=d"), ("x", "y")]));
-    }
-
-    #[test]
-    fn lists_are_added_to() {
-        let mut headers = map(&[("x-forwarded-for", "10.0.0.1"), ("x-forwarded-for", "10.0.0.2")]);
-        add_to_list(&mut headers, X_FORWARDED_FOR, &HeaderValue::from_static("::1"));
-        assert_eq!(headers, map(&[("x-forwarded-for", "10.0.0.1, 10.0.0.2, ::1")]));
     }
 
     #[test]

@@ -80,11 +80,14 @@ impl NormalPath {
             return Err(ambiguous("the path doesn't start with a slash"));
         }
         let mut text = String::with_capacity(path.len() + 8);
-        let mut has_escapes = false;
+        let (mut has_escapes, mut slashes) = (false, 0);
         let mut bytes = path.as_bytes().iter().enumerate();
         while let Some((at, &byte)) = bytes.next() {
             match byte {
-                b'/' => text.push('/'),
+                b'/' => {
+                    slashes += 1;
+                    text.push('/');
+                }
                 b'%' => {
                     let escape = (hex(path.as_bytes().get(at + 1)), hex(path.as_bytes().get(at + 2)));
                     let (Some(high), Some(low)) = escape else {
@@ -112,9 +115,8 @@ impl NormalPath {
             }
         }
         let path = NormalPath { text, has_escapes };
-        let last = path.text.matches('/').count() - 1;
-        for (number, segment) in path.segments().enumerate() {
-            path.check_segment(segment, number == last)?;
+        for (number, segment) in (1..).zip(path.segments()) {
+            path.check_segment(segment, number == slashes)?;
         }
         Ok(path)
     }
@@ -124,7 +126,7 @@ impl NormalPath {
             return if is_last { Ok(()) } else { Err(ambiguous("the path has an empty segment")) };
         }
         let decoded = self.decoded(segment)?;
-        let name = decoded.split(';').next().unwrap_or_default();
+        let name = decoded.split([';']).next().unwrap_or_default();
         if name.is_empty() {
             return Err(ambiguous("the path has a segment of nothing but parameters"));
         }
@@ -145,7 +147,7 @@ impl NormalPath {
 
     /// The segments, escaped as they are forwarded. The last one is empty where the path ends with a slash.
     pub fn segments(&self) -> impl Iterator<Item = &str> {
-        self.text[1..].split('/')
+        self.text[1..].split(['/'])
     }
 
     /// A segment of this path without its escapes.

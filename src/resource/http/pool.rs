@@ -7,7 +7,10 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use super::conn::{Connection, Unreachable};
+use tokio::time::Instant;
+
+use super::conn::Connection;
+use super::dial::{Unreachable, dial};
 use super::limits::Limits;
 use super::upstream::Upstream;
 
@@ -116,7 +119,7 @@ impl Tending {
     }
 
     /// When to look again; nothing where there are none.
-    fn close_old(&self) -> Option<tokio::time::Instant> {
+    fn close_old(&self) -> Option<Instant> {
         let pool = self.pool.upgrade()?;
         let mut shelf = pool.slots[self.slot].lock();
         let idle_time = pool.limits.idle_time;
@@ -172,15 +175,15 @@ impl Pool {
     }
 
     /// An unused connection that can be used now; the one used last, since it is the surest to be still open.
-    pub async fn take(&self, only_http1: bool) -> Option<Connection> {
-        let slot = &self.slots[own_slot()];
+    pub fn take(&self, only_http1: bool) -> Option<Connection> {
+        let (slot, now) = (&self.slots[own_slot()], Instant::now());
         loop {
-            let mut connection = {
+            let connection = {
                 let mut shelf = slot.lock();
                 let at = shelf.idle.iter().rposition(|idle| !only_http1 || !idle.is_http2())?;
                 shelf.idle.remove(at)?
             };
-            if connection.idle_since.elapsed() < self.limits.idle_time && connection.is_usable().await {
+            if now - connection.idle_since < self.limits.idle_time && connection.is_usable(now) {
                 return Some(connection);
             }
         }
@@ -204,8 +207,9 @@ impl Pool {
         }
         let place = Place { pool: Arc::downgrade(self), slot, counts: true };
         // Rare, and large: not in every request's future.
-        let dialled = Box::pin(Connection::dial(&self.upstream, &self.limits, only_http1, place));
-        dialled.await.map_err(NoConnection::Unreachable)
+        let dialled = Box::pin(dial(&self.upstream, &self.limits, only_http1));
+        let (speaks, wire) = dialled.await.map_err(NoConnection::Unreachable)?;
+        Ok(Connection::new(speaks, wire, place))
     }
 
     /// Connections that there are, and how many of them are unused.

@@ -1,8 +1,10 @@
-//! A long answer to a write, read by a task of its own.
+//! An answer that is read by a task of its own.
 //!
 //! hyper asks for more of an answer only when the client has taken what there is. A client that reads slowly, or not at all, would
-//! decide how long its write is in flight. So the answer is read here: as fast as the client takes it while nobody waits, and as fast
-//! as the upstream sends it once a newer token has taken the fence.
+//! decide how long its write is in flight. So a long answer to a write is read here: as fast as the client takes it while nobody
+//! waits, and as fast as the upstream sends it once a newer token has taken the fence.
+//!
+//! So is an answer that comes before all of its request was sent, to a read, too: a client may not read any of it before then.
 
 use std::collections::VecDeque;
 
@@ -61,14 +63,14 @@ impl Pump {
     async fn turn(&mut self) -> bool {
         match self.next().await {
             Next::Given => {}
-            Next::Gone => self.leave_client(),
+            Next::Gone if self.exchange.is_write() => self.leave_client(),
             Next::Step(Ok(Step::Frame(Some(frame)))) => self.keep(frame),
             Next::Step(Ok(Step::Hurry)) => self.is_hurried = true,
             Next::Step(Ok(Step::Frame(None))) => {
                 self.end().await;
                 return false;
             }
-            Next::Step(Err(_)) | Next::TooLong => {
+            Next::Step(Err(_)) | Next::TooLong | Next::Gone => {
                 self.exchange.fail();
                 return false;
             }

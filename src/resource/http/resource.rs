@@ -4,8 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use hyper::http::uri::Authority;
-
 use crate::fence::drain::Purpose;
 use crate::fence::{Claim, FenceName, Token};
 use crate::problem::Problem;
@@ -53,8 +51,6 @@ pub struct Http {
     pub(super) scope: usize,
     pub(super) enforce: bool,
     pub(super) pool: Arc<Pool>,
-    /// The upstream's authority as HTTP/2 has it.
-    pub(super) authority: Option<Authority>,
     /// When it was last told that the upstream can't be reached, in milliseconds since it was opened.
     complained_at_ms: AtomicU64,
     opened: Instant,
@@ -75,7 +71,6 @@ impl Http {
                 "the times to connect and to answer, and the number of connections, have to be above zero".into()
             );
         }
-        let authority = upstream.authority().parse().map_err(|error| format!("{upstream}: {error}"))?;
         Ok(Http {
             name,
             mount,
@@ -86,7 +81,6 @@ impl Http {
             scope,
             enforce,
             pool: Pool::new(upstream, limits),
-            authority: Some(authority),
             complained_at_ms: AtomicU64::new(0),
             opened: Instant::now(),
         })
@@ -153,6 +147,10 @@ impl Resource for Http {
             let admitted = self.fences.admit(self.scope, &claim, Purpose::Read).await?;
             Ok(Claimed { verdict: admitted.verdict, previous: admitted.previous })
         })
+    }
+
+    fn succeed(&self, claim: Claim, why: &'static str) -> Boxed<'_, Result<bool, Problem>> {
+        Box::pin(async move { self.fences.succeed(self.scope, &claim, why).await })
     }
 
     fn history(&self, fence: &FenceName, before: i64, limit: usize) -> Boxed<'_, Result<Vec<Event>, Problem>> {

@@ -4,7 +4,7 @@ use hyper::HeaderMap;
 
 /// Which of the headers that matter here a message has. Found in one pass: most messages have few of them, and looking for each
 /// would cost more than all the rest.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Seen(u32);
 
 impl Seen {
@@ -26,8 +26,12 @@ impl Seen {
     pub const EXPECT: Seen = Seen(1 << 8);
     /// `Authorization`.
     pub const AUTHORIZATION: Seen = Seen(1 << 9);
-    /// One of those that say what was judged.
+    /// One of those that say what was judged, but for the token.
     pub const FENCING: Seen = Seen(1 << 10);
+    /// `Fencing-Token`.
+    pub const FENCING_TOKEN: Seen = Seen(1 << 15);
+    /// `Content-Length`.
+    pub const CONTENT_LENGTH: Seen = Seen(1 << 16);
     /// One of those that say what the gate decided.
     pub const VERDICT: Seen = Seen(1 << 11);
     /// One of those that say how the message came.
@@ -53,7 +57,8 @@ impl Seen {
         Seen(headers.keys().fold(0, |seen, name| seen | Seen::one(name.as_str()).0))
     }
 
-    fn one(name: &str) -> Seen {
+    /// What a header of this name is; nothing for most.
+    pub fn one(name: &str) -> Seen {
         match name {
             "connection" => Seen::CONNECTION,
             "transfer-encoding" => Seen::TRANSFER_ENCODING,
@@ -66,7 +71,9 @@ impl Seen {
             "x-http-method-override" | "x-http-method" | "x-method-override" => Seen::METHOD_OVERRIDE,
             "expect" => Seen::EXPECT,
             "authorization" => Seen::AUTHORIZATION,
-            "fencing-token" | "fencing-fence" | "fencing-holder" => Seen::FENCING,
+            "fencing-fence" | "fencing-holder" => Seen::FENCING,
+            "fencing-token" => Seen::FENCING_TOKEN,
+            "content-length" => Seen::CONTENT_LENGTH,
             "fencing-verdict" | "fencing-highest" => Seen::VERDICT,
             "forwarded" | "x-forwarded-for" | "x-forwarded-proto" | "x-forwarded-host" => Seen::FORWARDED,
             "destination" => Seen::DESTINATION,

@@ -92,6 +92,8 @@ pub struct Shared {
     failed_at_ms: AtomicI64,
     /// How often storing has failed.
     pub failures: AtomicU64,
+    /// How often an operator has reset a mark. Counted under the fence's lock, with the mark.
+    pub resets: AtomicU64,
 }
 
 impl Shared {
@@ -110,6 +112,7 @@ impl Shared {
             failing_since_ms: AtomicI64::new(0),
             failed_at_ms: AtomicI64::new(0),
             failures: AtomicU64::new(0),
+            resets: AtomicU64::new(0),
         }
     }
 

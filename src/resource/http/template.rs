@@ -110,6 +110,69 @@ impl Template {
         self.fixed.as_ref()
     }
 
+    /// The numbers of the segments that a name is made of, counted from 1, in rising order.
+    pub fn segments(&self) -> Vec<usize> {
+        let number = |part: &Part| if let Part::Segment(index) = part { Some(index + 1) } else { None };
+        let mut numbers: Vec<usize> = self.parts.iter().filter_map(number).collect();
+        numbers.sort_unstable();
+        numbers
+    }
+
+    /// The text that every name begins with.
+    pub fn prefix(&self) -> &str {
+        self.text.split('{').next().unwrap_or_default()
+    }
+
+    /// Whether each name can be taken apart in one way only ([`Template::apart`]). Segments have no slash in them, so it can
+    /// where there is one between any two of them.
+    pub fn is_unambiguous(&self) -> bool {
+        let mut has_open = false;
+        self.parts.iter().all(|part| match part {
+            Part::Byte(b'/') => {
+                has_open = false;
+                true
+            }
+            Part::Byte(_) => true,
+            Part::Segment(_) => !std::mem::replace(&mut has_open, true),
+        })
+    }
+
+    /// Takes a name apart: the segments that it was made of, each with its number as in [`Template::segments`]. `None` for a
+    /// name that no path yields. Only for templates that are unambiguous.
+    pub fn apart<'a>(&self, name: &'a str) -> Option<Vec<(usize, &'a str)>> {
+        if !self.owns(name) {
+            return None;
+        }
+        let (mut taken, mut at) = (Vec::new(), 0);
+        for (place, part) in self.parts.iter().enumerate() {
+            let Part::Segment(index) = part else {
+                at += 1;
+                continue;
+            };
+            // It ends where the bytes behind it begin that stand before the next slash, or the name's end.
+            let behind = self.parts[place + 1..].iter().take_while(|part| **part != Part::Byte(b'/')).count();
+            let piece = name[at..].find('/').map_or(name.len(), |slash| at + slash);
+            let end = piece.checked_sub(behind).filter(|end| at < *end)?;
+            taken.push((index + 1, &name[at..end]));
+            at = end;
+        }
+        Some(taken)
+    }
+
+    /// The name that is made of these segments; `None` where there can be none.
+    pub fn together(&self, segments: &[(usize, &str)]) -> Option<FenceName> {
+        let mut name = String::with_capacity(self.parts.len() + 32);
+        for part in &self.parts {
+            match part {
+                Part::Byte(byte) => name.push(char::from(*byte)),
+                Part::Segment(index) => {
+                    name.push_str(segments.iter().find(|(number, _)| *number == index + 1)?.1);
+                }
+            }
+        }
+        name.parse().ok()
+    }
+
     /// Whether the upstream takes `A` and `a` for the same path.
     pub fn is_lower(&self) -> bool {
         self.lower
@@ -311,7 +374,41 @@ mod tests {
         assert!(!Template::parse_with("{1}", true).unwrap().overlaps(&template("A")));
     }
 
+    #[test]
+    fn names_are_taken_apart_in_one_way_or_not_at_all() {
+        for (text, is_unambiguous) in [
+            ("inventory", true),
+            ("stock/{1}", true),
+            ("a-{1}-b", true),
+            ("{1}/{2}", true),
+            ("{2}-/x{1}", true),
+            ("{1}:{2}", false),
+            ("{1}/a{2}-{3}", false),
+        ] {
+            assert_eq!(template(text).is_unambiguous(), is_unambiguous, "{text}");
+        }
+        assert_eq!(template("a-{1}-b").apart("a-x-b-b"), Some(vec![(1, "x-b")]));
+        assert_eq!(template("{2}-/x{1}:").apart("a--/xb::"), Some(vec![(2, "a-"), (1, "b:")]));
+        assert_eq!(template("stock/{1}").apart("stock/7/8"), None);
+        assert_eq!(template("inventory").apart("inventory"), Some(vec![]));
+        assert_eq!(template("x/{1}").together(&[(1, "7")]).unwrap().as_str(), "x/7");
+        assert_eq!(template("{1}").together(&[]), None);
+    }
+
     proptest! {
+        #[test]
+        fn what_is_taken_apart_goes_together_again(text in "[a/]{0,2}(\\{1\\})?[b/:.]{0,2}(\\{2\\})?[/c]{0,2}", name in "[abc/:.]{1,8}") {
+            if let Ok(template) = Template::parse(&text) && template.is_unambiguous() {
+                let apart = template.apart(&name);
+                prop_assert_eq!(apart.is_some(), template.owns(&name), "{} {:?}", text, name);
+                if let Some(apart) = apart {
+                    prop_assert!(apart.iter().all(|(_, segment)| !segment.is_empty() && !segment.contains('/')));
+                    let together = template.together(&apart).map(|name| name.to_string());
+                    prop_assert_eq!(together, Some(name));
+                }
+            }
+        }
+
         #[test]
         fn what_a_path_yields_is_owned(text in "[a/]{0,2}(\\{1\\})?[b/:.]{0,2}(\\{2\\})?", path in "(/[abA:.%2]{0,4}){1,3}") {
             if let (Ok(template), Ok(path)) = (Template::parse(&text), NormalPath::parse(&path))

@@ -12,8 +12,9 @@ use crate::fence::drain::Outcome;
 
 use super::conn::Connection;
 use super::fences::InFlight;
+use super::http1::Http1;
 
-/// How long both sides may take to change their protocol after the upstream has agreed.
+/// How long the client's side may take to change its protocol after the upstream has agreed.
 const CHANGE_TIME: Duration = Duration::from_secs(10);
 
 /// How long a client may take for what is left for it when its tunnel ends.
@@ -24,8 +25,6 @@ pub struct Tunnel {
     /// The client's side.
     pub client: OnUpgrade,
     /// The upstream's side.
-    pub upstream: OnUpgrade,
-    /// The connection to the upstream, to be cut.
     pub connection: Connection,
     /// What the fence waits for; None for what a rule says is a read.
     pub write: Option<InFlight>,
@@ -48,12 +47,14 @@ enum Ended {
 impl Tunnel {
     /// Carries bytes both ways until one side ends or a newer token takes the fence; then tells the fence.
     pub async fn run(self) {
-        let Tunnel { client, upstream, connection, write, end_time } = self;
-        let cutting = Cutting { connection, write };
+        let Tunnel { client, connection, write, end_time } = self;
+        let mut cutting = Cutting { connection, write };
+        let (upstream, write) = (cutting.connection.as_tunnel(), cutting.write.as_ref());
+        let Some(upstream) = upstream else { return };
         let is_known = tokio::select! {
             biased;
-            is_known = through(client, upstream, cutting.write.as_ref(), end_time) => is_known,
-            () = super::exchange::overdue(cutting.write.as_ref()) => false,
+            is_known = through(client, upstream, write, end_time) => is_known,
+            () = super::exchange::overdue(write) => false,
         };
         if is_known {
             cutting.finish(Outcome::Known);
@@ -62,11 +63,10 @@ impl Tunnel {
 }
 
 /// The life of a tunnel. True where the upstream has ended it, and nothing of it can be done later.
-async fn through(client: OnUpgrade, upstream: OnUpgrade, write: Option<&InFlight>, end_time: Duration) -> bool {
-    let changed = timeout(CHANGE_TIME, async { tokio::try_join!(client, upstream) });
-    let Ok(Ok((client, upstream))) = changed.await else { return false };
-    let (mut client, mut upstream) = (TokioIo::new(client), TokioIo::new(upstream));
-    let by = match carry(&mut client, &mut upstream, write).await {
+async fn through(client: OnUpgrade, upstream: &mut Http1, write: Option<&InFlight>, end_time: Duration) -> bool {
+    let Ok(Ok(client)) = timeout(CHANGE_TIME, client).await else { return false };
+    let mut client = TokioIo::new(client);
+    let by = match carry(&mut client, upstream, write).await {
         Ended::ByUpstream => None,
         Ended::Broken => return false,
         Ended::ByClient => Some(Instant::now() + end_time),
@@ -114,7 +114,7 @@ impl Drop for Cutting {
     }
 }
 
-async fn carry(client: &mut TokioIo<Upgraded>, upstream: &mut TokioIo<Upgraded>, write: Option<&InFlight>) -> Ended {
+async fn carry(client: &mut TokioIo<Upgraded>, upstream: &mut Http1, write: Option<&InFlight>) -> Ended {
     let (mut from_client, mut to_client) = tokio::io::split(client);
     let (mut from_upstream, mut to_upstream) = tokio::io::split(upstream);
     let up = async {

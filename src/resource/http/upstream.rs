@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 use std::path::Path;
 
-use hyper::header::HeaderValue;
+use hyper::http::uri::Authority;
 
 use super::path::NormalPath;
 use super::tls::Tls;
@@ -44,12 +44,12 @@ pub struct Upstream {
     /// What comes before each path; empty, or `/base` without a slash at its end.
     pub base: String,
     /// The host and port as `Host` has them.
-    pub authority: HeaderValue,
+    pub authority: Authority,
 }
 
 impl fmt::Display for Upstream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}://{}{}", self.scheme(), self.authority(), self.base)
+        write!(f, "{}://{}{}", self.scheme(), self.authority, self.base)
     }
 }
 
@@ -87,7 +87,7 @@ impl Upstream {
             NormalPath::parse(base).map_err(|problem| format!("{text:?}: {}", problem.detail))?.as_str().to_owned()
         };
         let authority = render_authority(&host, port.filter(|port| *port != default_port));
-        let authority = HeaderValue::try_from(authority).map_err(|error| format!("{text:?}: {error}"))?;
+        let authority = Authority::try_from(authority).map_err(|error| format!("{text:?}: {error}"))?;
         let tls = if is_tls { Some(Tls::new(&host, protocol, ca)?) } else { None };
         Ok(Upstream { host, port: port.unwrap_or(default_port), protocol, tls, base, authority })
     }
@@ -95,11 +95,6 @@ impl Upstream {
     /// `http` or `https`.
     pub fn scheme(&self) -> &'static str {
         if self.tls.is_some() { "https" } else { "http" }
-    }
-
-    /// The host and port as `Host` has them.
-    pub fn authority(&self) -> &str {
-        self.authority.to_str().unwrap_or_default()
     }
 }
 

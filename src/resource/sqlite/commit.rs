@@ -9,6 +9,7 @@ use crate::fence::{Admission, FenceName, Mark};
 use crate::problem::{Kind, Problem};
 use crate::resource::Happened;
 
+use super::answers::{Answers, Decided, Parcel};
 use super::own::unavailable;
 use super::raw::SqliteError;
 use super::shared::Work;
@@ -85,9 +86,18 @@ impl Writer {
         }
         let Some(group) = self.group.take() else { return true };
         self.publish(&group);
-        for (work, outcome) in done {
-            self.shared.finish(work, outcome);
+        let mut answers = Answers::default();
+        for (mut work, outcome) in done {
+            // What has a connection of its own, which may hold SQLite's lock, is ended here, before anything else is run.
+            match work.reply.take_if(|_| work.stream.own.is_none()) {
+                Some(waiting) => {
+                    work.checkpoint = None;
+                    answers.put(waiting, Parcel::Decided(Decided::new(&self.shared, work, outcome)));
+                }
+                None => self.shared.finish(work, outcome),
+            }
         }
+        answers.tell();
         true
     }
 

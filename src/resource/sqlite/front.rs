@@ -15,17 +15,19 @@ use tokio::sync::oneshot;
 use crate::fence::{Claim, FenceName, Mark, Presented, Token, Verdict};
 use crate::lock::LockFile;
 use crate::problem::{Kind, Problem};
-use crate::resource::refusals;
 use crate::resource::{
     Boxed, Call, Claimed, Event, FenceInfo, Guarantee, Happened, Judged, Knock, Received, Resource, Served,
 };
+use crate::resource::{issuer, refusals};
 
+use super::answers::Waiting;
+use super::believe::Entered;
 use super::db::Db;
 use super::fences::{FenceSet, TableFences};
 use super::hrana::{Pipeline, Version};
 use super::program::{Format, Program, Run};
 use super::room::Room;
-use super::shared::{Item, Reply, Shared, Work};
+use super::shared::{Believed, Item, Reply, Shared, Work};
 use super::store;
 use super::stream::Stream;
 use super::writer::Writer;
@@ -34,7 +36,7 @@ use super::{OpenError, Options, SharedRef, reader, spawn};
 /// A SQLite resource.
 #[derive(Debug)]
 pub struct Sqlite {
-    shared: SharedRef,
+    pub(super) shared: SharedRef,
     /// For what operators read; never for clients' statements.
     admin: Arc<Mutex<Db>>,
     writer: Mutex<Option<JoinHandle<()>>>,
@@ -65,12 +67,12 @@ impl Sqlite {
     /// # Errors
     /// [`OpenError`].
     pub fn open(options: Options) -> Result<Sqlite, OpenError> {
-        let Options { name, file, fence, tables, limits, enforce } = options;
+        let Options { name, file, fence, tables, limits, enforce, trust } = options;
         let fences = TableFences::new(fence, &tables).ok_or(OpenError::TooManyFences)?;
         let lock = store::lock(&file)?;
         store::migrate(&file, limits.lock_wait)?;
         let readers = limits.readers;
-        let shared = Arc::new(Shared::new(name, file, fences, limits, enforce));
+        let shared = Arc::new(Shared::new(name, file, fences, limits, enforce, trust));
         let cannot = |why: String| OpenError::File { file: shared.file.clone(), why };
         let writer = Writer::open(&shared).map_err(|error| cannot(error.message))?;
         let admin = reader::open(&shared).map_err(|error| cannot(error.message))?;
@@ -123,10 +125,13 @@ impl Sqlite {
         })?;
         let (claims, presented) = self.claims(given.as_ref())?;
         // Before the body is read, and before anything is queued.
-        let changes = self.shared.judge_at_door(&claims)?;
+        let Entered { claims, changes, raised } = self.enter(claims, presented).await?;
         match self.answer(call, Arc::clone(&claims), presented).await {
             Err(problem) if !claims.is_empty() && problem.kind.row().verdict.is_none() => {
                 Err(self.claimed_all_the_same(problem, claims, presented, changes).await)
+            }
+            Ok(Served { response, judged: Some(judged) }) if raised.is_some() => {
+                Ok(Served { response, judged: Some(Judged { verdict: Verdict::Advanced, ..judged }) })
             }
             served => served,
         }
@@ -185,9 +190,15 @@ impl Sqlite {
         body: &[u8],
     ) -> Result<Reply, Problem> {
         let (claims, fences) = self.claims(presented)?;
+        let Entered { claims, raised, .. } = match self.shared.trust {
+            Some(_) => self.enter(claims, fences).await?,
+            None => Entered { claims, changes: false, raised: None },
+        };
         let mut room = self.shared.budget.room();
         room.grow(body.len())?;
-        self.run(claims, fences, version, format, body, room).await
+        let reply = self.run(claims, fences, version, format, body, room).await?;
+        let verdict = if raised.is_some() { Verdict::Advanced } else { reply.verdict };
+        Ok(Reply { verdict, ..reply })
     }
 
     async fn run(
@@ -205,13 +216,13 @@ impl Sqlite {
         };
         let Pipeline { baton, requests } = parsed.map_err(|error| Problem::new(Kind::BadRequest, error.to_string()))?;
         let run = Run::new(self.shared.limits.result_bytes);
-        self.submit(claims, presented, baton, Program { requests, format }, run, room).await
+        let program = Program { requests, format };
+        self.submit(claims, presented, self.shared.unasked(), baton, program, run, room).await
     }
 
     /// Judges claims, and raises their marks where they rise, without running anything.
     async fn judge(&self, claims: Arc<[Claim]>, presented: FenceSet) -> Result<Reply, Problem> {
-        let program = Program { requests: Vec::new(), format: Format::Pipeline };
-        self.submit(claims, presented, None, program, Run::once(), self.shared.budget.room()).await
+        self.judge_as(claims, presented, self.shared.unasked()).await
     }
 
     /// Reads the body, as far as there is room for it.
@@ -242,10 +253,12 @@ impl Sqlite {
     }
 
     /// Puts a request before the database threads and waits for its answer.
-    async fn submit(
+    #[expect(clippy::too_many_arguments, reason = "each is one fact about one request")]
+    pub(super) async fn submit(
         &self,
         claims: Arc<[Claim]>,
         presented: FenceSet,
+        believed: Believed,
         baton: Option<String>,
         program: Program,
         run: Run,
@@ -258,11 +271,12 @@ impl Sqlite {
             None => Stream::default(),
         };
         let in_flight = shared.in_flight(presented);
-        let (reply, answer) = oneshot::channel();
+        let (reply, arrives) = Waiting::here();
         let hint = program.hint();
         let work = Box::new(Work {
             claims,
             presented,
+            believed,
             stream,
             program,
             hint,
@@ -271,13 +285,16 @@ impl Sqlite {
             alone: false,
             verdict: Verdict::Admitted,
             previous: None,
-            reply,
+            reply: Some(reply),
             queued: Instant::now(),
             room,
             in_flight,
         });
         route(shared, work, changes);
-        answer.await.unwrap_or_else(|_| Err(Problem::new(Kind::Unavailable, "the gate is stopping")))
+        match arrives.await {
+            Ok(delivery) => delivery.open(),
+            Err(_) => Err(Problem::new(Kind::Unavailable, "the gate is stopping")),
+        }
     }
 
     /// Reads from the gate's own tables, off the runtime's threads.
@@ -361,7 +378,7 @@ impl Resource for Sqlite {
     }
 
     fn call(&self, call: Call) -> Boxed<'_, Result<Served, Problem>> {
-        Box::pin(self.serve(call))
+        Box::pin(async move { self.serve(call).await.map_err(|problem| issuer::explain(&self.shared.trust, problem)) })
     }
 
     fn claim(&self, claim: Claim) -> Boxed<'_, Result<Claimed, Problem>> {
@@ -372,14 +389,22 @@ impl Resource for Sqlite {
             let mut set = FenceSet::default();
             set.insert(id);
             let token = claim.token;
-            let claims: Arc<[Claim]> = Arc::new([claim]);
-            let reply = self.judge(claims, set).await?;
+            let explain = |problem| issuer::explain(&self.shared.trust, problem);
+            let Entered { claims, raised, .. } = self.enter(Arc::new([claim]), set).await.map_err(explain)?;
+            if let Some(previous) = raised {
+                return Ok(Claimed { verdict: Verdict::Advanced, previous });
+            }
+            let reply = self.judge(claims, set).await.map_err(explain)?;
             let previous = match reply.verdict {
                 Verdict::Admitted => Some(token),
                 _ => reply.previous,
             };
             Ok(Claimed { verdict: reply.verdict, previous })
         })
+    }
+
+    fn succeed(&self, claim: Claim, why: &'static str) -> Boxed<'_, Result<bool, Problem>> {
+        Box::pin(self.raise(claim, why))
     }
 
     fn history(&self, fence: &FenceName, before: i64, limit: usize) -> Boxed<'_, Result<Vec<Event>, Problem>> {

@@ -3,6 +3,8 @@
 //! Source: `docs/HRANA_3_SPEC.md`, `docs/HRANA_2_SPEC.md` and `docs/HTTP_V2_SPEC.md` of the public repository tursodatabase/libsql.
 //! Unknown members are ignored; a missing baton counts as null; numbers may come as JSON numbers or as strings.
 
+use std::borrow::Cow;
+
 use base64::Engine as _;
 use base64::alphabet::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
@@ -123,57 +125,66 @@ pub enum Condition {
 
 // ---- as they stand in JSON ----
 
+// Texts are borrowed from the body wherever it has them without an escape.
+
 #[derive(Deserialize)]
-struct PipelineJson {
+struct PipelineJson<'a> {
     #[serde(default)]
     baton: Option<String>,
-    #[serde(default)]
-    requests: Vec<RequestJson>,
+    #[serde(default, borrow)]
+    requests: Vec<RequestJson<'a>>,
 }
 
 #[derive(Deserialize)]
-struct CursorJson {
+struct CursorJson<'a> {
     #[serde(default)]
     baton: Option<String>,
-    batch: BatchJson,
+    #[serde(borrow)]
+    batch: BatchJson<'a>,
 }
 
 #[derive(Deserialize)]
-struct RequestJson {
-    r#type: String,
-    stmt: Option<StmtJson>,
-    batch: Option<BatchJson>,
+struct RequestJson<'a> {
+    #[serde(borrow)]
+    r#type: Cow<'a, str>,
+    #[serde(borrow)]
+    stmt: Option<StmtJson<'a>>,
+    #[serde(borrow)]
+    batch: Option<BatchJson<'a>>,
     sql: Option<String>,
     sql_id: Option<i32>,
 }
 
 #[derive(Deserialize)]
-struct StmtJson {
+struct StmtJson<'a> {
     sql: Option<String>,
     sql_id: Option<i32>,
-    #[serde(default)]
-    args: Option<Vec<ValueJson>>,
-    #[serde(default)]
-    named_args: Option<Vec<NamedJson>>,
+    #[serde(default, borrow)]
+    args: Option<Vec<ValueJson<'a>>>,
+    #[serde(default, borrow)]
+    named_args: Option<Vec<NamedJson<'a>>>,
     want_rows: Option<bool>,
 }
 
 #[derive(Deserialize)]
-struct NamedJson {
+struct NamedJson<'a> {
     name: String,
-    value: ValueJson,
+    #[serde(borrow)]
+    value: ValueJson<'a>,
 }
 
 #[derive(Deserialize)]
-struct BatchJson {
-    steps: Vec<StepJson>,
+struct BatchJson<'a> {
+    #[serde(borrow)]
+    steps: Vec<StepJson<'a>>,
 }
 
 #[derive(Deserialize)]
-struct StepJson {
+struct StepJson<'a> {
     #[serde(default)]
     condition: Option<ConditionJson>,
-    stmt: StmtJson,
+    #[serde(borrow)]
+    stmt: StmtJson<'a>,
 }
 
 #[derive(Deserialize)]
@@ -185,51 +196,56 @@ struct ConditionJson {
 }
 
 #[derive(Deserialize)]
-struct ValueJson {
-    r#type: String,
-    #[serde(default)]
-    value: Scalar,
-    base64: Option<String>,
+struct ValueJson<'a> {
+    #[serde(borrow)]
+    r#type: Cow<'a, str>,
+    #[serde(default, borrow)]
+    value: Scalar<'a>,
+    #[serde(borrow)]
+    base64: Option<Cow<'a, str>>,
 }
 
 #[derive(Default)]
-enum Scalar {
+enum Scalar<'a> {
     #[default]
     Null,
     Integer(i64),
     Float(f64),
-    Text(String),
+    Text(Cow<'a, str>),
 }
 
-impl<'de> Deserialize<'de> for Scalar {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Scalar, D::Error> {
+impl<'de: 'a, 'a> Deserialize<'de> for Scalar<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Scalar<'a>, D::Error> {
         struct ScalarVisitor;
-        impl Visitor<'_> for ScalarVisitor {
-            type Value = Scalar;
+        impl<'de> Visitor<'de> for ScalarVisitor {
+            type Value = Scalar<'de>;
             fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 f.write_str("a number, a string or null")
             }
-            fn visit_unit<E>(self) -> Result<Scalar, E> {
+            fn visit_unit<E>(self) -> Result<Scalar<'de>, E> {
                 Ok(Scalar::Null)
             }
-            fn visit_bool<E: de::Error>(self, value: bool) -> Result<Scalar, E> {
+            fn visit_bool<E: de::Error>(self, value: bool) -> Result<Scalar<'de>, E> {
                 Ok(Scalar::Integer(i64::from(value)))
             }
-            fn visit_i64<E>(self, value: i64) -> Result<Scalar, E> {
+            fn visit_i64<E>(self, value: i64) -> Result<Scalar<'de>, E> {
                 Ok(Scalar::Integer(value))
             }
-            fn visit_u64<E>(self, value: u64) -> Result<Scalar, E> {
+            fn visit_u64<E>(self, value: u64) -> Result<Scalar<'de>, E> {
                 // JavaScript writes the float 1e19 without an exponent.
                 Ok(i64::try_from(value).map_or(Scalar::Float(value as f64), Scalar::Integer))
             }
-            fn visit_f64<E>(self, value: f64) -> Result<Scalar, E> {
+            fn visit_f64<E>(self, value: f64) -> Result<Scalar<'de>, E> {
                 Ok(Scalar::Float(value))
             }
-            fn visit_str<E>(self, value: &str) -> Result<Scalar, E> {
-                Ok(Scalar::Text(value.to_owned()))
+            fn visit_borrowed_str<E>(self, value: &'de str) -> Result<Scalar<'de>, E> {
+                Ok(Scalar::Text(Cow::Borrowed(value)))
             }
-            fn visit_string<E>(self, value: String) -> Result<Scalar, E> {
-                Ok(Scalar::Text(value))
+            fn visit_str<E>(self, value: &str) -> Result<Scalar<'de>, E> {
+                Ok(Scalar::Text(Cow::Owned(value.to_owned())))
+            }
+            fn visit_string<E>(self, value: String) -> Result<Scalar<'de>, E> {
+                Ok(Scalar::Text(Cow::Owned(value)))
             }
         }
         deserializer.deserialize_any(ScalarVisitor)
@@ -244,7 +260,18 @@ fn json<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, ProtocolError> {
     if body.trim_ascii_start().first() != Some(&b'{') {
         return Err(bad("it is no JSON object".into()));
     }
-    serde_json::from_slice(body).map_err(|error| bad(error.to_string()))
+    // As a whole: piece by piece, each text and each name of a member would be looked at by itself.
+    let body = std::str::from_utf8(body).map_err(|error| bad(error.to_string()))?;
+    serde_json::from_str(body).map_err(|error| bad(error.to_string()))
+}
+
+/// Reads each of them. A loop, since `collect` would read a long list into the place of the old one, and then move it to a smaller.
+fn each<T, U>(items: Vec<T>, mut read: impl FnMut(T) -> Result<U, ProtocolError>) -> Result<Vec<U>, ProtocolError> {
+    let mut all = Vec::with_capacity(items.len());
+    for item in items {
+        all.push(read(item)?);
+    }
+    Ok(all)
 }
 
 impl Pipeline {
@@ -254,7 +281,7 @@ impl Pipeline {
     /// Anything that the specification doesn't allow.
     pub fn parse(body: &[u8], version: Version) -> Result<Pipeline, ProtocolError> {
         let PipelineJson { baton, requests } = json(body)?;
-        let requests = requests.into_iter().map(|request| request.read(version)).collect::<Result<_, _>>()?;
+        let requests = each(requests, |request| request.read(version))?;
         Ok(Pipeline { baton, requests })
     }
 
@@ -268,10 +295,10 @@ impl Pipeline {
     }
 }
 
-impl RequestJson {
+impl RequestJson<'_> {
     fn read(self, version: Version) -> Result<Request, ProtocolError> {
         let RequestJson { r#type, stmt, batch, sql, sql_id } = self;
-        Ok(match r#type.as_str() {
+        Ok(match &*r#type {
             "close" => Request::Close,
             "execute" => match stmt {
                 Some(stmt) => Request::Execute(stmt.read()?),
@@ -306,11 +333,10 @@ fn sql_source(sql: Option<String>, sql_id: Option<i32>) -> Result<Sql, ProtocolE
     }
 }
 
-impl StmtJson {
+impl StmtJson<'_> {
     fn read(self) -> Result<Statement, ProtocolError> {
-        let positional = self.args.unwrap_or_default().into_iter().map(ValueJson::read).collect::<Result<_, _>>()?;
-        let named = self.named_args.unwrap_or_default().into_iter();
-        let named = named.map(|arg| Ok((arg.name, arg.value.read()?))).collect::<Result<_, _>>()?;
+        let positional = each(self.args.unwrap_or_default(), ValueJson::read)?;
+        let named = each(self.named_args.unwrap_or_default(), |arg| Ok((arg.name, arg.value.read()?)))?;
         Ok(Statement {
             sql: sql_source(self.sql, self.sql_id)?,
             args: Args { positional, named },
@@ -319,7 +345,7 @@ impl StmtJson {
     }
 }
 
-impl BatchJson {
+impl BatchJson<'_> {
     fn read(self, version: Version) -> Result<Batch, ProtocolError> {
         let read = |(index, step): (usize, StepJson)| {
             let condition = step.condition.map(|condition| condition.read(version, index)).transpose()?;
@@ -364,9 +390,9 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-impl ValueJson {
+impl ValueJson<'_> {
     fn read(self) -> Result<Value, ProtocolError> {
-        Ok(match (self.r#type.as_str(), self.value) {
+        Ok(match (&*self.r#type, self.value) {
             ("null", _) => Value::Null,
             ("integer", Scalar::Integer(number)) => Value::Integer(number),
             ("integer", Scalar::Text(text)) => match text.parse() {
@@ -375,8 +401,8 @@ impl ValueJson {
             },
             ("float", Scalar::Float(number)) => Value::Float(number),
             ("float", Scalar::Integer(number)) => Value::Float(number as f64),
-            ("text", Scalar::Text(text)) => Value::Text(text),
-            ("blob", _) => match self.base64.map(|text| BASE64.decode(text)) {
+            ("text", Scalar::Text(text)) => Value::Text(text.into_owned()),
+            ("blob", _) => match self.base64.map(|text| BASE64.decode(&*text)) {
                 Some(Ok(bytes)) => Value::Blob(bytes),
                 Some(Err(error)) => return protocol(format!("a blob's base64 can't be read: {error}")),
                 None => return protocol("a blob needs base64"),

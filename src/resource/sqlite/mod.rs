@@ -9,9 +9,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::fence::FenceName;
+use crate::resource::issuer::Trust;
 use crate::resource::threads::{now_ms, spawn};
 
+pub mod answers;
 pub mod args;
+mod believe;
 mod commit;
 pub mod db;
 pub mod errors;
@@ -43,7 +46,8 @@ pub use limits::Limits;
 pub use sandbox::RESERVED;
 
 /// What to open.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
+#[allow(missing_debug_implementations, reason = "who is asked is a trait object")]
 pub struct Options {
     /// The resource's name, for logs and metrics.
     pub name: String,
@@ -58,6 +62,8 @@ pub struct Options {
     /// Whether stale writes are refused. False is for rehearsals, for measuring what the check costs, and for tests that must see
     /// the damage that the check prevents: refusals are counted, and the writes go through.
     pub enforce: bool,
+    /// Who is asked before a mark rises.
+    pub trust: Trust,
 }
 
 /// Why a database can't be opened.

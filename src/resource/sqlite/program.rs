@@ -17,6 +17,9 @@ const STORED_SQL_MAX: usize = 64;
 /// Longest SQL text stored on a stream, in bytes.
 const STORED_SQL_BYTES_MAX: usize = 64 * 1024;
 
+/// The answer to one write has some 220 bytes.
+const ANSWER_BYTES_USUAL: usize = 256;
+
 /// What runs statements.
 pub trait Exec {
     /// Runs the first statement of `sql`, or the only one where `whole`. Returns what it did and how many bytes it took; a
@@ -108,7 +111,7 @@ pub struct Run {
 impl Run {
     /// The start of a program whose answer may have this many bytes of rows.
     pub fn new(budget: usize) -> Run {
-        Run { budget, next: 0, out: Vec::new(), batch: None, sequence_at: 0, closed: false }
+        Run { budget, next: 0, out: Vec::with_capacity(ANSWER_BYTES_USUAL), batch: None, sequence_at: 0, closed: false }
     }
 
     /// A run on a stream that is gone when it ends: for what the gate asks for by itself.
@@ -177,17 +180,19 @@ impl Run {
         if self.closed {
             return self.error(&SqlError::new("STREAM_CLOSED", "the stream was closed by an earlier request"));
         }
-        let mut response = Vec::new();
-        match self.respond(program, request, stored, exec, &mut response) {
-            Ok(()) => {
-                self.separate();
-                self.out.extend_from_slice(b"{\"type\":\"ok\",\"response\":");
-                self.out.extend_from_slice(&response);
-                self.out.push(b'}');
-                Ok(())
-            }
+        let before = self.out.len();
+        self.separate();
+        self.out.extend_from_slice(b"{\"type\":\"ok\",\"response\":");
+        let result = self.respond(program, request, stored, exec);
+        if result.is_ok() {
+            self.out.push(b'}');
+            return Ok(());
+        }
+        // What is there of its answer is taken back: it is told an error, or goes on elsewhere.
+        self.out.truncate(before);
+        match result {
             Err(Halt::Sql(error)) => self.error(&error),
-            Err(halt) => Err(halt),
+            other => other,
         }
     }
 
@@ -212,22 +217,22 @@ impl Run {
         request: &Request,
         stored: &mut StoredSql,
         exec: &mut impl Exec,
-        out: &mut Vec<u8>,
     ) -> Result<(), Halt> {
         match request {
             Request::Close => {
                 self.closed = true;
-                out.extend_from_slice(b"{\"type\":\"close\"}");
+                self.out.extend_from_slice(b"{\"type\":\"close\"}");
             }
             Request::Execute(stmt) => {
                 let (rows, done) = statement(stmt, self.rows(stmt.want_rows), stored, exec)?;
-                out.extend_from_slice(b"{\"type\":\"execute\",\"result\":");
-                rows.stmt_result(out, &done);
-                out.push(b'}');
+                self.out.extend_from_slice(b"{\"type\":\"execute\",\"result\":");
+                rows.stmt_result(&mut self.out, &done);
+                self.out.push(b'}');
             }
             Request::Batch(_) => {
                 self.batch(program, request, stored, exec)?;
                 let batch = self.batch.take().unwrap_or_default();
+                let out = &mut self.out;
                 out.extend_from_slice(b"{\"type\":\"batch\",\"result\":{\"step_results\":[");
                 out.extend_from_slice(&batch.results);
                 out.extend_from_slice(b"],\"step_errors\":[");
@@ -240,29 +245,29 @@ impl Run {
                     self.sequence_at = 0;
                 }
                 result?;
-                out.extend_from_slice(b"{\"type\":\"sequence\"}");
+                self.out.extend_from_slice(b"{\"type\":\"sequence\"}");
             }
             Request::Describe(source) => {
-                out.extend_from_slice(b"{\"type\":\"describe\",\"result\":");
-                exec.describe(text(source, stored)?, out)?;
-                out.push(b'}');
+                self.out.extend_from_slice(b"{\"type\":\"describe\",\"result\":");
+                exec.describe(text(source, stored)?, &mut self.out)?;
+                self.out.push(b'}');
                 // A few bytes of SQL have up to 32,766 parameters.
-                if self.out.len() + out.len() > self.budget {
+                if self.out.len() > self.budget {
                     let why = format!("the results of one request have at most {} bytes", self.budget);
                     return Err(Halt::Sql(SqlError::new("RESPONSE_TOO_LARGE", why)));
                 }
             }
             Request::StoreSql { sql_id, sql } => {
                 store(stored, *sql_id, sql)?;
-                out.extend_from_slice(b"{\"type\":\"store_sql\"}");
+                self.out.extend_from_slice(b"{\"type\":\"store_sql\"}");
             }
             Request::CloseSql { sql_id } => {
                 stored.remove(sql_id);
-                out.extend_from_slice(b"{\"type\":\"close_sql\"}");
+                self.out.extend_from_slice(b"{\"type\":\"close_sql\"}");
             }
             Request::GetAutocommit => {
                 let is_autocommit = exec.is_autocommit();
-                out.extend_from_slice(
+                self.out.extend_from_slice(
                     format!("{{\"type\":\"get_autocommit\",\"is_autocommit\":{is_autocommit}}}").as_bytes(),
                 );
             }

@@ -23,12 +23,14 @@ struct State<T> {
     normal: VecDeque<T>,
     poked: bool,
     closed: bool,
+    /// How many wait in [`Queue::take`]. To notify is a system call even where nobody waits.
+    takers: usize,
 }
 
 impl<T> Queue<T> {
     /// A queue for this many items.
     pub fn new(len_max: usize) -> Queue<T> {
-        let state = State { urgent: VecDeque::new(), normal: VecDeque::new(), poked: false, closed: false };
+        let state = State { urgent: VecDeque::new(), normal: VecDeque::new(), poked: false, closed: false, takers: 0 };
         Queue { state: Mutex::new(state), changed: Condvar::new(), len_max }
     }
 
@@ -52,8 +54,7 @@ impl<T> Queue<T> {
         } else {
             state.normal.push_back(item)
         }
-        drop(state);
-        self.changed.notify_one();
+        self.wake(state);
         Ok(())
     }
 
@@ -68,14 +69,25 @@ impl<T> Queue<T> {
 
     /// Adds an item that was in the queue before, whatever its length.
     pub fn push_again(&self, item: T) {
-        self.lock().normal.push_back(item);
-        self.changed.notify_one();
+        let mut state = self.lock();
+        state.normal.push_back(item);
+        self.wake(state);
     }
 
     /// Wakes whoever waits in [`Queue::take`], so that it looks at the world anew.
     pub fn poke(&self) {
-        self.lock().poked = true;
-        self.changed.notify_one();
+        let mut state = self.lock();
+        state.poked = true;
+        self.wake(state);
+    }
+
+    /// Wakes one who waits. Whoever begins to wait after this has looked at the queue under the same lock, as it is now.
+    fn wake(&self, state: MutexGuard<'_, State<T>>) {
+        let waits = state.takers > 0;
+        drop(state);
+        if waits {
+            self.changed.notify_one();
+        }
     }
 
     /// Nothing more is taken in; what is in it can still be taken out.
@@ -110,7 +122,9 @@ impl<T> Queue<T> {
             if std::mem::take(&mut state.poked) || left == Duration::ZERO {
                 return Some(Vec::new());
             }
+            state.takers += 1;
             state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+            state.takers -= 1;
         }
     }
 }

@@ -6,13 +6,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Instant;
 
 use bytes::Bytes;
-use tokio::sync::oneshot;
 
 use crate::fence::{Claim, Ledger, Mark, Refusal, Token, Verdict};
 use crate::problem::{Kind, Problem};
 use crate::resource::Told;
-use crate::resource::refusals::Refusals;
+use crate::resource::issuer::Trust;
+use crate::resource::refusals::{Presenter, Refusals};
 
+use super::answers::{Answer, Waiting};
 use super::db::{Access, Db, Guard};
 use super::fences::{DatedMark, FenceId, FenceSet, TableFences};
 use super::limits::Limits;
@@ -22,6 +23,10 @@ use super::room::{Budget, Room};
 use super::stream::{Stream, Streams};
 use super::writer::Writer;
 
+mod held;
+
+pub use held::{InFlight, Lease, WriteLock};
+
 /// One HTTP request on its way through the database threads.
 #[derive(Debug)]
 pub struct Work {
@@ -29,6 +34,8 @@ pub struct Work {
     pub claims: Arc<[Claim]>,
     /// The fences of these claims.
     pub presented: FenceSet,
+    /// Which of these claims may raise a mark.
+    pub believed: Believed,
     /// Its stream.
     pub stream: Stream,
     /// What to run.
@@ -45,14 +52,26 @@ pub struct Work {
     pub verdict: Verdict,
     /// The first claim's mark before the request.
     pub previous: Option<Token>,
-    /// Where the answer goes.
-    pub reply: oneshot::Sender<Result<Reply, Problem>>,
+    /// Where the answer goes; gone once that is on its way.
+    pub reply: Option<Waiting>,
     /// When it was queued.
     pub queued: Instant,
     /// The memory that it takes.
     pub room: Room,
     /// Its place in its fences' `in_flight`.
     pub in_flight: InFlight,
+}
+
+/// Which of a request's claims may raise a mark.
+#[derive(Debug, Clone, Copy)]
+pub struct Believed {
+    /// Those on these fences: who issues their tokens has said so.
+    pub fences: FenceSet,
+    /// [`Shared::resets`] before that was asked; `None` where nobody needs to be asked. A word from before an operator's reset
+    /// doesn't count: it could undo the reset with a token that is led by no more.
+    pub resets: Option<u64>,
+    /// What the history says of why the mark rose.
+    pub why: Option<&'static str>,
 }
 
 /// The answer to one request.
@@ -118,6 +137,10 @@ pub struct Shared {
     pub file: PathBuf,
     /// Whether stale writes are refused.
     pub enforce: bool,
+    /// Who is asked before a mark rises.
+    pub trust: Trust,
+    /// How often an operator has reset a mark. Counted on the writer thread, with the mark.
+    pub resets: AtomicU64,
     /// Its fences.
     pub fences: Arc<TableFences>,
     /// Its limits.
@@ -187,11 +210,20 @@ impl std::fmt::Debug for Shared {
 
 impl Shared {
     /// The state that the threads of one database start with.
-    pub fn new(name: String, file: PathBuf, fences: TableFences, limits: Limits, enforce: bool) -> Shared {
+    pub fn new(
+        name: String,
+        file: PathBuf,
+        fences: TableFences,
+        limits: Limits,
+        enforce: bool,
+        trust: Trust,
+    ) -> Shared {
         Shared {
             name,
             file,
             enforce,
+            trust,
+            resets: AtomicU64::new(0),
             states: fences.names().iter().map(|_| FenceState::default()).collect(),
             fences: Arc::new(fences),
             streams: Streams::new(limits.streams),
@@ -240,12 +272,41 @@ impl Shared {
         Ok(changes)
     }
 
+    /// The published mark of a claim's fence.
+    pub fn mark(&self, claim: &Claim) -> Option<DatedMark> {
+        self.states[self.fences.id(&claim.fence)?].mark()
+    }
+
+    /// The fences of these claims whose published mark is below the token.
+    pub fn above(&self, claims: &[Claim]) -> FenceSet {
+        let mut above = FenceSet::default();
+        for claim in claims {
+            let is_above = self.mark(claim).is_none_or(|dated| dated.mark.token < claim.token);
+            if let Some(id) = self.fences.id(&claim.fence).filter(|_| is_above) {
+                above.insert(id);
+            }
+        }
+        above
+    }
+
+    /// What may raise a mark of those requests for which nobody was asked.
+    pub fn unasked(&self) -> Believed {
+        let resets = self.trust.is_some().then(|| self.resets.load(Ordering::Relaxed));
+        Believed { fences: FenceSet::default(), resets, why: None }
+    }
+
     /// Counts a refusal.
     pub fn count(&self, refusal: &Refusal) {
-        if let Some(id) = self.fences.id(&refusal.fence) {
+        let Refusal { verdict, fence, presented, holder, .. } = refusal.clone();
+        self.count_presenter(Presenter { fence, verdict, token: presented, holder });
+    }
+
+    /// Counts a refusal that wasn't a mark's.
+    pub fn count_presenter(&self, presenter: Presenter) {
+        if let Some(id) = self.fences.id(&presenter.fence) {
             self.states[id].refused.fetch_add(1, Ordering::Relaxed);
         }
-        self.refusals.count(refusal);
+        self.refusals.count_presenter(presenter);
     }
 
     /// Counts a request in its fences' `in_flight`.
@@ -326,6 +387,15 @@ impl Shared {
 
     /// Ends a request: its stream goes back into the table, its answer to the client.
     pub fn finish(&self, mut work: Box<Work>, outcome: Result<(), Problem>) {
+        let waiting = work.reply.take();
+        let answer = self.end(work, outcome);
+        if let Some(waiting) = waiting {
+            waiting.tell(answer);
+        }
+    }
+
+    /// Ends a request, and leaves it to the caller to tell its answer.
+    pub fn end(&self, mut work: Box<Work>, outcome: Result<(), Problem>) -> Answer {
         let result = outcome.map(|()| {
             let closed = work.run.is_closed();
             let mut stream = std::mem::take(&mut work.stream);
@@ -353,11 +423,10 @@ impl Shared {
             work.stream.own = None;
         }
         self.arrived(&work.claims);
-        let Work { reply, room, in_flight, .. } = *work;
+        let Work { room, in_flight, .. } = *work;
         let result = result.map(|(body, verdict, previous)| Reply { body: room.hold(body), verdict, previous });
         drop(in_flight);
-        // Where the client has gone, nobody needs the answer.
-        let _ = reply.send(result);
+        result
     }
 
     fn published_refusal(&self, claims: &[Claim]) -> Option<Refusal> {
@@ -386,86 +455,4 @@ pub fn deposed(refusal: Refusal) -> Problem {
     let mut problem = Problem::from(refusal);
     problem.detail.push_str("; the open transaction was rolled back");
     problem
-}
-
-/// A client's transaction holds the database's one write lock.
-#[derive(Debug)]
-pub struct WriteLock {
-    shared: Arc<Shared>,
-}
-
-impl Drop for WriteLock {
-    fn drop(&mut self) {
-        self.shared.locked.store(false, Ordering::SeqCst);
-        self.shared.writer.poke();
-    }
-}
-
-/// A place among the transactions that may be open, once it is taken.
-#[derive(Debug)]
-pub struct Lease {
-    shared: Arc<Shared>,
-    taken: bool,
-}
-
-impl Lease {
-    /// Most connections kept for later.
-    const SPARE_MAX: usize = 8;
-
-    /// Takes the place.
-    ///
-    /// # Errors
-    /// [`Kind::Overloaded`] where too many transactions are open.
-    pub fn take(&mut self) -> Result<(), Problem> {
-        if self.taken {
-            return Ok(());
-        }
-        self.taken = true;
-        let max = self.shared.limits.transactions;
-        if self.shared.transactions.fetch_add(1, Ordering::Relaxed) < max {
-            return Ok(());
-        }
-        self.shared.transactions.fetch_sub(1, Ordering::Relaxed);
-        self.taken = false;
-        Err(Problem::new(Kind::Overloaded, format!("{max} transactions are open, as many as there may be")))
-    }
-
-    /// Keeps a connection for the next transaction.
-    pub fn give_back(&self, db: Db) {
-        let mut spare = self.shared.spare.lock().unwrap_or_else(PoisonError::into_inner);
-        if spare.len() < Lease::SPARE_MAX {
-            spare.push(db);
-        }
-    }
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        if self.taken {
-            self.shared.transactions.fetch_sub(1, Ordering::Relaxed);
-        }
-    }
-}
-
-/// A request's place in its fences' `in_flight`.
-#[derive(Debug)]
-pub struct InFlight {
-    shared: Arc<Shared>,
-    presented: FenceSet,
-}
-
-impl InFlight {
-    fn each(&self, act: impl Fn(&FenceState) -> u64) {
-        for (id, state) in self.shared.states.iter().enumerate() {
-            if self.presented.contains(id) {
-                act(state);
-            }
-        }
-    }
-}
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        self.each(|state| state.in_flight.fetch_sub(1, Ordering::Relaxed));
-    }
 }

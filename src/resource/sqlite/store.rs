@@ -118,9 +118,9 @@ pub fn refusal(db: &Db, claims: &[Claim]) -> Result<Option<Refusal>, SqliteError
 ///
 /// # Errors
 /// SQLite's own.
-pub fn write_change(db: &Db, change: &Change, at_ms: i64) -> Result<(), SqliteError> {
+pub fn write_change(db: &Db, change: &Change, why: Option<&str>, at_ms: i64) -> Result<(), SqliteError> {
     let event = if change.advances() { "advanced" } else { "bound" };
-    set_mark(db, &change.fence, Some(&change.after), change.before.as_ref(), event, None, at_ms)
+    set_mark(db, &change.fence, Some(&change.after), change.before.as_ref(), event, why, at_ms)
 }
 
 /// Sets or removes a mark, with its line in the history, in the present transaction.

@@ -185,7 +185,9 @@ impl Streams {
 
     /// Forgets a stream that was taken out.
     pub fn forget(&self, stream: &Stream) {
-        self.lock().slots.remove(&stream.id);
+        if stream.id != 0 {
+            self.lock().slots.remove(&stream.id);
+        }
     }
 
     /// Closes streams that were not used since `before` and hold something (a transaction, stored SQL texts), and those that hold

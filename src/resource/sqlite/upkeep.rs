@@ -1,5 +1,6 @@
 //! What the writer does that no client asks for: expired streams, counted refusals, an operator's reset.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -73,6 +74,7 @@ impl Writer {
             return Err(unavailable(&error));
         }
         self.group = None;
+        self.shared.resets.fetch_add(1, Ordering::Relaxed);
         self.ledger.put(fence.clone(), to.clone());
         if let Some(id) = self.shared.fences.id(fence) {
             self.shared.states[id].publish(to.map(|mark| DatedMark { mark, advanced_at_ms: at_ms }));

@@ -120,6 +120,9 @@ impl Writer {
             Ok(admission) => admission,
             Err(refusal) => return self.refuse(work, refusal),
         };
+        if let Err(problem) = self.doubt(&work, &admission) {
+            return self.done(work, Err(problem));
+        }
         let holds_lock = work.stream.own.as_ref().is_some_and(|own| own.lock.is_some());
         if !holds_lock && shared.locked.load(Ordering::SeqCst) {
             if admission.changes.iter().any(|change| change.advances()) {
@@ -146,11 +149,8 @@ impl Writer {
         if let Err(error) = self.begin() {
             return shared.finish(work, Err(unavailable(&error)));
         }
-        if let Err(refusal) = self.admit(&mut work) {
-            match refusal {
-                Ok(refusal) => return self.refuse(work, refusal),
-                Err(error) => return self.fail(&error, Some(work)),
-            }
+        if let Err(why) = self.admit(&mut work) {
+            return self.turn_away(work, why);
         }
         if let Err(refusal) = self.judge_bound(&work) {
             work.stream.own = None;
@@ -188,8 +188,7 @@ impl Writer {
                     work.stream.ended = Some(Box::new(ended.clone()));
                     self.done(work, Err(ended))
                 }
-                Err(Ok(refusal)) => self.refuse(work, refusal),
-                Err(Err(error)) => self.fail(&error, Some(work)),
+                Err(why) => self.turn_away(work, why),
             };
         }
         if let Err(refusal) = self.judge_bound(&work) {
@@ -220,8 +219,10 @@ impl Writer {
     }
 
     /// Admits a request's claims in the shared transaction: raises the marks in the ledger and in the database.
-    fn admit(&mut self, work: &mut Work) -> Result<(), Result<Refusal, SqliteError>> {
-        let admission = self.ledger.admit(&work.claims).map_err(Ok)?;
+    fn admit(&mut self, work: &mut Work) -> Result<(), Unadmitted> {
+        let admission = self.ledger.judge(&work.claims).map_err(Unadmitted::Refused)?;
+        self.doubt(work, &admission).map_err(Unadmitted::Doubted)?;
+        self.ledger.apply(&admission);
         work.verdict = admission.verdict;
         work.previous = match (admission.changes.first(), work.claims.first()) {
             (Some(change), Some(claim)) if change.fence == claim.fence => change.before.as_ref().map(|mark| mark.token),
@@ -233,13 +234,41 @@ impl Writer {
         self.shared.end_deposed(&self.ledger);
         let Some(group) = &mut self.group else { return Ok(()) };
         let at_ms = group.at_ms;
-        let written = admission.changes.iter().try_for_each(|change| store::write_change(&self.db, change, at_ms));
+        let why = work.believed.why;
+        let written = admission.changes.iter().try_for_each(|change| store::write_change(&self.db, change, why, at_ms));
         group.admissions.push(admission);
-        written.map_err(Err)
+        written.map_err(Unadmitted::Storage)
+    }
+
+    /// Whether a mark would rise for a claim that nobody vouches for, where that is asked for. It was asked about before the
+    /// request was queued, if it was above the mark then: an operator has set the mark to less since.
+    fn doubt(&self, work: &Work, admission: &Admission) -> Result<(), Problem> {
+        let Some(resets) = work.believed.resets else { return Ok(()) };
+        let is_fresh = resets == self.shared.resets.load(Ordering::Relaxed);
+        let is_believed =
+            |fence: &str| is_fresh && self.shared.fences.id(fence).is_some_and(|id| work.believed.fences.contains(id));
+        match admission.changes.iter().find(|change| change.advances() && !is_believed(&change.fence)) {
+            None => Ok(()),
+            Some(change) => {
+                let why = format!("the mark of fence {} was set anew meanwhile; nothing was applied", change.fence);
+                Err(Problem::new(Kind::Unavailable, why).about(&change.fence, change.before.as_ref()))
+            }
+        }
+    }
+
+    fn turn_away(&mut self, work: Box<Work>, why: Unadmitted) {
+        match why {
+            Unadmitted::Refused(refusal) => self.refuse(work, refusal),
+            Unadmitted::Doubted(problem) => self.done(work, Err(problem)),
+            Unadmitted::Storage(error) => self.fail(&error, Some(work)),
+        }
     }
 
     fn refuse(&mut self, work: Box<Work>, refusal: Refusal) {
-        self.shared.count(&refusal);
+        // What the coordinator has told of an election nobody has presented.
+        if work.believed.why.is_none() {
+            self.shared.count(&refusal);
+        }
         // The mark that refuses may be one that this transaction has only just raised: it is told when that is durable.
         self.done(work, Err(refusal.into()));
     }
@@ -395,6 +424,16 @@ impl Writer {
             self.shared.finish(work, Err(Problem::new(Kind::Busy, why)));
         }
     }
+}
+
+/// Why a request's claims don't take effect.
+enum Unadmitted {
+    /// By a mark.
+    Refused(Refusal),
+    /// Nobody vouches for them.
+    Doubted(Problem),
+    /// They can't be stored.
+    Storage(SqliteError),
 }
 
 /// What the owner of a transaction is told that goes on with it under another holder's name.

@@ -13,7 +13,7 @@ use fencegate::fence::{FenceName, Token};
 
 use tokio::time::timeout;
 
-use super::suite::conforms;
+use super::suite::{cases, conforms};
 use super::{Site, TTL, bid, election};
 
 /// A coordinator on a clock that the test moves.
@@ -61,6 +61,7 @@ impl Site for Local {
 }
 
 conforms!(Local::start());
+cases!(each Local::start(), follows);
 
 #[tokio::test]
 async fn a_leader_leads_on_over_a_restart_and_nobody_else_before_its_lease_is_over() {

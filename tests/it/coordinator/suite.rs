@@ -3,33 +3,65 @@
 use std::pin::pin;
 use std::time::Duration;
 
-use fencegate::coordinator::{Coordinator, CoordinatorError, Leader, Leadership, View};
-use fencegate::fence::FenceName;
+use fencegate::coordinator::{Coordinator, CoordinatorError, Follow, Followed, Leader, Leadership, Told, View};
+use fencegate::fence::{FenceName, Token};
+use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::timeout;
 
 use super::{Site, TTL, bid, bid_for, election};
 
 type LeadershipOf<S> = <<S as Site>::Coordinator as Coordinator>::Leadership;
 
-/// Makes one test of each function of the suite, on a site that `$make` starts.
+/// Makes one test of each function of the suite, on a site that `$make` starts. With `in one`, those that let time pass are one
+/// test, at the same time: for sites on which time is real.
 macro_rules! conforms {
-    ($make:expr => $($case:ident),+ $(,)?) => {
+    ($make:expr) => {
+        crate::coordinator::suite::cases!(each $make, at_once);
+        crate::coordinator::suite::cases!(each $make, takes_time);
+    };
+    ($make:expr, in one) => {
+        crate::coordinator::suite::cases!(each $make, at_once);
+        crate::coordinator::suite::cases!(together $make, takes_time);
+    };
+}
+pub(crate) use conforms;
+
+macro_rules! cases {
+    ($how:ident $make:expr, at_once) => {
+        crate::coordinator::suite::cases!($how $make =>
+            the_first_candidate_leads_under_its_name, elections_are_independent, a_resignation_hands_over,
+            candidates_lead_in_order_of_arrival, who_observes_hears_of_each_new_leader,
+            a_view_names_who_leads_and_who_waits, names_of_every_kind_work);
+    };
+    ($how:ident $make:expr, takes_time) => {
+        crate::coordinator::suite::cases!($how $make =>
+            every_term_has_a_higher_token, renewals_keep_the_lease, a_lease_that_ran_out_is_lost_for_good,
+            a_deposed_leader_does_not_touch_its_successor, an_abandoned_campaign_lapses,
+            the_end_of_a_term_is_told_however_it_came, a_term_that_goes_on_has_not_ended);
+    };
+    // Of those that tell of new leaders by themselves.
+    ($how:ident $make:expr, follows) => {
+        crate::coordinator::suite::cases!($how $make =>
+            who_follows_hears_of_present_and_new_leaders_and_of_no_others, who_follows_hears_of_leases_that_ran_out);
+    };
+    (each $make:expr => $($case:ident),+) => {
         $(#[tokio::test]
         async fn $case() {
             let site = $make.await;
             crate::coordinator::suite::$case(&site).await;
         })+
     };
-    ($make:expr) => {
-        conforms!($make =>
-            the_first_candidate_leads_under_its_name, every_term_has_a_higher_token, elections_are_independent,
-            renewals_keep_the_lease, a_lease_that_ran_out_is_lost_for_good, a_deposed_leader_does_not_touch_its_successor,
-            a_resignation_hands_over, candidates_lead_in_order_of_arrival, an_abandoned_campaign_lapses,
-            who_observes_hears_of_each_new_leader, the_end_of_a_term_is_told_however_it_came,
-            a_term_that_goes_on_has_not_ended, a_view_names_who_leads_and_who_waits, names_of_every_kind_work);
+    (together $make:expr => $($case:ident),+) => {
+        #[tokio::test]
+        async fn the_suite_of_what_takes_time() {
+            tokio::join!($(Box::pin(async {
+                let site = $make.await;
+                crate::coordinator::suite::$case(&site).await;
+            })),+);
+        }
     };
 }
-pub(crate) use conforms;
+pub(crate) use cases;
 
 /// A bound for what should happen at once: a test that hangs fails instead.
 pub const SOON: Duration = Duration::from_secs(60);
@@ -69,9 +101,9 @@ pub async fn the_first_candidate_leads_under_its_name<S: Site>(site: &S) {
 pub async fn every_term_has_a_higher_token<S: Site>(site: &S) {
     let orders = election("orders");
     let mut last = None;
-    for term in 0..6 {
+    for term in 0..4 {
         // Terms end in both ways.
-        let runs_out = term == 1 || term == 4;
+        let runs_out = term == 1;
         let ttl = if runs_out { S::TTL } else { TTL };
         let mut leadership = lead_for(site, &orders, "node-a", ttl).await;
         assert!(Some(leadership.token()) > last, "term {term}");
@@ -255,6 +287,60 @@ pub async fn a_view_names_who_leads_and_who_waits<S: Site>(site: &S) {
     let left = view.ttl_left.expect("both know it");
     assert!(left > TTL / 2 && left <= TTL * 2, "{left:?}");
     assert_eq!((view.waiting, view.waiting_count), (vec![bid("node-1").holder, bid("node-2").holder], 2));
+}
+
+/// The next that is told, as election and token.
+async fn next(told: &mut UnboundedReceiver<Told>) -> (String, Option<Token>) {
+    let told = timeout(SOON, told.recv()).await.expect("it is told").expect("it goes on");
+    (told.election.to_string(), told.leader.map(|leader| leader.token))
+}
+
+pub async fn who_follows_hears_of_present_and_new_leaders_and_of_no_others<S: Site>(site: &S)
+where
+    S::Coordinator: Follow,
+{
+    let names = ["orders", "stock/7", "stock", "other", "orders/sub"].map(election);
+    let [orders, seven, stock, other, below] = &names;
+    let first = lead(site, orders, "node-a").await;
+    let not_followed = [lead(site, stock, "x").await, lead(site, other, "x").await, lead(site, below, "x").await];
+    let followed = Followed { names: vec![orders.clone()], prefixes: vec!["stock/".to_owned()] };
+    let mut told = site.coordinator().follow(&followed).await.unwrap();
+    assert_eq!(next(&mut told).await, ("orders".to_owned(), Some(first.token())), "who leads already");
+    let second = lead(site, seven, "node-b").await;
+    assert_eq!(next(&mut told).await, ("stock/7".to_owned(), Some(second.token())));
+    for leadership in not_followed {
+        leadership.resign().await.unwrap();
+    }
+    // A successor that waits is told of as soon as it leads, and not before.
+    let mut waits = pin!(lead(site, orders, "node-c"));
+    tokio::select! { biased;
+        _ = &mut waits => panic!("two lead at once"),
+        () = until_waiting(site, orders, 1) => {}
+    }
+    second.resign().await.unwrap();
+    assert_eq!(next(&mut told).await, ("stock/7".to_owned(), None));
+    let (third, resigned) = tokio::join!(waits, first.resign());
+    resigned.unwrap();
+    assert_eq!(next(&mut told).await, ("orders".to_owned(), Some(third.token())));
+    let mut other = site.coordinator().follow(&followed).await.unwrap();
+    assert_eq!(next(&mut other).await, ("orders".to_owned(), Some(third.token())), "all is told anew");
+    third.resign().await.unwrap();
+    for told in [&mut told, &mut other] {
+        assert_eq!(next(told).await, ("orders".to_owned(), None));
+    }
+}
+
+pub async fn who_follows_hears_of_leases_that_ran_out<S: Site>(site: &S)
+where
+    S::Coordinator: Follow,
+{
+    let orders = election("orders");
+    let followed = Followed { names: vec![orders.clone()], prefixes: Vec::new() };
+    let mut told = site.coordinator().follow(&followed).await.unwrap();
+    let first = lead_for(site, &orders, "node-a", S::TTL).await;
+    assert_eq!(next(&mut told).await.1, Some(first.token()));
+    site.pass(S::TTL).await;
+    assert_eq!(next(&mut told).await.1, None);
 }
 
 pub async fn names_of_every_kind_work<S: Site>(site: &S) {

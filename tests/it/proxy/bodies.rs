@@ -92,6 +92,32 @@ fn large_bodies_both_ways() {
     echo.join().unwrap();
 }
 
+#[test]
+fn a_client_may_send_all_before_it_reads() {
+    let upstream = Raw::start();
+    let gate = Plan::raw(&upstream).start();
+    // More than all buffers on the way can hold, both ways; the answer begins before the request has ended.
+    let len = 30_000_000;
+    for method in ["GET", "PUT"] {
+        let mut client = gate.client();
+        client.send(&String::from_utf8(put("/a", 7, len)).unwrap().replace("PUT", method).into_bytes()).unwrap();
+        let mut peer = upstream.accept();
+        let answering = std::thread::spawn(move || {
+            peer.head();
+            peer.send(&format!("HTTP/1.1 200 OK\r\ncontent-length: {len}\r\n\r\n"));
+            let mut writer = peer.stream.get_mut().try_clone().unwrap();
+            let writing = std::thread::spawn(move || writer.write_all(&vec![b'y'; len]).unwrap());
+            peer.stream.read_exact(&mut vec![0; len]).unwrap();
+            writing.join().unwrap();
+            peer
+        });
+        client.send(&vec![b'x'; len]).unwrap();
+        assert_eq!(client.read_answer().unwrap().body.len(), len, "{method}");
+        gate.until_known("stock");
+        drop(answering.join().unwrap());
+    }
+}
+
 /// How much can be written before the other side takes no more.
 fn room(stream: &mut std::net::TcpStream) -> usize {
     // Blocked for so long is blocked: all that is in between is on one machine.

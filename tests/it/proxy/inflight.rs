@@ -91,6 +91,51 @@ fn a_connection_that_breaks_leaves_it_unknown() {
 }
 
 #[test]
+fn an_answer_that_ends_in_two_places_leaves_it_unknown() {
+    for (framing, error) in [
+        ("content-length: 2\r\ncontent-length: 3", "http_protocol_error"),
+        ("content-length: 2, 2", "http_protocol_error"),
+        ("content-length: +2", "http_protocol_error"),
+        ("transfer-encoding: gzip, chunked", "http_response_transfer_coding"),
+        ("transfer-encoding: chunked\r\ntransfer-encoding: chunked", "http_response_transfer_coding"),
+        ("x: y\r\n folded: z\r\ncontent-length: 2", "http_protocol_error"),
+        ("x: y\rz\r\ncontent-length: 2", "http_protocol_error"),
+        ("content-length : 2", "http_protocol_error"),
+        ("transfer-encoding: chunked\r\n\r\n+2\r\nok\r\n0", "http_protocol_error"),
+        ("transfer-encoding: chunked\r\n\r\n2\nok\n0", "http_protocol_error"),
+    ] {
+        let (_upstream, gate, mut client, mut peer) = written(Limits::default());
+        peer.send(&format!("HTTP/1.1 200 OK\r\n{framing}\r\n\r\nok"));
+        let answer = client.read_answer().unwrap();
+        assert_eq!(problem(&answer), (502, "OUTCOME_UNKNOWN".into(), "unknown".into()), "{framing:?}");
+        let status = answer.header("proxy-status").unwrap();
+        assert!(status.contains(error), "{framing:?}: {status}");
+        peer.was_cut();
+        gate.until_unknown("stock");
+    }
+}
+
+#[test]
+fn what_comes_after_an_answer_is_no_answer_to_the_next_request() {
+    // In one piece with it; and what a length beside the chunks would have taken for the answer.
+    for answer in [
+        "content-length: 2\r\n\r\nokHTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nbad",
+        "content-length: 9\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+    ] {
+        let (upstream, gate, mut client, mut peer) = written(Limits::default());
+        peer.send(&format!("HTTP/1.1 200 OK\r\n{answer}"));
+        let answered = client.read_answer().unwrap();
+        assert_eq!((&*answered.body, answered.header("content-length")), (&b"ok"[..], Some("2")));
+        gate.until_known("stock");
+        client.send(&put("/a", 7, 0)).unwrap();
+        let mut other = upstream.accept();
+        other.head();
+        other.answer("200 OK", "good");
+        assert_eq!(client.read_answer().unwrap().body, b"good");
+    }
+}
+
+#[test]
 fn a_long_answer_that_breaks_is_no_whole_answer_to_the_client_either() {
     let (_upstream, gate, client, mut peer) = written(Limits::default());
     peer.send("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n");

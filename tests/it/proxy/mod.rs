@@ -77,7 +77,8 @@ impl Gate {
         let owner = template.clone();
         let owns = Box::new(move |name: &str| owner.owns(name));
         let fences =
-            Fences::open(dir.path(), vec![Scope { resource: "stock".into(), policy: plan.policy, owns }]).unwrap();
+            Fences::open(dir.path(), vec![Scope { resource: "stock".into(), policy: plan.policy, owns, trust: None }])
+                .unwrap();
         let options = Options {
             name: "stock".into(),
             mount: plan.mount.into(),

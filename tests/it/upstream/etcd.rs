@@ -176,7 +176,7 @@ impl Member {
         if let Some(uid) = self.uid {
             command.uid(uid).gid(uid);
         }
-        self.child = Some(command.spawn().expect("etcd can be started"));
+        self.child = Some(command.spawn().expect("etcd can be started (scripts/ensure etcd)"));
     }
 
     pub fn kill(&mut self) {
@@ -192,10 +192,12 @@ impl Member {
         let flag = |name: &str| self.arguments.iter().find(|argument| argument.starts_with(name)).expect("it is there");
         let data = flag("--data-dir=");
         std::fs::remove_dir_all(data.trim_start_matches("--data-dir=")).expect("it is there");
-        let mut command = Command::new("etcdctl");
+        // A program of its own has it since etcd 3.5, and etcdctl no longer since 3.6.
+        let tool = if Command::new("etcdutl").arg("version").output().is_ok() { "etcdutl" } else { "etcdctl" };
+        let mut command = Command::new(tool);
         command.env("ETCDCTL_API", "3").args(["snapshot", "restore", snapshot, data, flag("--name=")]);
         command.args([flag("--initial-cluster="), flag("--initial-advertise-peer-urls=")]);
-        assert!(command.output().expect("etcdctl can be started").status.success());
+        assert!(command.output().expect("it can be started").status.success());
         self.start();
     }
 

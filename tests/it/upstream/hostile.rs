@@ -51,6 +51,7 @@ pub struct Hostile {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Applied {
     pub fence: String,
+    /// 0 where it came without one.
     pub token: u64,
     pub id: String,
     pub path: String,
@@ -144,7 +145,7 @@ impl Applied {
     fn parse(line: &str) -> Applied {
         let fields: Vec<&str> = line.split('\t').collect();
         let [fence, token, id, path, late] = fields[..] else { panic!("no line of the log: {line:?}") };
-        let token = token.parse().expect("a token");
+        let token = if token == "-" { 0 } else { token.parse().expect("a token") };
         Applied { fence: fence.into(), token, id: id.into(), path: path.into(), is_late: late == "late" }
     }
 }

@@ -36,7 +36,7 @@ pub fn leader_of(etcd: &Etcd) -> (usize, [usize; 2]) {
 async fn a_term_and_a_queue_outlive_the_members_that_served_them() {
     let mut etcd = Etcd::start(&THREE);
     let (leads, [one, other]) = leader_of(&etcd);
-    let coordinator = open(&format!("{}?timeout=500ms", address_of(&etcd, &[leads, one, other])));
+    let coordinator = open(&format!("{}?timeout=1s", address_of(&etcd, &[leads, one, other])));
     let orders = election("orders");
     let mut first = coordinator.campaign(&orders, &bid("node-a")).await.unwrap();
     let token = first.token();
@@ -82,7 +82,7 @@ async fn a_minority_elects_nobody_and_renews_nothing() {
     let mut etcd = Etcd::start(&THREE);
     let (leads, others) = leader_of(&etcd);
     let orders = election("orders");
-    let left = open(&format!("{}?timeout=200ms", address_of(&etcd, &[leads])));
+    let left = open(&format!("{}?timeout=100ms", address_of(&etcd, &[leads])));
     let mut leadership = left.campaign(&orders, &bid("node-a")).await.unwrap();
     let ended = leadership.ended();
     others.iter().for_each(|member| etcd.members[*member].kill());
@@ -126,7 +126,7 @@ async fn a_member_that_slept_through_its_deposition_renews_nothing() {
     let orders = election("orders");
     let asleep = open(&format!("{}?timeout=20s", address_of(&etcd, &[leads])));
     let awake = open(&address_of(&etcd, &others));
-    let ttl = Duration::from_secs(4);
+    let ttl = Duration::from_secs(3);
     let mut leadership = asleep.campaign(&orders, &bid_for("node-a", ttl)).await.unwrap();
     leadership.renew().await.unwrap();
     etcd.members[leads].pause();
@@ -135,7 +135,7 @@ async fn a_member_that_slept_through_its_deposition_renews_nothing() {
         while awake.leader(&orders).await.is_err() {
             tokio::task::yield_now().await;
         }
-        crate::upstream::pass_time(1000);
+        crate::upstream::pass_time(700);
         Instant::now()
     };
     reads.await;

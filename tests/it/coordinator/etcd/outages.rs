@@ -6,9 +6,9 @@ use fencegate::coordinator::{Coordinator as _, CoordinatorError, Leadership as _
 use tokio::time::timeout;
 
 use super::super::suite::SOON;
-use super::super::{bid, election};
+use super::super::{bid, bid_for, election};
 use super::open;
-use crate::upstream::etcd::{Etcd, ONE};
+use crate::upstream::etcd::{Etcd, ONE, Setup};
 
 /// Forgets all of etcd's history but its present state.
 fn compact(etcd: &Etcd) {
@@ -65,6 +65,11 @@ async fn out_of_reach_is_said_in_time_and_ends_no_term() {
     let orders = election("orders");
     let mut leadership = coordinator.campaign(&orders, &bid("node-a")).await.unwrap();
     let ended = leadership.ended();
+    let waits = coordinator.clone();
+    let waits = tokio::spawn(async move { waits.campaign(&election("orders"), &bid("node-0")).await });
+    while coordinator.view(&orders).await.unwrap().waiting_count == 0 {
+        tokio::task::yield_now().await;
+    }
     let address = etcd.members[0].client.addr.to_string();
     let story = async {
         etcd.members[0].kill();
@@ -97,6 +102,41 @@ async fn out_of_reach_is_said_in_time_and_ends_no_term() {
         () = story => {}
     }
     leadership.resign().await.unwrap();
+    // Far longer than a request is tried, far shorter than a lease.
+    timeout(SOON, waits).await.expect("it has waited on through it all").unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn without_space_nobody_new_stands_and_those_who_do_go_on() {
+    let etcd = Etcd::start(&Setup { arguments: &["--quota-backend-bytes=2000000"], ..ONE });
+    let coordinator = open(&etcd.address());
+    let orders = election("orders");
+    let mut first = coordinator.campaign(&orders, &bid("node-a")).await.unwrap();
+    let waits = coordinator.clone();
+    let next = tokio::spawn(async move {
+        // Short enough that it has to be renewed while it waits.
+        waits.campaign(&election("orders"), &bid_for("node-b", Duration::from_secs(2))).await
+    });
+    while coordinator.view(&orders).await.unwrap().waiting_count == 0 {
+        tokio::task::yield_now().await;
+    }
+    let much = "x".repeat(100_000);
+    while etcd.ctl(&["put", "something", &much]).output().unwrap().status.success() {
+        tokio::task::yield_now().await;
+    }
+    let refused = coordinator.campaign(&orders, &bid("node-c")).await.err();
+    assert!(
+        matches!(&refused, Some(CoordinatorError::Unavailable(text)) if text.contains("database space exceeded")),
+        "{refused:?}"
+    );
+    first.renew().await.unwrap();
+    assert_eq!(coordinator.leader(&orders).await.unwrap().unwrap().token, first.token());
+    let _ = timeout(Duration::from_millis(2500), std::future::pending::<()>()).await;
+    assert_eq!(coordinator.view(&orders).await.unwrap().waiting, [bid("node-b").holder]);
+    first.resign().await.unwrap();
+    let next = timeout(SOON, next).await.expect("it is its turn").unwrap().unwrap();
+    next.resign().await.unwrap();
+    assert_eq!(coordinator.leader(&orders).await, Ok(None));
 }
 
 #[tokio::test]

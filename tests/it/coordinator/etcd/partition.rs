@@ -106,10 +106,9 @@ async fn inside() {
     let etcd = Etcd::start(&Setup { uid: Some(UID), ..THREE });
     let (leads, others) = leader_of(&etcd);
     let orders = election("orders");
-    let cut = open(&format!("{}?timeout=200ms", address_of(&etcd, &[leads])));
+    let cut = open(&format!("{}?timeout=100ms", address_of(&etcd, &[leads])));
     let rest = open(&format!("{}?timeout=500ms", address_of(&etcd, &others)));
-    let mut first = cut.campaign(&orders, &bid_for("node-a", Duration::from_secs(2))).await.unwrap();
-    first.renew().await.unwrap();
+    let mut first = cut.campaign(&orders, &bid_for("node-a", Duration::from_secs(1))).await.unwrap();
     let mut ended = std::pin::pin!(first.ended());
     let story = async {
         cut_off(&etcd, leads);
