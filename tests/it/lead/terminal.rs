@@ -1,16 +1,12 @@
 //! At a terminal, with a shell that has job control: the README's story, Ctrl-C, Ctrl-Z, `fg`, `bg`, and a command that reads.
 
+use std::path::Path;
+
 use super::pty::Shell;
 use super::{World, events, family, is_stopped, stat, text, unique};
 use crate::process::{PROGRAM, until};
-
-/// The worker of the README's story: it says when it works, and its last write comes when it is told to end.
-const WORKER: &str = "#!/bin/sh
-trap 'write goodbye; exit 1' TERM
-write() { $FENCEGATE sql \"INSERT INTO t VALUES ('$1')\"; }
-echo \"working, token $FENCING_TOKEN\"
-while :; do sleep 0.02 & wait $!; done
-";
+use crate::upstream::etcd::Etcd;
+use crate::upstream::has;
 
 impl World {
     /// What to type.
@@ -32,35 +28,67 @@ impl World {
     }
 }
 
-#[test]
-fn the_story_of_two_terminals() {
+/// The story that the README tells, with the worker that it uses. `more`: who elects.
+fn story(name: &str, more: &str, ttl: &str) {
     let world = World::new();
-    std::fs::write(world.path("worker"), WORKER).expect("written");
-    let first = unique("first");
+    let worker = text(&Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/worker"));
+    let first = unique(name);
+    let second = unique(&format!("{name}-second"));
     let mut shell = Shell::start(world.dir.path());
-    shell.types(&world.command_line(&first, "--ttl 1s", "sh ./worker"));
-    shell.sees("working, token 2");
+    shell.types("PATH=$(dirname $FENCEGATE):$PATH\n");
+    shell.types(&world.command_line(&first, &format!("{more} --ttl {ttl}"), &worker));
+    shell.sees(&format!("{first} works, token "));
     let command = world.started(&first);
     shell.types("\u{1a}");
     shell.sees_stopped();
     assert!(is_stopped(command), "the command is stopped with lead");
-    let mut second = world.lead("second", &[], "$FENCEGATE sql \"INSERT INTO t VALUES ('second')\"; read end");
-    second.told("started");
+    let mut other = Shell::start(world.dir.path());
+    other.types("PATH=$(dirname $FENCEGATE):$PATH\n");
+    other.types(&world.command_line(&second, more, &worker));
+    other.sees(&format!("{second} works, token "));
     assert!(is_stopped(command), "what is stopped does no harm, and is left to whoever stopped it");
+    let wrote = |who: &str, what: &str| {
+        let count = format!("SELECT count(*) FROM work WHERE who = '{who}' AND what = '{what}'");
+        let answer = world.gate.client().sql(None, &[&count]).json();
+        answer["results"][0]["response"]["result"]["rows"][0][0]["value"] != "0"
+    };
+    until("the second has written", || wrote(&second, "work"));
     shell.types("fg\n");
     let shown = shell.sees("ready> ");
-    let parts =
-        ["no longer the leader of app (token 2)", "You've been replaced", "you've been replaced: second leads app"];
-    for part in parts {
+    for part in
+        ["no longer the leader of app", "You've been replaced", &format!("you've been replaced: {second} leads app")]
+    {
         assert!(shown.contains(part), "{part}: {shown}");
     }
     assert_eq!(family(&first), [], "nothing is left");
     shell.types("echo \"status<$?>\"\n");
     shell.sees("status<75>");
-    until("the second has written", || world.rows() == ["second"]);
-    second.write("end\n");
-    assert_eq!(second.wait().status, Some(0));
-    assert_eq!(world.rows(), ["second"], "the first's goodbye was refused");
+    assert!(!wrote(&first, "goodbye"), "its last write was refused");
+    // And told to end while it leads, it says goodbye.
+    other.types("\u{1a}");
+    other.sees_stopped();
+    other.types("fg\n");
+    until("it goes on", || family(&second).iter().all(|pid| !is_stopped(*pid)));
+    other.types("\u{1a}");
+    other.sees_stopped();
+    other.types("kill %1; fg\n");
+    assert_eq!(other.status(), "1");
+    assert!(wrote(&second, "goodbye"));
+}
+
+#[test]
+fn the_story_of_two_terminals() {
+    story("first", "", "1s");
+}
+
+#[test]
+fn the_story_of_two_terminals_over_etcd() {
+    if !has("the_story_of_two_terminals_over_etcd", "etcd") {
+        return;
+    }
+    let etcd = Etcd::shared();
+    let coordinator = format!("--coordinator {}/{}", etcd.address(), unique("story"));
+    story("etcd-story", &coordinator, "2s");
 }
 
 #[test]
