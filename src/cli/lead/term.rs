@@ -25,7 +25,7 @@ use super::{EXIT_NOT_EXECUTABLE, LeadArgs};
 /// How long the farewell may take: to resign, and to ask who leads now.
 const FAREWELL_TIME: Duration = Duration::from_secs(2);
 /// How long the end of the program waits where a candidate has gone away, for the coordinator to be told so.
-const WITHDRAW_TIME: Duration = Duration::from_millis(300);
+const WITHDRAW_TIME: Duration = Duration::from_millis(500);
 /// The pause before it stands again, where its place in the queue has lapsed.
 const STAND_AGAIN: Duration = Duration::from_millis(100);
 

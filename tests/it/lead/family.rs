@@ -60,6 +60,37 @@ fn when_its_warden_is_killed() {
     assert_eq!(family(&name), []);
 }
 
+#[test]
+fn what_was_there_before_is_nobodys_to_end() {
+    let world = World::new();
+    for (name, kills_warden) in [(unique("clean"), false), (unique("unclean"), true)] {
+        // A script that starts something of its own, and becomes `lead`.
+        let script =
+            format!("FENCING_HOLDER=sidecar-{name} sleep 1000 </dev/null >/dev/null 2>&1 & exec \"$0\" \"$@\"");
+        let args = world.args(&name, &[]);
+        let mut lead = std::process::Command::new("sh")
+            .args(["-c", &script, crate::process::PROGRAM])
+            .args(args)
+            .args(["--", "sh", "-c", "read end"])
+            .stdin(std::process::Stdio::piped())
+            .spawn()
+            .expect("it starts");
+        let events = world.path(&format!("{name}.events"));
+        until("it is started", || super::events(&events).iter().any(|event| event["event"] == "started"));
+        let sidecar = family(&format!("sidecar-{name}"));
+        assert_eq!(sidecar.len(), 1);
+        if kills_warden {
+            let command = family(&name)[0];
+            kill_process(stat(command).expect("it runs").parent, Signal::KILL).expect("it can be killed");
+        } else {
+            drop(lead.stdin.take());
+        }
+        lead.wait().expect("it ends");
+        assert_eq!((family(&name), family(&format!("sidecar-{name}"))), (vec![], sidecar.clone()));
+        kill_process(sidecar[0], Signal::KILL).expect("it is there");
+    }
+}
+
 /// The negative control, and the limit that the docs tell of: with both protectors killed at one moment, the command still dies, and
 /// its daemon lives. So the check of the other tests would see a survivor.
 #[test]

@@ -47,6 +47,43 @@ fn both_stopped_the_command_wakes_to_find_that_it_has_to_end() {
 }
 
 #[test]
+fn all_stopped_and_woken_after_the_lease_nothing_goes_on() {
+    let world = World::new();
+    let first = unique("all-stopped");
+    let lead = world.lead(&first, &["--ttl", "1s"], WORKER);
+    world.written(&format!("{first}.works"));
+    let (warden, command) = (lead.warden(), lead.command());
+    rustix::process::kill_process_group(command, Signal::STOP).expect("it can be stopped");
+    for pid in [warden, lead.pid()] {
+        rustix::process::kill_process(pid, Signal::STOP).expect("it can be stopped");
+        until("it is stopped", || is_stopped(pid));
+    }
+    let mut second = world.lead("second", &[], "read end");
+    second.told("started");
+    assert!(is_stopped(command), "nobody is there to end it");
+    lead.signal(Signal::CONT);
+    let said = lead.wait();
+    assert_eq!(said.status, Some(75), "{said:?}");
+    assert_eq!(family(&first), []);
+    assert!(world.written(&format!("{first}.said")).contains("You've been replaced"), "its goodbye was refused");
+    second.write("end\n");
+}
+
+#[test]
+fn a_warden_that_somebody_has_stopped_is_woken() {
+    let world = World::new();
+    let name = unique("warden-stopped");
+    let lead = world.lead(&name, &["--ttl", "2s"], "echo works >$DIR/$ME.works; exec sleep 1000");
+    world.written(&format!("{name}.works"));
+    let warden = lead.warden();
+    rustix::process::kill_process(warden, Signal::STOP).expect("it can be stopped");
+    until("it is stopped", || is_stopped(warden));
+    world.gate.client().request("POST", "/-/fences/app/claim", &[("fencing-token", "50")], b"").expect("an answer");
+    assert_eq!(lead.wait().status, Some(75));
+    assert_eq!(family(&name), []);
+}
+
+#[test]
 fn a_gate_that_is_gone_takes_its_elections_with_it() {
     let World { dir, gate } = World::new();
     let name = unique("gate");

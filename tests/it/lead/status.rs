@@ -117,11 +117,11 @@ fn one_that_isnt_elected_in_time_says_so_and_leaves_no_candidate() {
     assert_eq!(second.status, Some(75), "{second:?}");
     assert!(second.err.contains("not elected within 300ms"), "{second:?}");
     // One that is told to end while it waits.
-    let third = world.lead("c", &[], "exit 0");
+    let third = world.lead("c", &["--ttl", "10m"], "exit 0");
     crate::process::until("it waits", || world.gate.client().get("/-/elections/app").json()["candidates"] == 1);
     third.signal(Signal::TERM);
     assert_eq!(third.wait().status, Some(143));
-    assert_eq!(world.gate.client().get("/-/elections/app").json()["candidates"], 0, "it has withdrawn");
+    crate::process::until("it has withdrawn", || world.gate.client().get("/-/elections/app").json()["candidates"] == 0);
     first.write("end\n");
     assert_eq!(first.wait().status, Some(0));
 }

@@ -1,5 +1,6 @@
 //! `lead`'s end of its warden.
 
+use std::collections::HashSet;
 use std::ffi::OsString;
 use std::io::IoSlice;
 use std::mem::MaybeUninit;
@@ -10,11 +11,12 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
-use rustix::process::{Pid, Signal, WaitOptions, getpid, kill_process, set_child_subreaper, waitpid};
+use rustix::process::{Pid, Signal, getpid, kill_process, set_child_subreaper};
 
 use super::super::PROGRAM;
+use super::WARDEN;
+use super::tree::{self, Process};
 use super::wire::{self, Order, Receiver, Report, Sender};
-use super::{WARDEN, tree};
 
 /// How long the warden may take to take an order. It does nothing that takes time.
 const ORDER_TIME: Duration = Duration::from_secs(1);
@@ -26,6 +28,10 @@ pub struct Hold {
     orders: Sender,
     reports: Receiver,
     is_broken: bool,
+    /// It has told that nothing is left.
+    is_done: bool,
+    /// What this process had below it before: the sidecar of a script that became `lead` by `exec`.
+    strangers: HashSet<(Pid, u64)>,
 }
 
 impl Hold {
@@ -36,6 +42,7 @@ impl Hold {
     pub fn new(command: &[OsString], grace: Duration, stdin: &OwnedFd) -> std::io::Result<Hold> {
         // So that what a killed warden leaves behind comes to this process.
         set_child_subreaper(Some(getpid()))?;
+        let strangers = tree::descendants(getpid()).iter().map(Process::key).collect();
         let (own, other) = UnixStream::pair()?;
         let warden = Command::new(PROGRAM)
             .arg0("fencegate-warden")
@@ -50,7 +57,7 @@ impl Hold {
             .spawn()?;
         send_descriptor(&own, stdin)?;
         let (orders, reports) = wire::split(own)?;
-        Ok(Hold { warden, orders, reports, is_broken: false })
+        Ok(Hold { warden, orders, reports, is_broken: false, is_done: false, strangers })
     }
 
     /// Gives an order. A warden that doesn't take it is killed, and with it the command. One that has gone has told before what
@@ -68,6 +75,7 @@ impl Hold {
         }
         let report = self.reports.receive().await;
         self.is_broken = report.is_none();
+        self.is_done |= report == Some(Report::Gone);
         report
     }
 
@@ -82,8 +90,8 @@ impl Hold {
         let _ = self.warden.kill();
     }
 
-    /// Waits for the warden's end, and kills whatever it has left to this process, which is nothing if it has told that all is
-    /// gone. The numbers of those that were killed.
+    /// Waits for the warden's end. If it was killed before nothing was left, what it had is this process's by now: kills that. The
+    /// numbers of those that were killed.
     pub async fn finish(mut self) -> Vec<i32> {
         let mut killed = Vec::new();
         self.wake();
@@ -92,26 +100,23 @@ impl Hold {
             let _ = self.warden.kill();
         }
         drop((self.orders, self.reports));
-        loop {
-            let is_gone = self.warden.try_wait().map_or(true, |status| status.is_some());
-            let left: Vec<_> = tree::descendants(getpid())
-                .into_iter()
-                .filter(|process| process.pid != Pid::from_child(&self.warden))
-                .collect();
-            if is_gone {
-                for process in &left {
-                    let number = process.pid.as_raw_nonzero().get();
-                    if process.signal(Signal::KILL).is_ok() && !killed.contains(&number) {
-                        killed.push(number);
-                    }
-                    let _ = waitpid(Some(process.pid), WaitOptions::NOHANG);
-                }
-                if left.is_empty() {
-                    return killed;
-                }
-            }
+        while self.warden.try_wait().is_ok_and(|status| status.is_none()) {
             tokio::time::sleep(super::LOOK_AGAIN).await;
         }
+        while !self.is_done {
+            let left = tree::descendants_but(getpid(), &self.strangers);
+            self.is_done = left.is_empty();
+            for process in &left {
+                let number = process.pid.as_raw_nonzero().get();
+                if process.signal(Signal::KILL).is_ok() && !killed.contains(&number) {
+                    killed.push(number);
+                }
+            }
+            if !self.is_done {
+                tokio::time::sleep(super::LOOK_AGAIN).await;
+            }
+        }
+        killed
     }
 }
 

@@ -72,9 +72,15 @@ impl Process {
 /// All that live below a process: its children, theirs, and so on, whatever group or session they have made for themselves. One
 /// that starts while this looks may be missed; look again.
 pub fn descendants(of: Pid) -> Vec<Process> {
+    descendants_but(of, &HashSet::new())
+}
+
+/// The same without these, and what is below them.
+pub fn descendants_but(of: Pid, strangers: &HashSet<(Pid, u64)>) -> Vec<Process> {
     let names = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = names.filter_map(|entry| Pid::from_raw(entry.file_name().to_str()?.parse().ok()?));
-    below(of.as_raw_nonzero().get(), pids.filter_map(Process::read).collect())
+    let all = pids.filter_map(Process::read).filter(|process| !strangers.contains(&process.key()));
+    below(of.as_raw_nonzero().get(), all.collect())
 }
 
 fn below(root: i32, all: Vec<Process>) -> Vec<Process> {
