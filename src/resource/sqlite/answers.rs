@@ -6,7 +6,7 @@
 //! that took it, which is several times cheaper than giving it to another one.
 //!
 //! **Invariant.** Every request is ended, and everybody told who still waits, whatever becomes of the request that carries the others:
-//! dropping [`Rest`] passes them on, and dropping [`Decided`] ends the request.
+//! dropping `Rest` passes them on, and dropping [`Decided`] ends the request.
 
 use std::sync::Arc;
 use std::thread::ThreadId;
