@@ -80,6 +80,7 @@ fn what_was_there_before_is_nobodys_to_end() {
         let sidecar = family(&format!("sidecar-{name}"));
         assert_eq!(sidecar.len(), 1);
         if kills_warden {
+            until("its environment is there", || !family(&name).is_empty());
             let command = family(&name)[0];
             kill_process(stat(command).expect("it runs").parent, Signal::KILL).expect("it can be killed");
         } else {

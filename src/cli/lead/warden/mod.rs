@@ -36,7 +36,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::signals;
+use super::{signals, terminal};
 use crate::client::clock::{BootClock, Clock};
 use tree::Process;
 use wire::{Order, Report, Status, Why};
@@ -50,6 +50,8 @@ pub mod wire;
 pub const WARDEN: &str = "__warden";
 /// While processes are being killed, how often it looks for those that were started meanwhile.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
+/// At a terminal, how often it looks whether Ctrl-Z has stopped a part of the command only.
+const LOOK_HALF_STOPPED: Duration = Duration::from_millis(200);
 /// How often it tells of processes that don't go although they were sent SIGKILL.
 const STUCK_TOLD: Duration = Duration::from_secs(5);
 /// How often it looks for processes that were started while it stopped the others.
@@ -106,6 +108,8 @@ fn serve(command: Vec<OsString>, grace: Duration) -> std::io::Result<()> {
             until: Duration::ZERO,
             suspended: false,
             stopped: Vec::new(),
+            has_terminal: std::fs::File::open(terminal::CONTROLLING).is_ok(),
+            is_half_stopped: false,
             deadline,
         };
         warden.run(orders).await?;
@@ -146,6 +150,9 @@ struct Warden {
     suspended: bool,
     /// What was stopped for that reason, one by one.
     stopped: Vec<Process>,
+    /// Whether there is a terminal at which Ctrl-Z can be typed.
+    has_terminal: bool,
+    is_half_stopped: bool,
     deadline: Deadline,
 }
 
@@ -179,6 +186,10 @@ impl Warden {
             let wake = match self.phase {
                 Phase::Terminating { until } => Some(until),
                 Phase::Killing { .. } => Some(Instant::now() + LOOK_AGAIN),
+                Phase::Running if self.has_terminal => {
+                    self.look_half_stopped();
+                    Some(Instant::now() + LOOK_HALF_STOPPED)
+                }
                 Phase::Ready | Phase::Running => None,
             };
             tokio::select! {
@@ -265,6 +276,19 @@ impl Warden {
             self.suspended = false;
         } else if let (Some(signal), false) = (status.stopping_signal(), self.suspended) {
             self.tell(Report::Stopped(signal));
+        }
+    }
+
+    /// A shell that is starting something waits in the kernel, and can't be stopped, until that has begun (`vfork`). If Ctrl-Z stops
+    /// the other first, neither goes on, and nobody is told: the command counts as stopped by it.
+    fn look_half_stopped(&mut self) {
+        let Some(main) = self.main.filter(|_| !self.suspended) else { return };
+        let is_stuck = Process::read(main).is_some_and(|process| process.is_stuck());
+        let is_stopped = |process: &Process| process.is_in(main) && process.is_stopped();
+        let before = self.is_half_stopped;
+        self.is_half_stopped = is_stuck && tree::descendants(getpid()).iter().any(is_stopped);
+        if self.is_half_stopped && !before {
+            self.tell(Report::Stopped(Signal::TSTP.as_raw()));
         }
     }
 

@@ -35,6 +35,11 @@ impl Process {
         self.state == 'T'
     }
 
+    /// Whether it waits for something that no signal interrupts.
+    pub fn is_stuck(&self) -> bool {
+        self.state == 'D'
+    }
+
     /// Whether it belongs to this process group.
     pub fn is_in(&self, group: Pid) -> bool {
         self.group == group.as_raw_nonzero().get()
