@@ -122,8 +122,9 @@ fn stopped_past_its_lease_it_is_replaced_by_etcdctl_and_told_so() {
     until("it is stopped", || is_stopped(lead.pid()));
     let mut elect = site.etcd.ctl(&["elect", &format!("{}/app", site.prefix), "by-hand"]);
     let mut elect = elect.stdout(Stdio::piped()).spawn().expect("etcdctl starts");
-    let mut line = String::new();
-    BufReader::new(elect.stdout.take().expect("piped")).read_line(&mut line).expect("it is elected");
+    // Kept open: it writes more than the line that says that it leads, and dies without resigning where nobody reads.
+    let mut lines = BufReader::new(elect.stdout.take().expect("piped"));
+    lines.read_line(&mut String::new()).expect("it is elected");
     until("the command is gone", || family(&first).is_empty());
     lead.signal(Signal::CONT);
     let said = lead.wait();
@@ -134,6 +135,7 @@ fn stopped_past_its_lease_it_is_replaced_by_etcdctl_and_told_so() {
     until("two stand", || site.keys().len() == 2);
     kill_process(Pid::from_child(&elect), Signal::INT).expect("it runs");
     elect.wait().expect("it ends");
+    drop(lines);
     next.told("started");
     next.write("end\n");
     assert_eq!(next.wait().status, Some(0));
