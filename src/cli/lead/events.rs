@@ -16,6 +16,8 @@ use crate::fence::{FenceName, Token};
 const WAITING_MAX: usize = 1000;
 /// How long the end of the program waits for the last lines to be written.
 const FINISH_TIME: Duration = Duration::from_secs(1);
+/// How long a process that is about to stop waits for that.
+const FLUSH_TIME: Duration = Duration::from_millis(100);
 
 /// Where events go.
 #[derive(Debug)]
@@ -33,6 +35,8 @@ struct Line {
     to_people: Option<String>,
     to_file: Option<String>,
     is_last: bool,
+    /// Told when everything before it is written.
+    written: Option<SyncSender<()>>,
 }
 
 impl Events {
@@ -48,6 +52,9 @@ impl Events {
         std::thread::Builder::new().name("events".into()).spawn(move || {
             // One write a line, so that lines of several processes don't mix. Nobody can be told that this fails.
             for line in waiting {
+                if let Some(written) = line.written {
+                    let _ = written.send(());
+                }
                 if line.is_last {
                     break;
                 }
@@ -76,13 +83,21 @@ impl Events {
         let to_people =
             if self.json { Some(object.to_string()) } else { sentence.map(|text| format!("fencegate: {text}")) };
         let to_file = self.has_file.then(|| object.to_string());
-        let _ = self.lines.try_send(Line { to_people, to_file, is_last: false });
+        let _ = self.lines.try_send(Line { to_people, to_file, ..Line::default() });
     }
 
     /// A writer for log lines, which go the same way to standard error.
     pub fn log(&self) -> impl Fn() -> LogLine + Send + Sync + 'static {
         let lines = self.lines.clone();
         move || LogLine { lines: lines.clone(), text: Vec::new() }
+    }
+
+    /// Waits, but not for long, until what was told is written: before this process stops, and its threads with it.
+    pub fn flush(&self) {
+        let (written, told) = sync_channel(1);
+        if self.lines.try_send(Line { written: Some(written), ..Line::default() }).is_ok() {
+            let _ = told.recv_timeout(FLUSH_TIME);
+        }
     }
 
     /// Waits, but not for long, until what was told is written.

@@ -264,6 +264,7 @@ impl<'a> Run<'a> {
             terminal.take_back(false);
         }
         self.events.tell("suspended", token, json!({}), None);
+        self.events.flush();
         stop(whom);
         self.events.tell("continued", token, json!({}), None);
         if self.leadership.check().is_err() {

@@ -80,8 +80,9 @@ fn what_was_there_before_is_nobodys_to_end() {
         let sidecar = family(&format!("sidecar-{name}"));
         assert_eq!(sidecar.len(), 1);
         if kills_warden {
-            until("its environment is there", || !family(&name).is_empty());
-            let command = family(&name)[0];
+            let started = super::events(&events).into_iter().find(|event| event["event"] == "started").expect("told");
+            let command = i32::try_from(started["pid"].as_i64().expect("a number")).expect("small");
+            let command = rustix::process::Pid::from_raw(command).expect("not zero");
             kill_process(stat(command).expect("it runs").parent, Signal::KILL).expect("it can be killed");
         } else {
             drop(lead.stdin.take());
