@@ -77,9 +77,14 @@ where
     C::Leadership: 'static,
 {
     let mut term = coordinator.campaign(election, bid).await?;
-    // The wait may have been longer than the lease: nothing is known of it until a renewal succeeds.
-    let sent = clock.now();
-    let granted = coordinator::Leadership::renew(&mut term).await?;
+    let (sent, granted) = match first_renewal(&mut term, bid.ttl, &*clock).await {
+        Ok(renewed) => renewed,
+        Err(why) => {
+            // Nobody is to wait for what is left of its lease. Where that can't be said either, it runs out.
+            let _ = coordinator::Leadership::resign(term).await;
+            return Err(why);
+        }
+    };
     let lease = Lease::new(sent, granted);
     let (lost, _) = watch::channel(None);
     let shared = Arc::new(Shared {
@@ -96,6 +101,25 @@ where
     match leadership.check() {
         Ok(_) => Ok(leadership),
         Err(_) => Err(CoordinatorError::Lost),
+    }
+}
+
+/// The wait may have been longer than the lease: nothing is known of it until a renewal succeeds. Tries for as long as a lease may
+/// last, and says when the one was sent that succeeded.
+async fn first_renewal<T: coordinator::Leadership>(
+    term: &mut T,
+    ttl: Duration,
+    clock: &dyn Clock,
+) -> Result<(Duration, Duration), CoordinatorError> {
+    let begun = clock.now();
+    loop {
+        let sent = clock.now();
+        match term.renew().await {
+            Ok(granted) => return Ok((sent, granted)),
+            Err(CoordinatorError::Lost) => return Err(CoordinatorError::Lost),
+            Err(why) if clock.now().saturating_sub(begun) >= ttl => return Err(why),
+            Err(_) => tokio::time::sleep((ttl / RETRY_PARTS).clamp(RETRY.0, RETRY.1)).await,
+        }
     }
 }
 

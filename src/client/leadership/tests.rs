@@ -157,7 +157,11 @@ async fn lead(site: &Arc<Site>, clock: &Arc<WrongClock>) -> Result<Leadership, C
 /// One leader under pauses and lost messages; whether it ever believed to lead while its lease was over.
 async fn believed_too_long(seed: u64, ours: u32, theirs: u32, stops_in_pauses: bool) -> bool {
     let (dice, site, clock) = (Dice::new(!seed), Site::new(seed, theirs), WrongClock::new(ours, stops_in_pauses));
-    let Ok(leadership) = lead(&site, &clock).await else { return false };
+    let leadership = loop {
+        if let Ok(leadership) = lead(&site, &clock).await {
+            break leadership;
+        }
+    };
     let mut believed = false;
     let mut lost = false;
     for _ in 0..400 {
