@@ -162,6 +162,16 @@ pub enum NoAnswer {
     TooLong(usize),
 }
 
+impl Reply {
+    /// Why a gate refuses or fails, in its own words: of a problem's members the message, or else the detail.
+    pub fn reason(&self) -> String {
+        let body: serde_json::Value = serde_json::from_slice(&self.body).unwrap_or_default();
+        let text = |key: &str| body[key].as_str().map(str::to_owned);
+        let reason = text("message").or_else(|| text("detail"));
+        reason.unwrap_or_else(|| format!("status {}, and no reason given", self.status))
+    }
+}
+
 impl Progress {
     /// Whether it may have left.
     pub fn may_be_sent(&self) -> bool {

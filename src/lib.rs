@@ -5,6 +5,7 @@
 //! - [`fence`]: the pure core: token, claim, mark, verdict
 //! - [`problem`]: everything that is refused or fails, in one table
 //! - [`endpoint`]: a small HTTP client to one listener of a gate
+//! - [`headers`]: the names of the contract's headers
 //! - [`lock`]: keeps a second process away
 //! - [`resource`]: seam 1, the thing written to
 //! - [`coordinator`]: seam 2, what elects a leader and issues the token
@@ -26,6 +27,8 @@ pub mod coordinator;
 #[cfg(feature = "client")]
 pub mod endpoint;
 pub mod fence;
+#[cfg(any(feature = "server", feature = "client"))]
+pub mod headers;
 #[cfg(feature = "server")]
 pub mod lock;
 pub mod problem;

@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use crate::endpoint::{self, Call, ExchangeError, NoAnswer, Options};
 pub use crate::endpoint::{Reply, segment};
+use crate::headers::FENCING_VERDICT;
 
 use super::failure::Failure;
 
@@ -103,16 +104,12 @@ impl Endpoint {
 /// # Errors
 /// [`Failure::Refused`] where the gate refused, [`Failure::Other`] for other problems and for what is no JSON.
 pub fn json(reply: &Reply) -> Result<Value, Failure> {
-    let body: Result<Value, _> = serde_json::from_slice(&reply.body);
     if (200..300).contains(&reply.status) {
-        return body.map_err(|error| Failure::Other(format!("the answer is no JSON: {error}")));
+        return serde_json::from_slice(&reply.body)
+            .map_err(|error| Failure::Other(format!("the answer is no JSON: {error}")));
     }
-    let message = body.ok().and_then(|body| {
-        let text = |key: &str| body[key].as_str().map(str::to_owned);
-        text("message").or_else(|| text("detail"))
-    });
-    let message = message.unwrap_or_else(|| format!("status {}, and no reason given", reply.status));
-    let judged = reply.headers.contains_key("fencing-verdict");
+    let message = reply.reason();
+    let judged = reply.headers.contains_key(FENCING_VERDICT);
     match reply.status {
         401 | 403 => Err(Failure::Refused(message)),
         400..=499 if judged => Err(Failure::Refused(message)),

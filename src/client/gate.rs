@@ -14,6 +14,7 @@ use super::sql::Sql;
 use super::told::Source;
 use crate::endpoint::{Endpoint, Options, UrlError, segment};
 use crate::fence::{FenceName, Token};
+use crate::headers::{FENCING_HOLDER, FENCING_TOKEN};
 
 /// How long requests that were surely not applied are tried again, where nothing else is said.
 const RETRY_FOR: Duration = Duration::from_secs(10);
@@ -115,11 +116,6 @@ impl Fenced {
         self.previous
     }
 }
-
-/// `Fencing-Token`.
-pub(super) const FENCING_TOKEN: HeaderName = HeaderName::from_static("fencing-token");
-/// `Fencing-Holder`.
-pub(super) const FENCING_HOLDER: HeaderName = HeaderName::from_static("fencing-holder");
 
 /// What every request presents. The fence is named, so that a wrong path is refused: a bare token would claim whatever fence is
 /// there.

@@ -12,6 +12,7 @@ use serde::Deserialize;
 use super::error::{Error, NotApplied, Refused, Unknown};
 use crate::endpoint::Reply;
 use crate::fence::{FenceName, Token};
+use crate::headers::{FENCING_HIGHEST, FENCING_VERDICT};
 
 /// Whose answers come from a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,7 +39,7 @@ struct Problem {
 /// The answer, if it is what was asked for; a service's own refusals count as that.
 pub(super) fn read(fence: &FenceName, token: Token, reply: Reply, source: Source) -> Result<Reply, Error> {
     let text = |name: &str| text(&reply.headers, name);
-    let verdict = text("fencing-verdict");
+    let verdict = text(FENCING_VERDICT.as_str());
     let proxy = text("proxy-status").filter(|status| status.starts_with("fencegate; error="));
     let is_good = (200..300).contains(&reply.status);
     let passed = matches!(verdict, Some("admitted" | "advanced"));
@@ -86,7 +87,7 @@ fn told(fence: &FenceName, token: Token, reply: &Reply, problem: Problem) -> Err
         "STALE_TOKEN" => Error::Replaced {
             fence: about.clone().unwrap_or_else(|| fence.clone()),
             presented: presented.unwrap_or(token),
-            highest: highest.or_else(|| text(&reply.headers, "fencing-highest")?.parse().ok()),
+            highest: highest.or_else(|| text(&reply.headers, FENCING_HIGHEST.as_str())?.parse().ok()),
         },
         "OVERLOADED" => not_applied(NotApplied::Overloaded),
         "BUSY" => not_applied(NotApplied::Busy),

@@ -1,14 +1,9 @@
 //! What a request presents, for every kind of resource: `Fencing-Token`, `Fencing-Holder` and `Authorization`.
 
 use hyper::HeaderMap;
-use hyper::header::{HeaderName, HeaderValue};
+use hyper::header::HeaderValue;
 
 use crate::fence::{ClaimError, FenceName, Presented};
-
-/// The fencing token: `7`, or `orders=7, jobs=12`.
-pub const FENCING_TOKEN: HeaderName = HeaderName::from_static("fencing-token");
-/// The leader's own name for itself.
-pub const FENCING_HOLDER: HeaderName = HeaderName::from_static("fencing-holder");
 
 /// The value of a header that may stand there once.
 struct Single<'a> {

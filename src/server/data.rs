@@ -15,8 +15,9 @@ use crate::fence::{Claim, FenceName};
 use crate::problem::{Kind, Problem};
 use crate::resource::{Body, Call, Judged, Quarantined, Received, Resource, headers};
 
-use super::respond::{self, Answer, FENCING_HIGHEST, FENCING_VERDICT, Style};
+use super::respond::{self, Answer, Style};
 use super::{Gate, elections};
+use crate::headers::{FENCING_HIGHEST, FENCING_VERDICT};
 
 /// Largest body on the reserved paths, in bytes.
 const BODY_BYTES_MAX: usize = 64 * 1024;

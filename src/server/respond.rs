@@ -2,16 +2,12 @@
 
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::header::{ALLOW, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
+use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use hyper::{Response, StatusCode};
 
 use crate::fence::{Token, Verdict};
+use crate::headers::{FENCING_HIGHEST, FENCING_VERDICT};
 use crate::problem::Problem;
-
-/// `Fencing-Verdict`: what was decided on the request's claims.
-pub const FENCING_VERDICT: HeaderName = HeaderName::from_static("fencing-verdict");
-/// `Fencing-Highest`: the mark after the request.
-pub const FENCING_HIGHEST: HeaderName = HeaderName::from_static("fencing-highest");
 
 /// A response whose body is in memory.
 pub type Answer = Response<Full<Bytes>>;

@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use hyper::Method;
-use hyper::header::{HeaderName, HeaderValue};
+use hyper::header::HeaderValue;
 use serde_json::Value;
 use tokio::time::Instant;
 
 use crate::client::Leadership;
-use crate::endpoint::{Call, Endpoint, Reply, segment};
+use crate::endpoint::{Call, Endpoint, segment};
 use crate::fence::{FenceName, Token};
+use crate::headers::{FENCING_HOLDER, FENCING_TOKEN};
 
 use super::super::failure::Failure;
 
@@ -77,14 +78,12 @@ impl Gate {
             404 => Err(Failure::Refused(format!(
                 "the gate at {}: {}; name another with --fence",
                 self.endpoint,
-                message(&reply)
+                reply.reason()
             ))),
-            401 | 403 => Err(Failure::Refused(message(&reply))),
-            status => Err(Failure::Unreachable(format!(
-                "the gate at {} answers {status}: {}",
-                self.endpoint,
-                message(&reply)
-            ))),
+            401 | 403 => Err(Failure::Refused(reply.reason())),
+            status => {
+                Err(Failure::Unreachable(format!("the gate at {} answers {status}: {}", self.endpoint, reply.reason())))
+            }
         }
     }
 
@@ -112,19 +111,19 @@ impl Gate {
     async fn attempt(&self, leadership: &Leadership) -> Attempt {
         let token = leadership.token();
         let mut call = Call::new(Method::POST, format!("/-/fences/{}/claim", segment(&self.fence)))
-            .with_header(HeaderName::from_static("fencing-token"), HeaderValue::from(token.get()))
+            .with_header(FENCING_TOKEN, HeaderValue::from(token.get()))
             // A second claim of the same token by the same holder changes nothing.
             .repeatable()
             .within(CLAIM_TIME);
         if let Some(Ok(holder)) = leadership.holder().map(|holder| HeaderValue::from_str(holder)) {
-            call = call.with_header(HeaderName::from_static("fencing-holder"), holder);
+            call = call.with_header(FENCING_HOLDER, holder);
         }
         let reply = match self.endpoint.send(&call).await {
             Ok(reply) => reply,
             Err(error) => return Attempt::Trouble(self.out_of_reach(&error)),
         };
         let body: Value = serde_json::from_slice(&reply.body).unwrap_or_default();
-        let message = message(&reply);
+        let message = reply.reason();
         match (reply.status, body["code"].as_str().unwrap_or_default()) {
             (200, _) => {
                 let previous = body["previous"].as_str().and_then(|text| text.parse().ok());
@@ -170,11 +169,4 @@ impl Gate {
             }
         }
     }
-}
-
-fn message(reply: &Reply) -> String {
-    let body: Value = serde_json::from_slice(&reply.body).unwrap_or_default();
-    let text = |key: &str| body[key].as_str().map(str::to_owned);
-    let message = text("message").or_else(|| text("detail"));
-    message.unwrap_or_else(|| format!("status {}, and no reason given", reply.status))
 }

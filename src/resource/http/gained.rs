@@ -12,8 +12,8 @@ use hyper::Version;
 use hyper::header::{FORWARDED, HeaderMap, HeaderName, HeaderValue, VIA};
 
 use crate::fence::Claim;
+use crate::headers::FENCING_HOLDER;
 use crate::resource::Call;
-use crate::resource::headers::FENCING_HOLDER;
 
 use super::head::{FENCING_FENCE, is_authority, via};
 use super::seen::Seen;

@@ -7,16 +7,14 @@ use hyper::header::{
 use hyper::{Method, Version};
 
 use crate::fence::Claim;
+use crate::headers::{FENCING_HIGHEST, FENCING_HOLDER, FENCING_TOKEN, FENCING_VERDICT};
 use crate::problem::{Kind, Problem};
 use crate::resource::Call;
-use crate::resource::headers::{FENCING_HOLDER, FENCING_TOKEN};
 
 use super::seen::Seen;
 
 /// The fence that the gate decided on, for upstreams that check again.
 pub const FENCING_FENCE: HeaderName = HeaderName::from_static("fencing-fence");
-const FENCING_VERDICT: HeaderName = HeaderName::from_static("fencing-verdict");
-const FENCING_HIGHEST: HeaderName = HeaderName::from_static("fencing-highest");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
