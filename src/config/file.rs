@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::Deserialize;
 use serde_spanned::Spanned;
@@ -16,6 +17,7 @@ use super::{
     SqliteConfig, TrustConfig, address, is_name_char, trust,
 };
 
+mod access;
 mod http;
 
 /// What is wrong in a configuration, and where.
@@ -55,6 +57,11 @@ struct FileToml {
     listen: Option<Spanned<String>>,
     admin: Option<Spanned<String>>,
     data_dir: Option<PathBuf>,
+    allow_insecure: Option<bool>,
+    tls: Option<Spanned<access::TlsToml>>,
+    admin_tls: Option<Spanned<access::TlsToml>>,
+    #[serde(default)]
+    principal: Vec<Spanned<access::PrincipalToml>>,
     #[serde(default)]
     limits: BTreeMap<String, Spanned<toml::Value>>,
     #[serde(default)]
@@ -207,6 +214,10 @@ pub fn parse(path: &Path, text: &str) -> Result<Config, ConfigError> {
     Ok(Config {
         listen: listener(&file.listen, LISTEN_DEFAULT)?,
         admin: listener(&file.admin, ADMIN_DEFAULT)?,
+        tls: access::tls(&source, folder, file.tls.as_ref())?,
+        admin_tls: access::tls(&source, folder, file.admin_tls.as_ref())?,
+        access: access::access(&source, &file)?.map(Arc::new),
+        allow_insecure: file.allow_insecure.unwrap_or(false),
         data_dir: folder.join(file.data_dir.unwrap_or_else(|| DATA_DIR_DEFAULT.into())),
         resources,
         limits,

@@ -2,12 +2,15 @@
 
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
+use crate::access::Access;
 use crate::fence::FenceName;
 use crate::fence::drain::OnUnknown;
 use crate::resource::http::{self, Protocol, Rules, Template, Upstream};
 use crate::resource::sqlite::{self, TableFence};
+use crate::tls::server as tls;
 
 pub mod file;
 pub mod limits;
@@ -23,6 +26,14 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Address of the admin listener.
     pub admin: SocketAddr,
+    /// TLS on the data listener.
+    pub tls: Option<tls::Options>,
+    /// TLS on the admin listener.
+    pub admin_tls: Option<tls::Options>,
+    /// Who may do what; `None`: everybody everything.
+    pub access: Option<Arc<Access>>,
+    /// Whether listeners may be open to other machines without TLS and principals.
+    pub allow_insecure: bool,
     /// Where the gate keeps what belongs to no resource, and the embedded default's database.
     pub data_dir: PathBuf,
     /// The resources, at least one.
@@ -154,6 +165,10 @@ pub struct Overrides {
     pub coordinator: Option<String>,
     /// `--election`.
     pub election: Option<String>,
+    /// `--tls-cert` and `--tls-key`: TLS on both listeners.
+    pub tls: Option<(PathBuf, PathBuf)>,
+    /// `--allow-insecure`.
+    pub allow_insecure: bool,
 }
 
 /// Reads an address: `127.0.0.1:7070`, `[::1]:7070`, `localhost:7070`.
@@ -208,13 +223,49 @@ impl Config {
             folder: Path::new(""),
         };
         let trust = said.understand(&kind).map_err(|(_, why)| why)?;
-        Ok(Config {
+        let mut config = Config {
             listen: address(overrides.listen.as_deref().unwrap_or(LISTEN_DEFAULT))?,
             admin: address(overrides.admin.as_deref().unwrap_or(ADMIN_DEFAULT))?,
+            tls: None,
+            admin_tls: None,
+            access: None,
+            allow_insecure: false,
             data_dir,
             resources: vec![ResourceConfig { name, path: "/".into(), enforce, trust, kind }],
             limits: Limits::default(),
-        })
+        };
+        config.secure(overrides)?;
+        Ok(config)
+    }
+
+    /// What flags say of TLS; and whether the listeners may be as open as they are.
+    fn secure(&mut self, overrides: &Overrides) -> Result<(), String> {
+        if let Some((cert, key)) = &overrides.tls {
+            for tls in [&mut self.tls, &mut self.admin_tls] {
+                let clients = tls.take().and_then(|tls| tls.clients);
+                *tls = Some(tls::Options { cert: cert.clone(), key: key.clone(), clients });
+            }
+        }
+        self.allow_insecure |= overrides.allow_insecure;
+        let listeners =
+            [("listen", self.listen, "tls", &self.tls), ("admin", self.admin, "admin_tls", &self.admin_tls)];
+        for (name, addr, table, tls) in listeners {
+            if addr.ip().to_canonical().is_loopback() || self.allow_insecure {
+                continue;
+            }
+            let missing = match (tls, &self.access) {
+                (Some(_), Some(_)) => continue,
+                (Some(_), None) => "[[principal]]".to_owned(),
+                (None, Some(_)) => format!("[{table}]"),
+                (None, None) => format!("[{table}] and [[principal]]"),
+            };
+            return Err(format!(
+                "{name} = \"{addr}\" is open to other machines, and without {missing} whoever reaches it can present any token; \
+                 write {missing} in the configuration (docs/security.md), or listen on 127.0.0.1. Where a network of your own \
+                 protects it, say allow_insecure = true or --allow-insecure"
+            ));
+        }
+        Ok(())
     }
 
     /// The configuration of a file, with what flags and variables say on top.
@@ -236,6 +287,7 @@ impl Config {
         if overrides.no_enforce {
             config.resources.iter_mut().for_each(|resource| resource.enforce = false);
         }
+        config.secure(overrides).map_err(|message| ConfigError { place: Place::Whole(path.to_owned()), message })?;
         Ok(config)
     }
 }

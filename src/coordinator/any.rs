@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::etcd::{Etcd, EtcdLeadership, OpenError, Options, OptionsError};
 use super::gate::{GateCoordinator, GateLeadership};
 use super::{Bid, Coordinator, CoordinatorError, Leader, Leadership, View};
-use crate::endpoint::UrlError;
+use crate::endpoint::{Identity, UrlError};
 use crate::fence::{FenceName, Token};
 
 /// One of the coordinators that can be named by an address.
@@ -57,8 +57,16 @@ impl AnyCoordinator {
     /// # Errors
     /// See [`AnyError`].
     pub fn open(address: &str) -> Result<AnyCoordinator, AnyError> {
+        AnyCoordinator::open_as(address, &Identity::default())
+    }
+
+    /// The same; `identity` is what a gate is shown that asks who one is.
+    ///
+    /// # Errors
+    /// See [`AnyError`].
+    pub fn open_as(address: &str, identity: &Identity) -> Result<AnyCoordinator, AnyError> {
         match address.split_once("://").map(|(scheme, _)| scheme) {
-            Some("http" | "https") => Ok(AnyCoordinator::Gate(GateCoordinator::new(address)?)),
+            Some("http" | "https") => Ok(AnyCoordinator::Gate(GateCoordinator::open(address, identity)?)),
             #[cfg(feature = "etcd")]
             Some("etcd" | "etcds") => Ok(AnyCoordinator::Etcd(Etcd::open(&Options::parse(address)?)?)),
             #[cfg(not(feature = "etcd"))]
@@ -150,7 +158,7 @@ mod tests {
         for (address, says) in [
             ("127.0.0.1:2379", "write etcd://HOST:PORT"),
             ("zookeeper://127.0.0.1", "write etcd://HOST:PORT"),
-            ("https://gate.example", "https is not in this version"),
+            ("https://user@gate.example", "a user or password"),
         ] {
             let error = AnyCoordinator::open(address).unwrap_err().to_string();
             assert!(error.contains(says), "{address}: {error}");

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::candidate::CandidateId;
 use super::{Bid, Coordinator, CoordinatorError, Leader, Leadership, VIEW_WAITING_MAX, View};
-use crate::endpoint::{Call, Endpoint, ExchangeError, Options, Reply, UrlError, segment};
+use crate::endpoint::{Call, Endpoint, ExchangeError, Identity, Options, Reply, UrlError, segment};
 use crate::fence::{FenceName, Holder, Token};
 
 /// The bounds of a lease, as `docs/elections.md` has them.
@@ -72,8 +72,16 @@ impl GateCoordinator {
     /// # Errors
     /// [`UrlError`].
     pub fn new(url: &str) -> Result<GateCoordinator, UrlError> {
+        GateCoordinator::open(url, &Identity::default())
+    }
+
+    /// The same, of a gate that asks who one is.
+    ///
+    /// # Errors
+    /// [`UrlError`].
+    pub fn open(url: &str, identity: &Identity) -> Result<GateCoordinator, UrlError> {
         let options = Options { answer_time: ANSWER_TIME, ..Options::default() };
-        Ok(GateCoordinator { endpoint: Endpoint::parse(url, options)?, patience: PATIENCE })
+        Ok(GateCoordinator { endpoint: Endpoint::open(url, options, identity)?, patience: PATIENCE })
     }
 
     /// The same, where one who waits in an election, or for news of one, gives up only after the gate has been out of reach for

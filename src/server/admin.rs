@@ -2,20 +2,21 @@
 
 use http_body_util::{Either, Full};
 use hyper::body::Incoming;
-use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE};
 use hyper::{Method, Request, Response, StatusCode};
 use metrics::{counter, gauge};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use crate::access::Who;
 use crate::fence::{FenceName, Token};
 use crate::problem::{Kind, Problem};
 use crate::resource::{FenceInfo, Resource};
 
-use super::Gate;
 use super::data::{no_fence, readyz, segments, small_body};
 use super::events::EventBody;
 use super::respond::{self, Answer, Style, timestamp};
+use super::{Gate, guard};
 
 /// Fences of one resource that have metrics of their own: the number of series stays bounded.
 const METRIC_FENCES_MAX: usize = 100;
@@ -27,17 +28,38 @@ pub type AdminAnswer = Response<Either<Full<bytes::Bytes>, EventBody>>;
 
 /// Answers one request.
 pub async fn handle(gate: &Gate, request: Request<Incoming>) -> AdminAnswer {
+    let who = match allow(gate, &request) {
+        Ok(who) => who,
+        Err(problem) => return refused(&problem).map(Either::Left),
+    };
     if request.uri().path() == "/v1/events" && request.method() == Method::GET {
-        let mut answer = Response::new(Either::Right(EventBody::new(gate)));
+        let mut answer = Response::new(Either::Right(EventBody::new(gate, who)));
         answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
         answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         return answer;
     }
-    let answer = route(gate, request).await.unwrap_or_else(|problem| respond::problem(&problem, Style::Problem));
+    let answer =
+        route(gate, request, who.as_ref()).await.unwrap_or_else(|problem| respond::problem(&problem, Style::Problem));
     answer.map(Either::Left)
 }
 
-async fn route(gate: &Gate, request: Request<Incoming>) -> Result<Answer, Problem> {
+/// Who asks, if that may.
+fn allow(gate: &Gate, request: &Request<Incoming>) -> Result<Option<Who>, Problem> {
+    let segments = segments(request.uri().path())?;
+    let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
+    guard::admin(gate, request, &segments)
+}
+
+/// What one is told who may not. A browser asks its user for a password then, which is the secret.
+fn refused(problem: &Problem) -> Answer {
+    let mut answer = respond::problem(problem, Style::Problem);
+    if problem.kind == Kind::Unauthenticated {
+        answer.headers_mut().append(WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"fencegate\""));
+    }
+    answer
+}
+
+async fn route(gate: &Gate, request: Request<Incoming>, who: Option<&Who>) -> Result<Answer, Problem> {
     let segments = segments(request.uri().path())?;
     let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
     let query = Query::parse(request.uri().query())?;
@@ -48,8 +70,8 @@ async fn route(gate: &Gate, request: Request<Incoming>) -> Result<Answer, Proble
         ["healthz"] if is_get => Ok(respond::json(StatusCode::OK, &json!({ "status": "ok" }))),
         ["readyz"] if is_get => Ok(readyz(gate)),
         ["metrics"] if is_get => Ok(metrics(gate)),
-        ["v1", "status"] if is_get => Ok(status(gate)),
-        ["v1", "fences"] if is_get => Ok(fences(gate, &query)),
+        ["v1", "status"] if is_get => Ok(status(gate, who)),
+        ["v1", "fences"] if is_get => Ok(fences(gate, &query, who)),
         ["v1", "fences", name] if is_get => fence(gate, name).await,
         ["v1", "fences", name, "history"] if is_get => history(gate, name, &query).await,
         ["v1", "fences", name, action @ ("reset" | "release")] if method == Method::POST => {
@@ -143,10 +165,11 @@ fn metrics(gate: &Gate) -> Answer {
     text("text/plain; version=0.0.4; charset=utf-8", gate.metrics.render())
 }
 
-fn status(gate: &Gate) -> Answer {
+fn status(gate: &Gate, who: Option<&Who>) -> Answer {
     let resources: Vec<Value> = gate
         .mounts
         .iter()
+        .filter(|mount| who.is_none_or(|who| who.knows(mount.resource.name())))
         .map(|mount| {
             let resource = &mount.resource;
             json!({
@@ -187,17 +210,19 @@ fn info_json(resource: &dyn Resource, info: &FenceInfo) -> Value {
     })
 }
 
-fn fences(gate: &Gate, query: &Query) -> Answer {
-    let mut all: Vec<(FenceName, Value)> = Vec::new();
+/// Of a page, one who may not see all sees those that it may; the name to go on after is that of the whole page.
+fn fences(gate: &Gate, query: &Query, who: Option<&Who>) -> Answer {
+    let mut all: Vec<(FenceName, Option<Value>)> = Vec::new();
     for mount in &gate.mounts {
         // One more than asked for tells whether there is another page.
         for info in mount.resource.fences(&query.prefix, &query.after, query.limit + 1) {
-            all.push((info.fence.clone(), info_json(&*mount.resource, &info)));
+            let is_seen = guard::sees(who, mount.resource.name(), &info.fence);
+            all.push((info.fence.clone(), is_seen.then(|| info_json(&*mount.resource, &info))));
         }
     }
     all.sort_by(|(one, _), (other, _)| one.cmp(other));
     let next = (all.len() > query.limit).then(|| all[query.limit - 1].0.clone());
-    let page: Vec<Value> = all.into_iter().take(query.limit).map(|(_, info)| info).collect();
+    let page: Vec<Value> = all.into_iter().take(query.limit).filter_map(|(_, info)| info).collect();
     respond::json(StatusCode::OK, &json!({ "fences": page, "next": next }))
 }
 

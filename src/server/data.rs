@@ -1,5 +1,6 @@
 //! The data listener: resources at their mount points, and the reserved paths under `/-/`.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use std::net::SocketAddr;
@@ -11,12 +12,14 @@ use hyper::{Method, Request, Response, StatusCode, Version};
 use percent_encoding::percent_decode_str;
 use serde_json::json;
 
+use crate::access::Right;
 use crate::fence::{Claim, FenceName};
 use crate::problem::{Kind, Problem};
 use crate::resource::{Body, Call, Judged, Quarantined, Received, Resource, headers};
 
 use super::respond::{self, Answer, Style};
-use super::{Gate, elections};
+use super::tls::Secured;
+use super::{Gate, elections, guard};
 use crate::headers::{FENCING_HIGHEST, FENCING_VERDICT};
 
 /// Largest body on the reserved paths, in bytes.
@@ -72,6 +75,7 @@ fn call(path: String, mut request: Request<Incoming>, peer: SocketAddr) -> Call 
     // HTTP/1.1 offers its connection by a header, HTTP/2 by a method; else there is nothing to wait for.
     let offers = request.headers().contains_key(hyper::header::UPGRADE) || request.method() == Method::CONNECT;
     let upgrade = offers.then(|| hyper::upgrade::on(&mut request));
+    let is_secure = request.extensions().get::<Arc<Secured>>().is_some();
     let (parts, body) = Received::split(request);
     let named = parts.headers.get(HOST).and_then(|host| host.to_str().ok());
     let authority = parts.uri.authority().map(|authority| authority.as_str()).or(named).map(str::to_owned);
@@ -83,6 +87,8 @@ fn call(path: String, mut request: Request<Incoming>, peer: SocketAddr) -> Call 
         headers: parts.headers,
         authority,
         peer,
+        is_secure,
+        caller: None,
         body,
         upgrade,
     }
@@ -96,9 +102,17 @@ async fn to_resource(
     peer: SocketAddr,
 ) -> Response<Body> {
     let (resource, counters) = (&gate.mounts[index].resource, &gate.counters[index]);
-    let call = call(path, request, peer);
+    let caller = guard::caller(gate, &**resource, &request);
+    let mut call = call(path, request, peer);
     let ends_connection = call.version == Version::HTTP_11 && call.body.ends_connection();
-    match resource.call(call).await {
+    let served = match caller {
+        Ok(caller) => {
+            call.caller = caller;
+            resource.call(call).await
+        }
+        Err(problem) => Err(problem),
+    };
+    match served {
         Ok(served) => {
             counters.served(served.judged.as_ref().map(|judged| judged.verdict));
             let mut answer = served.response;
@@ -169,7 +183,10 @@ async fn reserved(gate: &Gate, request: Request<Incoming>) -> Result<Answer, Pro
     match segments.as_slice() {
         ["healthz"] if is_get => Ok(respond::json(StatusCode::OK, &json!({ "status": "ok" }))),
         ["readyz"] if is_get => Ok(readyz(gate)),
-        ["fences", name] if is_get => fence(gate, name),
+        ["fences", name] if is_get => {
+            guard::fence(gate, &request, Right::Observe, name)?;
+            fence(gate, name)
+        }
         ["fences", name, "claim"] if method == Method::POST => claim(gate, name, &request).await,
         ["fences", _, "claim"] => Err(Problem::method_not_allowed("POST")),
         ["healthz" | "readyz"] | ["fences", _] => Err(Problem::method_not_allowed("GET, HEAD")),
@@ -181,6 +198,9 @@ async fn election(gate: &Gate, path: &[String], request: Request<Incoming>) -> R
     let Some(coordinator) = &gate.coordinator else {
         return Err(Problem::new(Kind::NotFound, "this gate has no embedded coordinator"));
     };
+    if let Some(election) = path.first() {
+        guard::election(gate, &request, election)?;
+    }
     let (parts, body) = request.into_parts();
     let body = small_body(body).await?;
     Ok(elections::handle(coordinator, &parts.method, path, parts.uri.query(), &body).await)
@@ -234,6 +254,7 @@ fn fence(gate: &Gate, name: &str) -> Result<Answer, Problem> {
 }
 
 async fn claim(gate: &Gate, name: &str, request: &Request<Incoming>) -> Result<Answer, Problem> {
+    guard::fence(gate, request, Right::Claim, name)?;
     let resource = gate.resource_of(name).ok_or_else(|| no_fence(name))?;
     let fence: FenceName = name.parse().map_err(|_| no_fence(name))?;
     let refused = |problem: Problem| about(problem, &**resource, Some(&fence));
@@ -247,6 +268,7 @@ async fn claim(gate: &Gate, name: &str, request: &Request<Incoming>) -> Result<A
         return Err(refused(Problem::new(Kind::WrongFence, why)));
     }
     let claim = claims.pop().expect("a presented token makes at least one claim");
+    guard::claim(gate, request, &**resource, &claim)?;
     let Claim { token, .. } = claim;
     let claimed = resource.claim(claim.clone()).await?;
     let mut answer = respond::json(
@@ -259,7 +281,7 @@ async fn claim(gate: &Gate, name: &str, request: &Request<Incoming>) -> Result<A
             "verdict": claimed.verdict.as_str(),
         }),
     );
-    put_verdict(&mut answer, &Judged { verdict: claimed.verdict, claims: std::sync::Arc::new([claim]) });
+    put_verdict(&mut answer, &Judged { verdict: claimed.verdict, claims: Arc::new([claim]) });
     Ok(answer)
 }
 

@@ -12,10 +12,11 @@ use serde_json::json;
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 
+use crate::access::Who;
 use crate::resource::Happened;
 
-use super::Gate;
 use super::respond::timestamp;
+use super::{Gate, guard};
 
 /// How often resources are asked what happened.
 const EVERY: Duration = Duration::from_millis(100);
@@ -35,10 +36,19 @@ pub async fn tell(gate: Arc<Gate>) {
         for mount in &gate.mounts {
             for happened in mount.resource.happened() {
                 // Nobody watching is not an error.
-                let _ = gate.events.send(Arc::new(happened));
+                let _ = gate.events.send(Arc::new(Event { resource: mount.resource.name().to_owned(), happened }));
             }
         }
     }
+}
+
+/// Something that happened, and where.
+#[derive(Debug)]
+pub struct Event {
+    /// The resource's name.
+    pub resource: String,
+    /// What.
+    pub happened: Happened,
 }
 
 /// One event as a server-sent event.
@@ -55,7 +65,9 @@ fn render(happened: &Happened) -> Bytes {
     Bytes::from(format!("event: {}\ndata: {data}\n\n", happened.event))
 }
 
-type Next = Pin<Box<dyn Future<Output = (Option<Bytes>, broadcast::Receiver<Arc<Happened>>)> + Send>>;
+/// One who watches: what comes for it, and who that is where the gate asks.
+type Watcher = (broadcast::Receiver<Arc<Event>>, Option<Who>);
+type Next = Pin<Box<dyn Future<Output = (Option<Bytes>, Watcher)> + Send>>;
 
 /// The body of an event stream. One who reads slowly loses events and is told how many; it costs the gate nothing.
 pub struct EventBody {
@@ -63,24 +75,34 @@ pub struct EventBody {
 }
 
 impl EventBody {
-    /// A stream of what happens from here on.
-    pub fn new(gate: &Gate) -> EventBody {
-        let receiver = gate.events.subscribe();
+    /// A stream of what happens from here on, on the fences that this one may see.
+    pub fn new(gate: &Gate, who: Option<Who>) -> EventBody {
+        let watcher = (gate.events.subscribe(), who);
         // Said at once, so that the client knows that it is connected.
-        EventBody { next: Some(Box::pin(async { (Some(Bytes::from_static(b": watching\n\n")), receiver) })) }
+        EventBody { next: Some(Box::pin(async { (Some(Bytes::from_static(b": watching\n\n")), watcher) })) }
     }
 }
 
-async fn next(mut receiver: broadcast::Receiver<Arc<Happened>>) -> (Option<Bytes>, broadcast::Receiver<Arc<Happened>>) {
-    let received = tokio::time::timeout(Duration::from_secs(15), receiver.recv()).await;
+/// The next event that the watcher may see.
+async fn seen((receiver, who): &mut Watcher) -> Result<Arc<Event>, RecvError> {
+    loop {
+        let event = receiver.recv().await?;
+        if guard::sees(who.as_ref(), &event.resource, &event.happened.fence) {
+            return Ok(event);
+        }
+    }
+}
+
+async fn next(mut watcher: Watcher) -> (Option<Bytes>, Watcher) {
+    let received = tokio::time::timeout(Duration::from_secs(15), seen(&mut watcher)).await;
     let text = match received {
-        Ok(Ok(happened)) => Some(render(&happened)),
+        Ok(Ok(event)) => Some(render(&event.happened)),
         Ok(Err(RecvError::Lagged(lost))) => Some(Bytes::from(format!("event: lost\ndata: {{\"count\":{lost}}}\n\n"))),
         Ok(Err(RecvError::Closed)) => None,
         // Keeps proxies from closing a quiet stream, and finds out whether the client is still there.
         Err(_) => Some(Bytes::from_static(b": still watching\n\n")),
     };
-    (text, receiver)
+    (text, watcher)
 }
 
 impl Body for EventBody {

@@ -2,12 +2,12 @@
 
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use hyper::{Response, StatusCode};
 
 use crate::fence::{Token, Verdict};
 use crate::headers::{FENCING_HIGHEST, FENCING_VERDICT};
-use crate::problem::Problem;
+use crate::problem::{Kind, Problem};
 
 /// A response whose body is in memory.
 pub type Answer = Response<Full<Bytes>>;
@@ -72,6 +72,9 @@ pub fn problem(problem: &Problem, style: Style) -> Answer {
         if let Some(highest) = problem.highest {
             headers.insert(FENCING_HIGHEST, HeaderValue::from(highest.get()));
         }
+    }
+    if problem.kind == Kind::Unauthenticated {
+        headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"fencegate\""));
     }
     if let Some(allow) = problem.allow {
         headers.insert(ALLOW, HeaderValue::from_static(allow));

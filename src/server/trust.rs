@@ -14,6 +14,7 @@ use crate::resource::issuer::Trust;
 use crate::trust::{Desk, Elections, Follower, Known, Limits, Office, Source, Trusted};
 
 use super::ServeError;
+use super::guard::ElectionFences;
 
 /// The coordinators that are asked, and the thread that asks them.
 pub(super) struct Desks {
@@ -95,6 +96,29 @@ impl Desks {
             drop(self.office.runtime().spawn(follower.run(ends)));
         }
     }
+}
+
+/// The fences that an election of the embedded coordinator is for, each with its resource's name: the one of its name, and where
+/// resources say which election is whose, theirs.
+pub(super) fn fences_of(resources: &[Asking]) -> ElectionFences {
+    let all: Vec<(Arc<dyn Resource>, Option<Elections>)> = resources
+        .iter()
+        .map(|(resource, trust)| {
+            let own = trust.as_ref().filter(|trust| trust.coordinator == CoordinatorConfig::Embedded);
+            (Arc::clone(resource), own.map(|trust| trust.elections.clone()))
+        })
+        .collect();
+    Arc::new(move |election| {
+        let mut found = Vec::new();
+        for (resource, elections) in &all {
+            let named = elections.as_ref().and_then(|elections| elections.fence(election));
+            let of_its_name = resource.fence(election).map(|_| election.clone());
+            let fences = [named, of_its_name].into_iter().flatten();
+            found.extend(fences.map(|fence| (resource.name().to_owned(), fence)));
+        }
+        found.dedup();
+        found
+    })
 }
 
 /// The highest mark of the fences that an election of the embedded coordinator is for: the one of its name and, where resources

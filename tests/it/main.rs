@@ -4,6 +4,7 @@
 //! starts what HTTP resources are in front of.
 #![allow(clippy::unwrap_used, reason = "a test that can't go on ends here")]
 
+mod access;
 mod cli;
 mod client;
 mod client_examples;

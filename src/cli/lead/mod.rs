@@ -24,6 +24,7 @@ use crate::fence::{FenceName, Holder};
 use crate::telemetry::{self, LogFormat};
 
 use super::failure::Failure;
+use super::identity::IdentityArgs;
 use claim::Gate;
 use events::Events;
 use signals::Signals;
@@ -103,6 +104,8 @@ pub struct LeadArgs {
     /// Stand again after a loss, and when the command failed; exit when it ends with status 0.
     #[arg(long)]
     supervise: bool,
+    #[command(flatten)]
+    identity: IdentityArgs,
     /// Tell what happens as JSON lines on standard error.
     #[arg(long)]
     json: bool,
@@ -200,14 +203,17 @@ async fn pass(wait: Duration, signals: &mut Signals) -> Option<Signal> {
 
 fn setup(args: &LeadArgs) -> Result<Setup<'_>, Failure> {
     let options = endpoint::Options::default();
-    let endpoint = Endpoint::parse(&args.gate, options).map_err(|error| Failure::Usage(format!("--gate {error}")))?;
+    let identity = args.identity.open()?;
+    let endpoint =
+        Endpoint::open(&args.gate, options, &identity).map_err(|error| Failure::Usage(format!("--gate {error}")))?;
     let coordinator = args.coordinator.clone().unwrap_or_else(|| args.gate.clone());
-    let opened = AnyCoordinator::open(&coordinator);
+    let opened = AnyCoordinator::open_as(&coordinator, &identity);
     let fence = args.fence.clone().unwrap_or_else(|| args.election.clone());
     Ok(Setup {
         gate: (!args.no_gate).then(|| Gate::new(endpoint, fence.clone())),
         coordinator: opened.map_err(|error| Failure::Usage(format!("--coordinator {error}")))?,
         coordinator_name: coordinator,
+        secret: args.identity.secret()?.map(|(secret, _)| secret),
         holder: args.holder.clone().unwrap_or_else(holder),
         fence,
         args,

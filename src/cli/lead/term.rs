@@ -44,6 +44,8 @@ pub struct Setup<'a> {
     pub fence: FenceName,
     /// The candidate's name for itself.
     pub holder: Holder,
+    /// The secret of the principal that it is.
+    pub secret: Option<String>,
 }
 
 /// How a term ended.
@@ -84,13 +86,23 @@ impl Setup<'_> {
             ("FENCING_TOKEN".into(), Some(token.to_string())),
             ("FENCING_FENCE".into(), Some(self.fence.to_string())),
             ("FENCING_HOLDER".into(), Some(self.holder.to_string())),
-            ("FENCEGATE_AUTH_TOKEN".into(), Some(BearerToken::render(token, Some(&self.holder)))),
+            ("FENCEGATE_AUTH_TOKEN".into(), Some(self.auth_token(token))),
         ];
         // Without a gate, it is the command's own affair where it writes.
         if self.gate.is_some() {
             env.push(("FENCEGATE_URL".into(), Some(self.args.gate.clone())));
+            let identity = self.args.identity.variables();
+            env.extend(identity.map(|(name, file)| (name.into(), file.to_str().map(str::to_owned))));
         }
         env
+    }
+
+    /// The `fgt.` form, with the secret where there is one: a driver has no other place for it.
+    fn auth_token(&self, token: Token) -> String {
+        match &self.secret {
+            Some(secret) if self.gate.is_some() => BearerToken::render_with_secret(token, &self.holder, secret),
+            _ => BearerToken::render(token, Some(&self.holder)),
+        }
     }
 }
 

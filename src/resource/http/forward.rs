@@ -9,6 +9,7 @@ use hyper::http::uri::PathAndQuery;
 use hyper::upgrade::OnUpgrade;
 use hyper::{Method, Response};
 
+use crate::access::{Caller, Right};
 use crate::fence::claim::PresentedTokens;
 use crate::fence::drain::{Outcome, Purpose};
 use crate::fence::{Claim, FenceName};
@@ -62,6 +63,14 @@ impl Outgoing<'_> {
     }
 }
 
+/// Allows a deed on the fence of a path. Where the path is of no one fence, it may show or change anything.
+fn may(caller: &Caller, right: Right, fence: &Result<Yielded, Problem>) -> Result<(), Problem> {
+    match fence {
+        Ok(Yielded::Name(fence)) => caller.may(right, fence),
+        Ok(Yielded::Above) | Err(_) => caller.may_everywhere(right),
+    }
+}
+
 impl Http {
     /// Answers a request.
     pub(super) async fn serve(&self, mut call: Call) -> Result<Served, Problem> {
@@ -73,6 +82,11 @@ impl Http {
         let acts_as = seen.has(Seen::METHOD_OVERRIDE).then(|| rules::overriding(&call.headers)).flatten();
         let is_write = self.rules.is_write(&call.method, &path, acts_as, upgrades, any_case);
         let fence = self.template.fence(&path);
+        let right = if is_write { Right::Write } else { Right::Read };
+        let caller = call.caller.take();
+        if let Some(caller) = &caller {
+            may(caller, right, &fence)?;
+        }
         if is_write && seen.has(Seen::DESTINATION) {
             destination::check(self, &mut call, &fence)?;
         }
@@ -81,6 +95,10 @@ impl Http {
             let response = self.forward(call, &path, outgoing, None).await?;
             return Ok(Served { response, judged: None });
         };
+        if let Some(caller) = &caller {
+            // A read with a token claims.
+            caller.may_present(if is_write { Right::Write } else { Right::Claim }, std::slice::from_ref(&claim))?;
+        }
         let purpose = if is_write { Purpose::Write } else { Purpose::Read };
         let Admitted { verdict, write, .. } = match self.fences.admit(self.scope, &claim, purpose).await {
             Ok(admitted) => admitted,

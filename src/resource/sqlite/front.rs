@@ -12,6 +12,7 @@ use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Response};
 use tokio::sync::oneshot;
 
+use crate::access::{Caller, Right};
 use crate::fence::{Claim, FenceName, Mark, Presented, Token, Verdict};
 use crate::lock::LockFile;
 use crate::problem::{Kind, Problem};
@@ -118,12 +119,19 @@ impl Sqlite {
 
     async fn serve(&self, call: Call) -> Result<Served, Problem> {
         let own = self.shared.fences.name(FenceSet::OWN);
+        if let Some(caller) = &call.caller {
+            caller.may_read_database(self.shared.fences.names())?;
+        }
         let given = call.presented(Some(own)).map_err(|problem| {
             // What can't be understood is about the fence that a bare token would speak for: its mark is told, too.
             let mark = self.shared.states[FenceSet::OWN].mark();
             problem.about(own, mark.as_ref().map(|dated| &dated.mark))
         })?;
         let (claims, presented) = self.claims(given.as_ref())?;
+        if let Some(caller) = &call.caller {
+            // Whether it writes is seen only when it is run. It can write to these fences then, and to no other.
+            caller.may_present(Right::Write, &claims)?;
+        }
         // Before the body is read, and before anything is queued.
         let Entered { claims, changes, raised } = self.enter(claims, presented).await?;
         match self.answer(call, Arc::clone(&claims), presented).await {
@@ -173,8 +181,9 @@ impl Sqlite {
             Endpoint::Run(..) => return Err(Problem::method_not_allowed("POST")),
         };
         let mut room = self.shared.budget.room();
+        let by = call.caller.as_deref().map(Caller::id);
         let body = self.body(call.body, &mut room).await?;
-        let reply = self.run(claims.clone(), presented, version, format, &body, room).await?;
+        let reply = self.run(claims.clone(), presented, by, version, format, &body, room).await?;
         Ok(served(reply.body, "application/json", reply.verdict, claims))
     }
 
@@ -196,15 +205,17 @@ impl Sqlite {
         };
         let mut room = self.shared.budget.room();
         room.grow(body.len())?;
-        let reply = self.run(claims, fences, version, format, body, room).await?;
+        let reply = self.run(claims, fences, None, version, format, body, room).await?;
         let verdict = if raised.is_some() { Verdict::Advanced } else { reply.verdict };
         Ok(Reply { verdict, ..reply })
     }
 
+    #[expect(clippy::too_many_arguments, reason = "each is one fact about one request")]
     async fn run(
         &self,
         claims: Arc<[Claim]>,
         presented: FenceSet,
+        by: Option<String>,
         version: Version,
         format: Format,
         body: &[u8],
@@ -217,7 +228,7 @@ impl Sqlite {
         let Pipeline { baton, requests } = parsed.map_err(|error| Problem::new(Kind::BadRequest, error.to_string()))?;
         let run = Run::new(self.shared.limits.result_bytes);
         let program = Program { requests, format };
-        self.submit(claims, presented, self.shared.unasked(), baton, program, run, room).await
+        self.submit(claims, presented, self.shared.unasked(), by, baton, program, run, room).await
     }
 
     /// Judges claims, and raises their marks where they rise, without running anything.
@@ -259,6 +270,7 @@ impl Sqlite {
         claims: Arc<[Claim]>,
         presented: FenceSet,
         believed: Believed,
+        by: Option<String>,
         baton: Option<String>,
         program: Program,
         run: Run,
@@ -267,8 +279,8 @@ impl Sqlite {
         let shared = &self.shared;
         let changes = shared.judge_at_door(&claims)?;
         let stream = match baton {
-            Some(baton) => shared.streams.take(&baton)?,
-            None => Stream::default(),
+            Some(baton) => shared.streams.take(&baton, by.as_deref())?,
+            None => Stream::of(by),
         };
         let in_flight = shared.in_flight(presented);
         let (reply, arrives) = Waiting::here();

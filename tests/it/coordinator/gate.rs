@@ -52,7 +52,7 @@ impl Remote {
         let coordinator = Embedded::open(dir.path(), options).await.unwrap();
         let addr = listener.local_addr().unwrap();
         listener.set_nonblocking(true).unwrap();
-        let settings = http::Settings { connections: 1000, header_time: 6 * TTL };
+        let settings = http::Settings { connections: 1000, header_time: 6 * TTL, tls: None };
         let (stop, stopping) = watch::channel(false);
         let serves = coordinator.clone();
         let serve = move |request, _| {
