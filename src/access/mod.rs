@@ -3,6 +3,7 @@
 //! - [`right`]: rights, patterns, grants
 //! - [`secret`]: the secrets that principals present, and their hashes, which is all that the gate has of them
 //! - [`shown`]: what a request shows of itself in `Authorization`
+//! - [`credential`]: signed leadership credentials
 //! - [`caller`]: who sends a request to one resource, and what that may do there
 //!
 //! Without principals in the configuration there is no [`Access`], and none of this runs.
@@ -22,6 +23,7 @@ use subtle::ConstantTimeEq as _;
 use crate::problem::{Kind, Problem};
 
 pub mod caller;
+pub mod credential;
 pub mod right;
 pub mod secret;
 pub mod shown;
@@ -30,6 +32,7 @@ pub use caller::{Caller, Who};
 pub use right::{Grant, Pattern, Right, Rights};
 pub use secret::{Secret, SecretHash};
 
+use credential::Verifier;
 use shown::Shown;
 
 /// How a principal is known.
@@ -61,6 +64,7 @@ pub struct Access {
     /// By the start of the hash of its secret. To find one so tells a guesser about hashes, and nothing about secrets.
     by_secret: HashMap<[u8; 8], Arc<Principal>>,
     anonymous: Option<Arc<Principal>>,
+    verifier: Verifier,
     /// Resources that take tokens from signed credentials only.
     credential_only: HashSet<String>,
 }
@@ -104,6 +108,12 @@ impl Access {
         Access { credential_only: resources, ..self }
     }
 
+    /// The same, where signed credentials are checked so.
+    #[must_use]
+    pub fn with_credentials(self, verifier: Verifier) -> Access {
+        Access { verifier, ..self }
+    }
+
     /// All principals, in the order of the configuration.
     pub fn principals(&self) -> impl Iterator<Item = &Principal> {
         self.principals.iter().map(|principal| &**principal)
@@ -125,6 +135,10 @@ impl Access {
             Shown::Secret(secret) => match self.secret(&secret) {
                 Some(principal) => Ok(Who::Principal(Arc::clone(principal))),
                 None => Err(unauthenticated("no principal has this secret")),
+            },
+            Shown::Credential(text) => match self.verifier.verify(&text, credential::now()) {
+                Ok(leader) => Ok(Who::Leader(Arc::new(leader))),
+                Err(error) => Err(unauthenticated(error.to_string())),
             },
             Shown::Unreadable => {
                 Err(unauthenticated("the secret in Authorization is cut off or changed: it is no fgs.…"))

@@ -9,6 +9,7 @@ use crate::fence::claim::BearerToken;
 use crate::problem::{Kind, Problem};
 
 use super::Door;
+use super::credential::jws;
 use super::secret::{SECRET_PREFIX, Secret};
 
 /// What is shown.
@@ -18,6 +19,8 @@ pub enum Shown {
     Nothing,
     /// A secret.
     Secret(Secret),
+    /// A signed leadership credential, good or bad.
+    Credential(String),
     /// Something that was to be a secret.
     Unreadable,
     /// Something for somebody else, such as the upstream.
@@ -51,6 +54,9 @@ fn bearer(credential: &str) -> Result<Shown, Problem> {
     if credential.starts_with(SECRET_PREFIX) {
         return Ok(credential.parse().map_or(Shown::Unreadable, Shown::Secret));
     }
+    if jws::is_one(credential) {
+        return Ok(Shown::Credential(credential.to_owned()));
+    }
     match BearerToken::parse(credential)? {
         Some(BearerToken { secret: Some(secret), .. }) => {
             Ok(Secret::from_bytes(&secret).map_or(Shown::Unreadable, Shown::Secret))
@@ -62,7 +68,7 @@ fn bearer(credential: &str) -> Result<Shown, Problem> {
 
 /// Whether a bearer credential is for the gate, and so for nobody behind it.
 pub fn is_ours(credential: &str) -> bool {
-    credential.starts_with("fgt.") || credential.starts_with(SECRET_PREFIX)
+    credential.starts_with("fgt.") || credential.starts_with(SECRET_PREFIX) || jws::is_one(credential)
 }
 
 /// The secret of `Basic`, whose user's name says nothing.

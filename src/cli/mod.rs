@@ -12,6 +12,7 @@ pub mod failure;
 pub mod fences;
 pub mod http;
 pub mod identity;
+pub mod keys;
 #[cfg(target_os = "linux")]
 pub mod lead;
 pub mod pages;
@@ -53,6 +54,7 @@ enum Command {
     Status(status::StatusArgs),
     Fences(fences::FencesArgs),
     Principal(principal::PrincipalArgs),
+    Keys(keys::KeysArgs),
     CheckConfig(check_config::CheckConfigArgs),
     Completions(pages::CompletionsArgs),
     Man(pages::ManArgs),
@@ -112,6 +114,7 @@ fn run(matches: &ArgMatches, out: &mut dyn Write) -> Result<(), Failure> {
         Command::Status(args) => status::run(&args, out),
         Command::Fences(args) => fences::run(&args, out),
         Command::Principal(args) => principal::run(&args, out),
+        Command::Keys(args) => keys::run(&args, out),
         Command::CheckConfig(args) => check_config::run(&args, out),
         Command::Completions(args) => pages::completions(&args, Cli::command(), out),
         Command::Man(args) => pages::man(&args, Cli::command(), out),

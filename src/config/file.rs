@@ -62,6 +62,9 @@ struct FileToml {
     admin_tls: Option<Spanned<access::TlsToml>>,
     #[serde(default)]
     principal: Vec<Spanned<access::PrincipalToml>>,
+    credentials: Option<access::CredentialsToml>,
+    #[serde(default)]
+    credential_key: Vec<Spanned<access::CredentialKeyToml>>,
     #[serde(default)]
     limits: BTreeMap<String, Spanned<toml::Value>>,
     #[serde(default)]
@@ -76,6 +79,7 @@ struct ResourceToml {
     path: Option<Spanned<String>>,
     fence: Option<Spanned<String>>,
     enforce: Option<bool>,
+    require_credential: Option<Spanned<bool>>,
     trust: Option<Spanned<String>>,
     coordinator: Option<Spanned<String>>,
     election: Option<Spanned<String>>,
@@ -211,12 +215,14 @@ pub fn parse(path: &Path, text: &str) -> Result<Config, ConfigError> {
         }
         resources.push(resource);
     }
+    let access::Understood { access, signer } = access::access(&source, folder, &file)?;
     Ok(Config {
         listen: listener(&file.listen, LISTEN_DEFAULT)?,
         admin: listener(&file.admin, ADMIN_DEFAULT)?,
         tls: access::tls(&source, folder, file.tls.as_ref())?,
         admin_tls: access::tls(&source, folder, file.admin_tls.as_ref())?,
-        access: access::access(&source, &file)?.map(Arc::new),
+        access: access.map(Arc::new),
+        signer,
         allow_insecure: file.allow_insecure.unwrap_or(false),
         data_dir: folder.join(file.data_dir.unwrap_or_else(|| DATA_DIR_DEFAULT.into())),
         resources,

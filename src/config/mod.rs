@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::access::Access;
+use crate::access::credential::Signer;
 use crate::fence::FenceName;
 use crate::fence::drain::OnUnknown;
 use crate::resource::http::{self, Protocol, Rules, Template, Upstream};
@@ -32,6 +33,8 @@ pub struct Config {
     pub admin_tls: Option<tls::Options>,
     /// Who may do what; `None`: everybody everything.
     pub access: Option<Arc<Access>>,
+    /// Signs the credentials of those whom the embedded coordinator elects.
+    pub signer: Option<Arc<Signer>>,
     /// Whether listeners may be open to other machines without TLS and principals.
     pub allow_insecure: bool,
     /// Where the gate keeps what belongs to no resource, and the embedded default's database.
@@ -229,6 +232,7 @@ impl Config {
             tls: None,
             admin_tls: None,
             access: None,
+            signer: None,
             allow_insecure: false,
             data_dir,
             resources: vec![ResourceConfig { name, path: "/".into(), enforce, trust, kind }],

@@ -45,7 +45,9 @@ impl Identity {
         }
         let mut bearer = HeaderValue::try_from(format!("Bearer {secret}")).map_err(|_| SecretError)?;
         bearer.set_sensitive(true);
-        Ok(Identity { bearer: Some(bearer), ..self })
+        let mut identity = self;
+        identity.bearer = Some(bearer);
+        Ok(identity)
     }
 
     /// The same, with these certificates.

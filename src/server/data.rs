@@ -10,13 +10,14 @@ use hyper::body::Incoming;
 use hyper::header::{CONNECTION, HOST, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode, Version};
 use percent_encoding::percent_decode_str;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::access::Right;
+use crate::access::{Right, credential};
 use crate::fence::{Claim, FenceName};
 use crate::problem::{Kind, Problem};
 use crate::resource::{Body, Call, Judged, Quarantined, Received, Resource, headers};
 
+use super::elections::Leads;
 use super::respond::{self, Answer, Style};
 use super::tls::Secured;
 use super::{Gate, elections, guard};
@@ -98,11 +99,11 @@ async fn to_resource(
     gate: &Gate,
     index: usize,
     path: String,
-    request: Request<Incoming>,
+    mut request: Request<Incoming>,
     peer: SocketAddr,
 ) -> Response<Body> {
     let (resource, counters) = (&gate.mounts[index].resource, &gate.counters[index]);
-    let caller = guard::caller(gate, &**resource, &request);
+    let caller = guard::caller(gate, &**resource, &mut request);
     let mut call = call(path, request, peer);
     let ends_connection = call.version == Version::HTTP_11 && call.body.ends_connection();
     let served = match caller {
@@ -187,7 +188,7 @@ async fn reserved(gate: &Gate, request: Request<Incoming>) -> Result<Answer, Pro
             guard::fence(gate, &request, Right::Observe, name)?;
             fence(gate, name)
         }
-        ["fences", name, "claim"] if method == Method::POST => claim(gate, name, &request).await,
+        ["fences", name, "claim"] if method == Method::POST => claim(gate, name, request).await,
         ["fences", _, "claim"] => Err(Problem::method_not_allowed("POST")),
         ["healthz" | "readyz"] | ["fences", _] => Err(Problem::method_not_allowed("GET, HEAD")),
         _ => Err(Problem::new(Kind::NotFound, format!("{} is not one of the gate's own paths", request.uri().path()))),
@@ -203,7 +204,23 @@ async fn election(gate: &Gate, path: &[String], request: Request<Incoming>) -> R
     }
     let (parts, body) = request.into_parts();
     let body = small_body(body).await?;
-    Ok(elections::handle(coordinator, &parts.method, path, parts.uri.query(), &body).await)
+    let issue = |election: &FenceName, leads: &Leads<'_>| credentials(gate, election, leads);
+    Ok(elections::handle(coordinator, &parts.method, path, parts.uri.query(), &body, &issue).await)
+}
+
+/// The credentials of a leader whom the embedded coordinator has elected, for each fence that the election is for. They last as long as
+/// its lease does without being renewed.
+fn credentials(gate: &Gate, election: &FenceName, leads: &Leads<'_>) -> Option<Value> {
+    let signer = gate.guard.signer.as_ref()?;
+    let mut fences: Vec<FenceName> = gate.fences_of(election).into_iter().map(|(_, fence)| fence).collect();
+    if fences.is_empty() {
+        fences.push(election.clone());
+    }
+    let sign = |fence: FenceName| {
+        let signed = signer.sign(&fence, leads.token, leads.holder, leads.ttl, credential::now());
+        (fence.to_string(), Value::from(signed))
+    };
+    Some(Value::Object(fences.into_iter().map(sign).collect()))
 }
 
 /// Splits a path at its slashes and decodes each part.
@@ -253,9 +270,10 @@ fn fence(gate: &Gate, name: &str) -> Result<Answer, Problem> {
     ))
 }
 
-async fn claim(gate: &Gate, name: &str, request: &Request<Incoming>) -> Result<Answer, Problem> {
-    guard::fence(gate, request, Right::Claim, name)?;
+async fn claim(gate: &Gate, name: &str, mut request: Request<Incoming>) -> Result<Answer, Problem> {
+    guard::fence(gate, &request, Right::Claim, name)?;
     let resource = gate.resource_of(name).ok_or_else(|| no_fence(name))?;
+    let caller = guard::caller(gate, &**resource, &mut request)?;
     let fence: FenceName = name.parse().map_err(|_| no_fence(name))?;
     let refused = |problem: Problem| about(problem, &**resource, Some(&fence));
     let presented = headers::presented(request.headers(), Some(&fence)).map_err(|error| refused(error.into()))?;
@@ -268,7 +286,7 @@ async fn claim(gate: &Gate, name: &str, request: &Request<Incoming>) -> Result<A
         return Err(refused(Problem::new(Kind::WrongFence, why)));
     }
     let claim = claims.pop().expect("a presented token makes at least one claim");
-    guard::claim(gate, request, &**resource, &claim)?;
+    guard::claim(caller.as_deref(), &claim)?;
     let Claim { token, .. } = claim;
     let claimed = resource.claim(claim.clone()).await?;
     let mut answer = respond::json(

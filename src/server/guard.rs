@@ -10,6 +10,7 @@ use std::sync::Arc;
 use hyper::{Method, Request};
 use metrics::counter;
 
+use crate::access::credential::Signer;
 use crate::access::{Access, Caller, Door, Right, Who};
 use crate::fence::{Claim, FenceName};
 use crate::problem::{Kind, Problem};
@@ -26,6 +27,8 @@ pub type ElectionFences = Arc<dyn Fn(&FenceName) -> Vec<(String, FenceName)> + S
 #[derive(Clone, Default)]
 #[allow(missing_debug_implementations, reason = "it has a closure")]
 pub struct Guard {
+    /// Signs the credentials of those whom the embedded coordinator elects.
+    pub signer: Option<Arc<Signer>>,
     /// Who may do what; `None`: everybody everything.
     pub access: Option<Arc<Access>>,
     /// TLS on the data listener.
@@ -56,14 +59,19 @@ fn counted<T>(listener: &'static str, outcome: Result<T, Problem>) -> Result<T, 
     outcome
 }
 
-/// Who sends a request to a resource.
+/// Who sends a request to a resource. What a leadership credential says is what the request presents from here on.
 ///
 /// # Errors
-/// [`Kind::Unauthenticated`].
-pub fn caller<B>(gate: &Gate, resource: &dyn Resource, request: &Request<B>) -> Result<Option<Box<Caller>>, Problem> {
+/// [`Kind::Unauthenticated`]; [`Kind::TokenMalformed`].
+pub fn caller<B>(
+    gate: &Gate,
+    resource: &dyn Resource,
+    request: &mut Request<B>,
+) -> Result<Option<Box<Caller>>, Problem> {
     let Some(access) = &gate.guard.access else { return Ok(None) };
-    let who = counted("data", gate.guard.who(request, Door::Data))?;
-    Ok(who.map(|who| Box::new(access.caller(&who, resource.name()))))
+    let Some(who) = counted("data", gate.guard.who(request, Door::Data))? else { return Ok(None) };
+    who.present(request.headers_mut())?;
+    Ok(Some(Box::new(access.caller(&who, resource.name()))))
 }
 
 /// Allows a deed on a fence that the path names. One that no resource has is not refused: there is nothing.
@@ -78,12 +86,12 @@ pub fn fence<B>(gate: &Gate, request: &Request<B>, right: Right, name: &str) -> 
     counted("data", allow())
 }
 
-/// Allows to present a claim at the route for that.
+/// Allows to present a claim at the route for that, as far as its sender may present any.
 ///
 /// # Errors
-/// [`Kind::Unauthenticated`], [`Kind::Forbidden`].
-pub fn claim<B>(gate: &Gate, request: &Request<B>, resource: &dyn Resource, claim: &Claim) -> Result<(), Problem> {
-    match caller(gate, resource, request)? {
+/// [`Kind::Forbidden`].
+pub fn claim(caller: Option<&Caller>, claim: &Claim) -> Result<(), Problem> {
+    match caller {
         Some(caller) => counted("data", caller.may_present(Right::Claim, std::slice::from_ref(claim))),
         None => Ok(()),
     }

@@ -24,7 +24,7 @@ use super::{Guard, Mount, ServeError, Server, Setup};
 /// # Errors
 /// [`ServeError`]: what can't be opened, bound or started.
 pub fn serve(config: Config, out: &mut dyn Write) -> Result<(), ServeError> {
-    let Config { listen, admin, data_dir, resources, limits, access, tls, admin_tls, .. } = config;
+    let Config { listen, admin, data_dir, resources, limits, access, signer, tls, admin_tls, .. } = config;
     let failed =
         |error: std::io::Error| ServeError::DataDir { dir: data_dir.display().to_string(), why: error.to_string() };
     std::fs::create_dir_all(&data_dir).map_err(failed)?;
@@ -42,7 +42,7 @@ pub fn serve(config: Config, out: &mut dyn Write) -> Result<(), ServeError> {
         asking.push((Arc::clone(&mount.resource), config));
         mounts.push(mount);
     }
-    let guard = Guard { access, tls, admin_tls, elections: Some(trust::fences_of(&asking)) };
+    let guard = Guard { access, signer, tls, admin_tls, elections: Some(trust::fences_of(&asking)) };
     let floor = Arc::new(trust::floor(&asking));
     let runtime = super::runtime().map_err(|source| ServeError::System { what: "starting the runtime", source })?;
     let options = embedded::Options::new(floor);

@@ -2,14 +2,16 @@
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::Deserialize;
 use serde_spanned::Spanned;
 
+use crate::access::credential::{AUDIENCE_DEFAULT, PublicKey, Signer, SigningKey, TrustedKey, Verifier};
 use crate::access::{Access, Grant, Pattern, Principal, Proof, Right};
 use crate::tls::{names, server};
 
-use super::{ConfigError, FileToml, Source};
+use super::{ConfigError, FileToml, ResourceToml, Source};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -39,6 +41,22 @@ struct GrantToml {
     rights: Vec<Spanned<String>>,
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct CredentialsToml {
+    audience: Option<String>,
+    signing_key: Option<Spanned<PathBuf>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct CredentialKeyToml {
+    file: Spanned<PathBuf>,
+    resource: Option<Spanned<String>>,
+    fence: Option<Spanned<String>>,
+    rights: Option<Vec<Spanned<String>>>,
+}
+
 /// Longest name of a principal, in characters.
 const NAME_CHARS_MAX: usize = 64;
 
@@ -63,16 +81,67 @@ pub(super) fn tls(
     Ok(Some(server::Options { cert: folder.join(cert), key: folder.join(key), clients }))
 }
 
-/// The principals; nothing where the file has none.
-pub(super) fn access(source: &Source<'_>, file: &FileToml) -> Result<Option<Access>, ConfigError> {
-    if file.principal.is_empty() {
-        return Ok(None);
+/// What the file says of who may do what.
+pub(super) struct Understood {
+    /// Nothing where it says nothing.
+    pub(super) access: Option<Access>,
+    pub(super) signer: Option<Arc<Signer>>,
+}
+
+/// The principals and the keys.
+pub(super) fn access(source: &Source<'_>, folder: &Path, file: &FileToml) -> Result<Understood, ConfigError> {
+    let (verifier, signer) = credentials(source, folder, file)?;
+    let required =
+        |item: &ResourceToml| item.require_credential.as_ref().filter(|required| *required.get_ref()).cloned();
+    let mut credential_only = HashSet::new();
+    for item in &file.resource {
+        let Some(required) = required(item.get_ref()) else { continue };
+        if !verifier.has_keys() {
+            let why = "require_credential needs a key to check credentials with: [[credential_key]], or signing_key in [credentials]";
+            return Err(source.at(required.span(), super::about(item.get_ref(), why)));
+        }
+        credential_only.insert(item.get_ref().name.get_ref().clone());
+    }
+    if file.principal.is_empty() && !verifier.has_keys() {
+        return Ok(Understood { access: None, signer: None });
     }
     let resources: Vec<&str> = file.resource.iter().map(|item| item.get_ref().name.get_ref().as_str()).collect();
     let made = file.principal.iter().map(|toml| principal(source, toml, &resources)).collect::<Result<Vec<_>, _>>()?;
     let access =
         Access::new(made).map_err(|(index, why)| source.at(file.principal[index].get_ref().name.span(), why))?;
-    Ok(Some(access.with_credential_only(HashSet::new())))
+    let access = access.with_credential_only(credential_only).with_credentials(verifier);
+    Ok(Understood { access: Some(access), signer: signer.map(Arc::new) })
+}
+
+fn credentials(source: &Source<'_>, folder: &Path, file: &FileToml) -> Result<(Verifier, Option<Signer>), ConfigError> {
+    let audience = file.credentials.as_ref().and_then(|credentials| credentials.audience.as_deref());
+    let audience = audience.unwrap_or(AUDIENCE_DEFAULT);
+    let (mut keys, mut signer) = (Vec::new(), None);
+    if let Some(given) = file.credentials.as_ref().and_then(|credentials| credentials.signing_key.as_ref()) {
+        let key = SigningKey::open(&folder.join(given.get_ref())).map_err(|why| source.at(given.span(), why))?;
+        // What the gate signs it believes.
+        keys.push(TrustedKey::of_all(key.public().clone()));
+        signer = Some(Signer::new(key, "fencegate", audience));
+    }
+    for toml in &file.credential_key {
+        let CredentialKeyToml { file: key, resource, fence, rights } = toml.get_ref();
+        let pattern = |text: &Option<Spanned<String>>| match text {
+            Some(text) => source.parse(text, Pattern::parse),
+            None => Ok(Pattern::parse("*").expect("a star is a pattern")),
+        };
+        let key = PublicKey::open(&folder.join(key.get_ref())).map_err(|why| source.at(key.span(), why))?;
+        let mut trusted =
+            TrustedKey { resource: pattern(resource)?, fence: pattern(fence)?, ..TrustedKey::of_all(key) };
+        if let Some(rights) = rights {
+            let right = |text| source.parse(text, str::parse::<Right>);
+            trusted.rights = rights.iter().map(right).collect::<Result<Vec<_>, _>>()?.into_iter().collect();
+        }
+        if keys.iter().any(|known| known.key == trusted.key) {
+            return Err(source.at(toml.span(), "this key is there already"));
+        }
+        keys.push(trusted);
+    }
+    Ok((Verifier::new(keys, audience), signer))
 }
 
 fn principal(source: &Source<'_>, toml: &Spanned<PrincipalToml>, resources: &[&str]) -> Result<Principal, ConfigError> {

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use fencegate::access::Secret;
 
+mod credentials;
 mod rights;
 mod secrets;
 mod tls;

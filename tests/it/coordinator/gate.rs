@@ -36,7 +36,7 @@ async fn answer(coordinator: Embedded, request: Request<Incoming>) -> Result<Ans
     let (parts, body) = request.into_parts();
     let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
     let path = data::segments(parts.uri.path().strip_prefix("/-/elections").unwrap()).unwrap();
-    Ok(elections::handle(&coordinator, &parts.method, &path, parts.uri.query(), &body).await)
+    Ok(elections::handle(&coordinator, &parts.method, &path, parts.uri.query(), &body, &|_, _| None).await)
 }
 
 impl Remote {
