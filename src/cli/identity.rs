@@ -12,6 +12,16 @@ use super::failure::Failure;
 /// The variable that a principal's secret may be in. There is no flag for it: everybody on the machine sees those.
 pub const SECRET_VARIABLE: &str = "FENCEGATE_SECRET";
 
+/// A secret that is not to be seen: kept out of `Debug`.
+#[derive(Clone)]
+pub struct Hidden(pub String);
+
+impl std::fmt::Debug for Hidden {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("…")
+    }
+}
+
 /// Who a command is to a gate that asks, and whom it takes for one.
 #[derive(Debug, Clone, Default, Args)]
 pub struct IdentityArgs {
@@ -24,7 +34,7 @@ pub struct IdentityArgs {
     /// Its private key (PEM).
     #[arg(long, global = true, value_name = "FILE", env = "FENCEGATE_KEY", help_heading = "Identity")]
     key: Option<PathBuf>,
-    /// File with the secret of the principal that one is; without one, the variable FENCEGATE_SECRET.
+    /// File with the secret of the principal that one is, or with a leadership credential; without one, the variable FENCEGATE_SECRET.
     #[arg(long, global = true, value_name = "FILE", env = "FENCEGATE_SECRET_FILE", help_heading = "Identity")]
     secret_file: Option<PathBuf>,
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 #[cfg(feature = "etcd")]
 use super::etcd::{Etcd, EtcdLeadership, OpenError, Options, OptionsError};
 use super::gate::{GateCoordinator, GateLeadership};
-use super::{Bid, Coordinator, CoordinatorError, Leader, Leadership, View};
+use super::{Bid, Coordinator, CoordinatorError, Credentials, Leader, Leadership, View};
 use crate::endpoint::{Identity, UrlError};
 use crate::fence::{FenceName, Token};
 
@@ -126,6 +126,14 @@ impl Leadership for AnyLeadership {
             AnyLeadership::Gate(term) => term.renew().await,
             #[cfg(feature = "etcd")]
             AnyLeadership::Etcd(term) => term.renew().await,
+        }
+    }
+
+    fn credentials(&self) -> Credentials {
+        match self {
+            AnyLeadership::Gate(term) => term.credentials(),
+            #[cfg(feature = "etcd")]
+            AnyLeadership::Etcd(term) => term.credentials(),
         }
     }
 

@@ -22,7 +22,9 @@ pub struct Identity {
 
 /// The text is no secret. It is not told.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("a secret is one line that starts with {SECRET_PREFIX}, as `fencegate principal new` makes it")]
+#[error(
+    "a secret is one line that starts with {SECRET_PREFIX}, as `fencegate principal new` makes it, or a leadership credential"
+)]
 pub struct SecretError;
 
 impl fmt::Debug for Identity {
@@ -33,14 +35,20 @@ impl fmt::Debug for Identity {
 }
 
 impl Identity {
-    /// The same, with this secret of a principal, `fgs.…`. It is sent with every request that has no `Authorization` of its own.
+    /// The same, with this secret of a principal, `fgs.…`, or this leadership credential. It is sent with every request that has no `Authorization` of its own.
     ///
     /// # Errors
     /// [`SecretError`].
     pub fn with_secret(self, secret: &str) -> Result<Identity, SecretError> {
         let secret = secret.trim();
-        let rest = secret.strip_prefix(SECRET_PREFIX).ok_or(SecretError)?;
-        if rest.is_empty() || !rest.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_')) {
+        let is_plain = |text: &str| {
+            !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+        };
+        // A credential has three parts, and the first begins as JSON does in base64url.
+        let is_secret = secret.strip_prefix(SECRET_PREFIX).is_some_and(is_plain);
+        let is_credential =
+            secret.starts_with("ey") && secret.split('.').count() == 3 && secret.split('.').all(is_plain);
+        if !is_secret && !is_credential {
             return Err(SecretError);
         }
         let mut bearer = HeaderValue::try_from(format!("Bearer {secret}")).map_err(|_| SecretError)?;

@@ -127,7 +127,7 @@ fn a_leader_does_what_its_credential_says_and_nothing_else() {
         (sign(&stranger, "shop", "9", ""), "doesn't know"),
         (sign(&other_gate, "shop", "9", ""), "another gate"),
         (expired, "expired"),
-        (format!("{}A", &good[..good.len() - 1]), ""),
+        (format!("{}AAAAAAAA", &good[..good.len() - 8]), ""),
         (good.replacen("ey", "eyJ", 1), ""),
     ] {
         let answer = ask(&gate, "POST", "/shop/v3/pipeline", &bad, &[], &insert);
@@ -246,4 +246,74 @@ fn without_access_control_a_credential_says_nothing() {
     assert_eq!(told(&ask(&gate, "GET", "/stock/a/1", &bearer, &[], "")).0, 200);
     assert!(!upstream.heads.lock().unwrap().join("").contains("eyJ"), "nor is it passed on");
     drop(Client::connect(gate.data));
+}
+
+/// A gate that takes tokens from credentials only, and signs them; a principal that may stand for election, in `node.secret`.
+fn strict(dir: &Path, upstream: &Yes, more: &str) -> Gate {
+    keys(dir, "gate");
+    let node = principal("node", 1, &grant("*", "*", &["claim"]));
+    std::fs::write(dir.join("node.secret"), secret(1).0).unwrap();
+    let lines = format!("[credentials]\nsigning_key = \"gate.key\"\n{more}{node}");
+    Gate::start(dir, &["--config", &config(dir, &(lines + &resources(upstream, true)))])
+}
+
+#[test]
+fn a_command_that_is_led_has_its_credential_in_a_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let upstream = Yes::start();
+    let lines = keys(dir.path(), "lead");
+    let gate = strict(dir.path(), &upstream, &lines);
+    let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let (file, own_key) = (at("credential"), at("lead.key"));
+    let script = format!(
+        "set -e; '{PROGRAM}' sql --path /shop 'CREATE TABLE IF NOT EXISTS t (v)' \"INSERT INTO t VALUES ('led')\"
+         stat -c %a \"$FENCEGATE_CREDENTIAL_FILE\""
+    );
+    for own in [&[][..], &["--credential-key", &own_key]] {
+        let mut lead = Command::new(PROGRAM);
+        lead.args(["lead", "--election", "shop", "--secret-file", &at("node.secret"), "--credential-file", &file]);
+        lead.args(own).args(["--", "sh", "-c", &script]).env("FENCEGATE_URL", format!("http://{}", gate.data));
+        let output = lead.output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && said.contains("\n600\n"), "{own:?}: {said}");
+        assert!(!std::fs::exists(&file).unwrap(), "it is gone with the leadership");
+    }
+    // The negative control: the same command without the file is refused.
+    let mut lead = Command::new(PROGRAM);
+    lead.args(["lead", "--election", "shop", "--secret-file", &at("node.secret"), "--", "sh", "-c", &script]);
+    lead.env("FENCEGATE_URL", format!("http://{}", gate.data));
+    assert_eq!(lead.output().unwrap().status.code(), Some(77));
+}
+
+#[tokio::test]
+async fn the_library_shows_its_leaderships_credential() {
+    use fencegate::client::{self, Error, Refused};
+    use fencegate::coordinator::{Bid, GateCoordinator};
+    use fencegate::endpoint::Identity;
+
+    let dir = tempfile::tempdir().unwrap();
+    let upstream = Yes::start();
+    let gate = strict(dir.path(), &upstream, "");
+    let url = format!("http://{}", gate.data);
+    let identity = Identity::default().with_secret(&secret(1).0).unwrap();
+    let coordinator = GateCoordinator::open(&url, &identity).unwrap();
+    let bid = Bid { holder: Some("node-a".parse().unwrap()), ttl: Duration::from_secs(30) };
+    let leadership = client::campaign(&coordinator, &"shop".parse().unwrap(), &bid).await.unwrap();
+    let fence = "shop".parse().unwrap();
+    assert!(leadership.credential(&fence).is_some() && leadership.credential(&"jobs".parse().unwrap()).is_none());
+    assert!(!format!("{leadership:?}").contains("eyJ"), "it is kept out of Debug");
+    // Even where the connection has no identity of its own.
+    let fenced = client::Gate::new(&url).unwrap().fenced(&leadership, &fence).await.unwrap();
+    fenced.sql("/shop").execute("CREATE TABLE t (v)", ()).await.unwrap();
+    // Whoever stands without a secret is not let in.
+    let stranger = GateCoordinator::new(&url).unwrap();
+    assert!(client::campaign(&stranger, &"scheduler".parse().unwrap(), &bid).await.is_err());
+    leadership.resign().await.unwrap();
+    // A leader whose coordinator signs nothing has no token here.
+    let other = tempfile::tempdir().unwrap();
+    let plain = Gate::start(other.path(), &[]);
+    let elsewhere = GateCoordinator::new(&format!("http://{}", plain.data)).unwrap();
+    let leadership = client::campaign(&elsewhere, &fence, &bid).await.unwrap();
+    let refused = client::Gate::open(&url, &identity).unwrap().fenced(&leadership, &fence).await.unwrap_err();
+    assert!(matches!(refused, Error::Refused { why: Refused::Forbidden, .. }), "{refused:?}");
 }
