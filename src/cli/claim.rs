@@ -43,7 +43,7 @@ pub struct ClaimArgs {
 /// # Errors
 /// [`Failure::Refused`], [`Failure::Unreachable`], …
 pub fn run(args: &ClaimArgs, out: &mut dyn Write) -> Result<(), Failure> {
-    let gate = Endpoint::parse(&args.gate, "--gate", &args.identity.open()?)?;
+    let gate = Endpoint::open(&args.gate, "--gate", &args.identity.open()?)?;
     let mut headers = vec![("fencing-token", args.token.to_string())];
     headers.extend(args.holder.iter().map(|holder| ("fencing-holder", holder.to_string())));
     let path = format!("/-/fences/{}/claim", segment(&args.fence));

@@ -94,7 +94,7 @@ const PAGE_MAX: u64 = 1000;
 /// # Errors
 /// [`Failure::Unreachable`], …
 pub fn run(args: &FencesArgs, out: &mut dyn Write) -> Result<(), Failure> {
-    let admin = Endpoint::parse(&args.admin_url, "--admin-url", &args.identity.open()?)?;
+    let admin = Endpoint::open(&args.admin_url, "--admin-url", &args.identity.open()?)?;
     let path = |fence: &str, rest: &str| format!("/v1/fences/{}{rest}", segment(fence));
     match &args.action {
         Action::List { prefix } => list(&admin, prefix, args.json, out),

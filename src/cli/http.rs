@@ -32,7 +32,15 @@ impl Endpoint {
     ///
     /// # Errors
     /// [`Failure::Usage`].
-    pub fn parse(url: &str, flag: &'static str, identity: &Identity) -> Result<Endpoint, Failure> {
+    pub fn parse(url: &str, flag: &'static str) -> Result<Endpoint, Failure> {
+        Endpoint::open(url, flag, &Identity::default())
+    }
+
+    /// The same, of a gate that asks who one is.
+    ///
+    /// # Errors
+    /// [`Failure::Usage`].
+    pub fn open(url: &str, flag: &'static str, identity: &Identity) -> Result<Endpoint, Failure> {
         let options = Options { answer_time: ANSWER_TIME, answer_bytes_max: ANSWER_BYTES_MAX, ..Options::default() };
         let endpoint = endpoint::Endpoint::open(url, options, identity);
         let endpoint = endpoint.map_err(|error| Failure::Usage(format!("{flag} {error}")))?;

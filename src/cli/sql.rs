@@ -53,7 +53,7 @@ pub struct SqlArgs {
 /// # Errors
 /// [`Failure::Refused`], [`Failure::Other`] for a statement that failed, …
 pub fn run(args: &SqlArgs, out: &mut dyn Write) -> Result<(), Failure> {
-    let gate = Endpoint::parse(&args.gate, "--gate", &args.identity.open()?)?;
+    let gate = Endpoint::open(&args.gate, "--gate", &args.identity.open()?)?;
     let work = work(&args.sql)?;
     // Asked before the stream is closed: what a transaction without COMMIT did is rolled back then, which must not look like success.
     let requests = json!([work, { "type": "get_autocommit" }, { "type": "close" }]);

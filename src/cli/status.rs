@@ -65,7 +65,7 @@ pub fn run(args: &StatusArgs, out: &mut dyn Write) -> Result<(), Failure> {
         };
         return election::show(&wanted, args.json, out);
     }
-    let admin = Endpoint::parse(&args.admin_url, "--admin-url", &identity)?;
+    let admin = Endpoint::open(&args.admin_url, "--admin-url", &identity)?;
     let mut status = admin.get("/v1/status")?;
     let page = admin.get(&format!("/v1/fences?limit={FENCES_SHOWN_MAX}"))?;
     if args.json {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 use serde_spanned::Spanned;
 
+use crate::access::Access;
 use crate::fence::FenceName;
 use crate::resource::sqlite::{RESERVED, TableFence};
 
@@ -216,11 +217,19 @@ pub fn parse(path: &Path, text: &str) -> Result<Config, ConfigError> {
         resources.push(resource);
     }
     let access::Understood { access, signer } = access::access(&source, folder, &file)?;
+    let (tls, admin_tls) =
+        (access::tls(&source, folder, file.tls.as_ref())?, access::tls(&source, folder, file.admin_tls.as_ref())?);
+    let asks_clients = [&tls, &admin_tls].into_iter().flatten().any(|tls| tls.clients.is_some());
+    if access.as_ref().is_some_and(Access::has_certificates) && !asks_clients {
+        let message =
+            "a principal has a certificate, but no listener asks for one: write client_ca in [tls]".to_owned();
+        return Err(ConfigError { place: Place::Whole(path.to_owned()), message });
+    }
     Ok(Config {
         listen: listener(&file.listen, LISTEN_DEFAULT)?,
         admin: listener(&file.admin, ADMIN_DEFAULT)?,
-        tls: access::tls(&source, folder, file.tls.as_ref())?,
-        admin_tls: access::tls(&source, folder, file.admin_tls.as_ref())?,
+        tls,
+        admin_tls,
         access: access.map(Arc::new),
         signer,
         allow_insecure: file.allow_insecure.unwrap_or(false),

@@ -51,6 +51,8 @@ pub struct Connection {
 pub async fn handshake(mut stream: TcpStream, tls: &ServerTls, room: &Semaphore) -> Option<Connection> {
     let shaken = tokio::time::timeout(HANDSHAKE_TIME, async {
         if !speaks_tls(&stream).await? {
+            // What has come is taken in: a connection that is closed over it may take the answer along.
+            let _ = stream.try_read(&mut [0; 4096]);
             let _ = stream.write_all(PLAIN).await;
             let _ = stream.shutdown().await;
             return Err("plain");

@@ -78,8 +78,8 @@ fn view(wanted: &Wanted<'_>) -> Result<View, Failure> {
 }
 
 fn mark(wanted: &Wanted<'_>) -> Result<Mark, Failure> {
-    let fence = Endpoint::parse(wanted.gate, "--gate", wanted.identity)?
-        .get(&format!("/-/fences/{}", segment(wanted.fence)))?;
+    let fence =
+        Endpoint::open(wanted.gate, "--gate", wanted.identity)?.get(&format!("/-/fences/{}", segment(wanted.fence)))?;
     Ok(Mark {
         token: fence["highest"].as_str().and_then(|text| text.parse().ok()),
         holder: fence["holder"].as_str().map(str::to_owned),

@@ -210,6 +210,27 @@ fn a_write_needs_the_right_on_its_own_fence() {
 }
 
 #[test]
+fn a_rehearsal_gives_nobody_a_right() {
+    let dir = tempfile::tempdir().unwrap();
+    let upstream = Yes::start();
+    let reader = principal("reader", 1, &grant("*", "*", &["read"]));
+    let file = config(dir.path(), &format!("{}{reader}", resources(upstream.addr)));
+    // Stale writes go through here, and those without a token to the HTTP service, but not those of who may not write.
+    let gate = Gate::start(dir.path(), &["--config", &file, "--no-enforce"]);
+    let (mut client, reader) = (gate.client(), secret(1).0);
+    for token in [None, Some("7")] {
+        let answer = pipeline(&mut client, &reader, token, None, "CREATE TABLE t (v)");
+        assert!(matches!(answer.status, 403 | 428), "{answer:?}");
+        let bearer = format!("Bearer {reader}");
+        let mut headers = vec![("authorization", bearer.as_str())];
+        headers.extend(token.map(|token| ("fencing-token", token)));
+        assert_eq!(client.request("PUT", "/stock/a/1", &headers, b"").unwrap().status, 403);
+        assert_eq!(client.request("POST", "/stock/", &headers, b"").unwrap().status, 403);
+    }
+    assert!(upstream.heads.lock().unwrap().is_empty(), "nothing came through");
+}
+
+#[test]
 fn a_transaction_goes_on_for_nobody_but_who_began_it() {
     let dir = tempfile::tempdir().unwrap();
     let upstream = Yes::start();

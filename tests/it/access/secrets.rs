@@ -189,6 +189,7 @@ fn mistakes_in_principals_are_told_and_no_secret_with_them() {
         (with(&format!("secret = \"{fgs}\"")), "unknown field `secret`"),
         (with(&format!("secret_hash = \"{hash}\"\nanonymous = true")), "it needs one of secret_hash"),
         (with("certificate = \"node-a\""), "write dns:…, uri:…, email:… or cn:…"),
+        (with("certificate = \"dns:node-a\""), "no listener asks for one"),
         (with("anonymous = true\ngrants = [{ rights = [\"all\"] }]"), "there is no right \"all\""),
         (with("anonymous = true\ngrants = [{ resource = \"b\", rights = [\"read\"] }]"), "no resource is called \"b\""),
         (with("anonymous = true\ngrants = [{ fence = \"\", rights = [\"read\"] }]"), "an empty pattern"),

@@ -126,7 +126,10 @@ fn both_versions_both_listeners_and_no_stranger() {
     let ca = authority(dir.path(), "ca");
     authority(dir.path(), "stranger");
     server(dir.path(), &ca);
-    let gate = gate(dir.path(), "", "");
+    let upstream = Yes::start();
+    let tls = "[tls]\ncert = \"server.pem\"\nkey = \"server.key\"\n";
+    let both = format!("{tls}{}{}", tls.replace("[tls]", "[admin_tls]"), resources(upstream.addr));
+    let gate = Gate::start(dir.path(), &["--config", &config(dir.path(), &both)]);
     for versions in [vec![&TLS12], vec![&TLS13]] {
         let visit = Visit { versions, ..Visit::new(dir.path(), "ca") };
         assert_eq!(visit.health(gate.data), Ok(200));
@@ -138,6 +141,8 @@ fn both_versions_both_listeners_and_no_stranger() {
     assert_eq!(visit.ask(gate.data, "PUT /stock/a/1", "fencing-token: 7\r\n").unwrap().0, 200);
     let (status, stale) = visit.ask(gate.data, "PUT /stock/a/1", "fencing-token: 6\r\n").unwrap();
     assert!(status == 412 && stale.contains("STALE_TOKEN"), "{stale}");
+    let heads = upstream.heads.lock().unwrap().join("");
+    assert!(heads.contains("x-forwarded-proto: https\r\n") && heads.contains(";proto=https"), "{heads}");
 }
 
 #[test]
