@@ -119,6 +119,11 @@ impl Access {
         self.principals.iter().map(|principal| &**principal)
     }
 
+    /// Whether this resource takes tokens from signed credentials only.
+    pub fn is_credential_only(&self, resource: &str) -> bool {
+        self.credential_only.contains(resource)
+    }
+
     /// Whether one of them is known by its certificate.
     pub fn has_certificates(&self) -> bool {
         self.principals.iter().any(|principal| matches!(principal.proof, Proof::Certificate(_)))
@@ -170,7 +175,7 @@ impl Access {
 
     /// The same sender as a resource sees it.
     pub fn caller(&self, who: &Who, resource: &str) -> Caller {
-        Caller::new(who.clone(), resource, self.credential_only.contains(resource))
+        Caller::new(who.clone(), resource, self.is_credential_only(resource))
     }
 }
 

@@ -91,6 +91,9 @@ pub fn run(args: &CheckConfigArgs, out: &mut dyn Write) -> Result<(), Failure> {
         if let Some(TrustConfig { coordinator, elections }) = trust {
             writeln!(out, "    trust coordinator: {coordinator}, election {elections}")?;
         }
+        if config.access.as_ref().is_some_and(|access| access.is_credential_only(name)) {
+            writeln!(out, "    takes tokens from signed credentials only")?;
+        }
         if !enforce {
             writeln!(out, "    WARNING: enforce = false: stale writes go through")?;
         }
