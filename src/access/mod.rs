@@ -142,7 +142,7 @@ impl Access {
                 None => Err(unauthenticated("no principal has this secret")),
             },
             Shown::Credential(text) => match self.verifier.verify(&text, credential::now()) {
-                Ok(leader) => Ok(Who::Leader(Arc::new(leader))),
+                Ok(leader) => Ok(Who::Leader(leader)),
                 Err(error) => Err(unauthenticated(error.to_string())),
             },
             Shown::Unreadable => {

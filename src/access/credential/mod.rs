@@ -10,8 +10,11 @@
 //! **Invariant.** What a credential says is believed only after its signature was checked with the key that the configuration has
 //! under the credential's `kid`, and by that key's own algorithm: the credential chooses neither.
 
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use ring::digest;
 use serde::{Deserialize, Serialize};
 
 use crate::fence::{FenceName, Holder, Token};
@@ -136,7 +139,13 @@ impl Signer {
 pub struct Verifier {
     keys: Vec<TrustedKey>,
     audience: String,
+    /// Those that were found good, by the SHA-256 of all of their text. A leader shows the same one with every request until it is
+    /// renewed, and a signature takes longer to check than a request takes to answer.
+    good: Mutex<HashMap<[u8; 32], Arc<Leader>>>,
 }
+
+/// Most credentials that are remembered as good; one more, and all are forgotten.
+const GOOD_MAX: usize = 1024;
 
 /// Why a credential is of no use here.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -170,7 +179,7 @@ pub enum CredentialError {
 impl Verifier {
     /// These keys, for a gate that is called so.
     pub fn new(keys: Vec<TrustedKey>, audience: &str) -> Verifier {
-        Verifier { keys, audience: audience.to_owned() }
+        Verifier { keys, audience: audience.to_owned(), good: Mutex::default() }
     }
 
     /// Whether there is any key.
@@ -178,31 +187,54 @@ impl Verifier {
         !self.keys.is_empty()
     }
 
-    /// What a credential comes to at `now`, in time since 1970 (UTC).
+    /// What a credential comes to at `now`, in time since 1970 (UTC). Of one that was found good before, only the time is looked at.
     ///
     /// # Errors
     /// [`CredentialError`].
-    pub fn verify(&self, text: &str, now: Duration) -> Result<Leader, CredentialError> {
+    pub fn verify(&self, text: &str, now: Duration) -> Result<Arc<Leader>, CredentialError> {
+        let digest = digest::digest(&digest::SHA256, text.as_bytes());
+        let digest: [u8; 32] = digest.as_ref().try_into().expect("SHA-256 has 32 bytes");
+        let known = self.good.lock().unwrap_or_else(PoisonError::into_inner).get(&digest).cloned();
+        if let Some(leader) = known {
+            in_time(&leader.credential, now)?;
+            return Ok(leader);
+        }
+        let leader = Arc::new(self.check(text, now)?);
+        let mut good = self.good.lock().unwrap_or_else(PoisonError::into_inner);
+        if good.len() >= GOOD_MAX {
+            good.clear();
+        }
+        good.insert(digest, Arc::clone(&leader));
+        Ok(leader)
+    }
+
+    fn check(&self, text: &str, now: Duration) -> Result<Leader, CredentialError> {
         let (credential, key) = jws::verify(text, |kid| self.keys.iter().find(|known| known.key.id() == kid))?;
-        let now = now.as_secs();
         if credential.aud != self.audience {
             return Err(CredentialError::Audience);
         }
-        if now >= credential.exp {
-            return Err(CredentialError::Expired);
-        }
-        let begins = credential.nbf.into_iter().chain(credential.iat).max().unwrap_or(0);
-        if begins > now + SKEW.as_secs() {
-            return Err(CredentialError::Early);
-        }
-        if credential.exp > now + LIFETIME_MAX.as_secs() + SKEW.as_secs() {
-            return Err(CredentialError::Long);
-        }
+        in_time(&credential, now)?;
         if !key.fence.fits(&credential.fence) {
             return Err(CredentialError::Fence);
         }
         Ok(Leader { credential, key: key.clone() })
     }
+}
+
+/// Whether a credential is of use at this time.
+fn in_time(credential: &Credential, now: Duration) -> Result<(), CredentialError> {
+    let now = now.as_secs();
+    if now >= credential.exp {
+        return Err(CredentialError::Expired);
+    }
+    let begins = credential.nbf.into_iter().chain(credential.iat).max().unwrap_or(0);
+    if begins > now + SKEW.as_secs() {
+        return Err(CredentialError::Early);
+    }
+    if credential.exp > now + LIFETIME_MAX.as_secs() + SKEW.as_secs() {
+        return Err(CredentialError::Long);
+    }
+    Ok(())
 }
 
 /// Since 1970 (UTC).

@@ -41,7 +41,7 @@ fn signed(head: &Value, payload: &Value, key: &SigningKey) -> String {
 
 impl World {
     fn judge(&self, text: &str) -> Result<Credential, CredentialError> {
-        self.verifier.verify(text, NOW).map(|leader| leader.credential)
+        self.verifier.verify(text, NOW).map(|leader| leader.credential.clone())
     }
 
     fn with(&self, change: impl FnOnce(&mut Value)) -> Result<Credential, CredentialError> {
@@ -183,6 +183,26 @@ fn what_it_is_for_and_when() {
     }
     for name in ["aud", "fence", "token", "exp"] {
         assert!(is_form(&world.with(|p| drop(p.as_object_mut().unwrap().remove(name)))), "without {name}");
+    }
+}
+
+#[test]
+fn what_was_good_is_remembered_as_long_as_it_is_and_no_longer() {
+    let world = world();
+    let head = head(world.ours.public().id());
+    let good = signed(&head, &payload(), &world.ours);
+    let first = world.verifier.verify(&good, NOW).unwrap();
+    assert!(Arc::ptr_eq(&first, &world.verifier.verify(&good, NOW).unwrap()), "it is not checked again");
+    let at = |seconds: u64| world.verifier.verify(&good, NOW + Duration::from_secs(seconds)).map(drop);
+    assert_eq!((at(59), at(60)), (Ok(()), Err(CredentialError::Expired)));
+    assert_eq!(world.verifier.verify(&good, NOW - 2 * LIFETIME_MAX).map(drop), Err(CredentialError::Long));
+    // What is bad isn't remembered, and takes no place.
+    for _ in 0..2 {
+        assert!(world.judge(&format!("{}AAAAAAAA", &good[..good.len() - 8])).is_err());
+    }
+    for number in 0..2 * GOOD_MAX {
+        assert!(world.with(|p| p["token"] = (number + 1).to_string().into()).is_ok());
+        assert!(world.verifier.good.lock().unwrap().len() <= GOOD_MAX);
     }
 }
 

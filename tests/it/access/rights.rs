@@ -279,3 +279,25 @@ fn events_are_told_to_who_may_see_their_fence() {
     let told = watching.read_until("\"fence\":\"scheduler\"");
     assert!(!told.contains("\"fence\":\"shop\""), "{told}");
 }
+
+#[test]
+fn to_stand_in_an_election_is_to_claim_its_fences() {
+    let dir = tempfile::tempdir().unwrap();
+    // The mark of fence shop rises with election lead-shop, which has another name.
+    let shop = "[[resource]]\nname = \"shop\"\nkind = \"sqlite\"\nfile = \"shop.db\"\ntrust = \"coordinator\"\nelection = \"lead-shop\"\n";
+    let by_name = principal("by-name", 1, &grant("*", "lead-shop", &["claim"]));
+    let by_fence = principal("by-fence", 2, &grant("shop", "shop", &["claim"]));
+    let unbound = principal("unbound", 3, &grant("*", "other*", &["claim"]));
+    let gate =
+        Gate::start(dir.path(), &["--config", &config(dir.path(), &format!("{shop}{by_name}{by_fence}{unbound}"))]);
+    let campaign = |byte: u8, election: &str| {
+        let bearer = format!("Bearer {}", secret(byte).0);
+        let headers = [("authorization", bearer.as_str())];
+        let path = format!("/-/elections/{election}/campaign");
+        gate.client().request("POST", &path, &headers, b"{\"ttl_ms\": 60000}").unwrap().status
+    };
+    assert_eq!(campaign(1, "lead-shop"), 403, "whoever wins it leads fence shop");
+    assert_eq!(campaign(2, "lead-shop"), 200);
+    assert_eq!((campaign(1, "other"), campaign(2, "other")), (403, 403), "an election of no fence here");
+    assert_eq!((campaign(3, "other-2"), campaign(3, "lead-shop")), (200, 403));
+}
