@@ -1,0 +1,284 @@
+//! `fencegate demo`: shows what fencing is for, with real processes that are really frozen, a real gate and a real database.
+//!
+//! - [`scenario`]: what a scenario is and what it counts (**the seam**); one file each: [`pause`](mod@pause)
+//! - [`stage`]: where a run is played
+//! - [`parts`], [`worker`]: what this program plays itself, as processes of their own
+//! - [`children`], [`scratch`]: processes that die with the demonstration, and a folder that goes with it
+//! - [`story`]: what happened
+//! - [`teller`], [`report`]: how it is told, and drawn
+//!
+//! For its users: `docs/demo.md`.
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::path::PathBuf;
+
+use clap::Args;
+use rustix::process::Signal;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::coordinator::any::AnyCoordinator;
+use crate::coordinator::candidate::CandidateId;
+
+use super::failure::Failure;
+use scenario::{ALL, Damage, Failed, Scenario, Side};
+use scratch::Scratch;
+use stage::{Setup, Stage};
+use story::Story;
+use teller::Teller;
+
+pub mod children;
+pub mod parts;
+pub mod pause;
+pub mod report;
+pub mod scenario;
+pub mod scratch;
+pub mod stage;
+pub mod story;
+pub mod teller;
+pub mod worker;
+
+/// The scenarios that are shown where none is named: those that need nothing and are soon told.
+const DEFAULT: [&str; 1] = ["pause"];
+/// How often a run is played until what it is about has come about.
+const ATTEMPTS: u32 = 4;
+
+/// See what fencing is for: real processes, really frozen.
+///
+/// Each scenario runs twice, first without the gate's check and then with it, and counts the damage from the database. Nothing is
+/// needed but this program, and nothing is left behind. Exit status 0 only if it was all observed: damage without the check, none with
+/// it, and a refused write.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  fencegate demo
+  fencegate demo pause --report pause.html
+  fencegate demo --coordinator etcd://127.0.0.1:2379
+  fencegate demo all --json
+
+Exit status:
+  0 all that is claimed was observed   1 it was not, or can't be shown here
+  64 wrong usage   128+n ended by signal n")]
+pub struct DemoArgs {
+    /// What to show, or all that can be shown here (all) [default: pause].
+    #[arg(value_name = "SCENARIO")]
+    scenarios: Vec<String>,
+    /// List the scenarios, and what they need.
+    #[arg(long)]
+    list: bool,
+    /// Whoever elects the leaders, such as etcd://127.0.0.1:2379 [default: the gate's embedded coordinator].
+    #[arg(long, value_name = "URL")]
+    coordinator: Option<String>,
+    /// Members of the cluster that `partition` starts.
+    #[arg(long, value_name = "NUMBER", default_value_t = 5)]
+    members: u8,
+    /// How fast it is told: 0.5 takes twice as long. What happens takes its own time.
+    #[arg(long, value_name = "FACTOR", default_value_t = 1.0, value_parser = speed)]
+    speed: f64,
+    /// Write a page with the timelines and the damage: one HTML file that needs nothing else.
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
+    /// Keep databases and logs in this folder.
+    #[arg(long, value_name = "DIR")]
+    keep: Option<PathBuf>,
+    /// Print JSON lines, at once.
+    #[arg(long)]
+    json: bool,
+}
+
+/// One scenario as it was played.
+#[derive(Debug)]
+pub struct Shown {
+    /// Which.
+    pub scenario: &'static Scenario,
+    /// Its two runs, in order: what happened, and what it has left behind.
+    pub runs: Vec<(Story, Damage)>,
+}
+
+fn speed(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(speed) if (0.05..=1000.0).contains(&speed) => Ok(speed),
+        _ => Err("a number from 0.05 to 1000".into()),
+    }
+}
+
+/// The parts of the demonstration that are programs of their own; `None` where the arguments are a person's.
+pub fn inner(args: impl IntoIterator<Item = OsString>) -> Option<u8> {
+    let mut args = args.into_iter().skip(1);
+    let first = args.next()?;
+    match first.to_str()? {
+        scratch::SWEEPER => Some(scratch::run(args)),
+        parts::PART => Some(parts::run(args)),
+        _ => None,
+    }
+}
+
+/// Shows.
+///
+/// # Errors
+/// Anything that isn't as claimed.
+pub fn run(args: &DemoArgs, out: &mut dyn Write) -> Result<(), Failure> {
+    if args.list {
+        return list(args, out);
+    }
+    let scenarios = chosen(args)?;
+    if let Some(coordinator) = &args.coordinator {
+        AnyCoordinator::open(coordinator).map_err(|error| Failure::Usage(format!("--coordinator {error}")))?;
+    }
+    // One thread: children are tied to the thread that starts them.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let (teller, ends) = Teller::start(args.json, args.speed)?;
+        tokio::select! { biased;
+            signal = ending() => Err(Failure::Exit(128 + u8::try_from(signal?.as_raw()).unwrap_or(0), None)),
+            outcome = show(args, &scenarios, &teller, ends) => outcome,
+        }
+    })
+}
+
+/// Waits for a signal that asks to end.
+async fn ending() -> std::io::Result<Signal> {
+    let listen = |kind: Signal| signal(SignalKind::from_raw(kind.as_raw()));
+    let (mut term, mut int, mut hup) = (listen(Signal::TERM)?, listen(Signal::INT)?, listen(Signal::HUP)?);
+    tokio::select! {
+        _ = term.recv() => Ok(Signal::TERM),
+        _ = int.recv() => Ok(Signal::INT),
+        _ = hup.recv() => Ok(Signal::HUP),
+    }
+}
+
+fn list(args: &DemoArgs, out: &mut dyn Write) -> Result<(), Failure> {
+    for scenario in ALL {
+        let lacks = (scenario.lacks)(args);
+        if args.json {
+            let (name, title) = (scenario.name, scenario.title);
+            writeln!(out, "{}", serde_json::json!({ "scenario": name, "title": title, "lacks": lacks }))?;
+        } else {
+            writeln!(out, "{:<10} {}", scenario.name, scenario.title)?;
+            if let Some(lacks) = lacks {
+                writeln!(out, "{:<10} not here: {lacks}", "")?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn chosen(args: &DemoArgs) -> Result<Vec<&'static Scenario>, Failure> {
+    let is_all = args.scenarios.iter().any(|name| name == "all");
+    if is_all {
+        return Ok(ALL.iter().filter(|scenario| (scenario.lacks)(args).is_none()).collect());
+    }
+    let mut names: Vec<&str> = args.scenarios.iter().map(String::as_str).collect();
+    if names.is_empty() {
+        names = DEFAULT.to_vec();
+    }
+    let find = |name: &str| {
+        let known: Vec<&str> = ALL.iter().map(|scenario| scenario.name).collect();
+        let unknown =
+            || Failure::Usage(format!("there is no scenario {name:?}; there are {} and all", known.join(", ")));
+        let scenario = ALL.iter().find(|scenario| scenario.name == name).ok_or_else(unknown)?;
+        match (scenario.lacks)(args) {
+            Some(lacks) => Err(Failure::Other(format!("{name} can't be shown here: {lacks}"))),
+            None => Ok(scenario),
+        }
+    };
+    names.into_iter().map(find).collect()
+}
+
+async fn show(
+    args: &DemoArgs,
+    scenarios: &[&'static Scenario],
+    teller: &Teller,
+    mut ends: teller::Ends,
+) -> Result<(), Failure> {
+    let gone = || Failure::Exit(1, None);
+    let shown = tokio::select! { biased;
+        _ = &mut ends.done => return Err(gone()),
+        shown = play_all(args, scenarios, teller) => shown?,
+    };
+    let wrong: Vec<String> = shown.iter().filter_map(unlike_claimed).collect();
+    if let Some(file) = &args.report {
+        let page = report::page(&shown);
+        std::fs::write(file, page).map_err(|error| Failure::Other(format!("{}: {error}", file.display())))?;
+    }
+    let sentence = match (&wrong[..], &args.report) {
+        ([], None) => "All of this has just happened on this machine. Next: docs/guarantees.md says what is promised; \
+                       `fencegate demo --report demo.html` draws what you have seen."
+            .to_owned(),
+        ([], Some(file)) => format!(
+            "All of this has just happened on this machine. It is drawn in {}. Next: docs/guarantees.md says what is \
+             promised.",
+            file.display()
+        ),
+        (wrong, _) => wrong.join("; "),
+    };
+    teller.verdict(wrong.is_empty(), &sentence);
+    teller.finish();
+    let is_told = ends.done.await.unwrap_or(false);
+    if is_told && wrong.is_empty() { Ok(()) } else { Err(gone()) }
+}
+
+async fn play_all(args: &DemoArgs, scenarios: &[&'static Scenario], teller: &Teller) -> Result<Vec<Shown>, Failure> {
+    let scratch = match &args.keep {
+        Some(folder) => Scratch::kept(folder),
+        None => Scratch::new(),
+    };
+    let scratch = scratch.map_err(|error| Failure::Other(format!("a folder to work in: {error}")))?;
+    let mut shown = Vec::new();
+    for scenario in scenarios {
+        teller.scenario(scenario);
+        let mut runs = Vec::new();
+        for side in Side::BOTH {
+            runs.push(play(args, scenario, side, scratch.path(), teller).await?);
+        }
+        let counted: Vec<(Damage, u64)> =
+            runs.iter().map(|(story, damage)| (damage.clone(), story.refusals())).collect();
+        teller.damage(scenario, &counted);
+        shown.push(Shown { scenario, runs });
+    }
+    Ok(shown)
+}
+
+/// One run, again where what it is about didn't come about.
+async fn play(
+    args: &DemoArgs,
+    scenario: &'static Scenario,
+    side: Side,
+    scratch: &std::path::Path,
+    teller: &Teller,
+) -> Result<(Story, Damage), Failure> {
+    let mut why = String::new();
+    for attempt in 1..=ATTEMPTS {
+        teller.run(scenario, side, attempt);
+        let side_name = if side == Side::With { "with" } else { "without" };
+        let dir = scratch.join(format!("{}-{side_name}-{attempt}", scenario.name));
+        std::fs::create_dir(&dir).map_err(|error| Failure::Other(format!("{}: {error}", dir.display())))?;
+        let id = CandidateId::random().map_err(|error| Failure::Other(error.to_string()))?;
+        let election =
+            if args.coordinator.is_some() { format!("fencegate-demo/{id}") } else { scenario.name.to_owned() };
+        let coordinator = args.coordinator.as_deref();
+        let mut stage = Stage::new(Setup { side, dir, coordinator, election, members: args.members }, teller.clone());
+        match (scenario.run)(&mut stage).await {
+            Ok(damage) => return Ok((std::mem::take(&mut stage.story), damage)),
+            Err(Failed::Broken(broken)) => return Err(Failure::Other(format!("{}: {broken}", scenario.name))),
+            Err(Failed::Missed(missed)) => why = missed,
+        }
+        drop(stage);
+        if attempt < ATTEMPTS {
+            teller.again(&why);
+        }
+    }
+    Err(Failure::Other(format!("{}: what it shows did not come about in {ATTEMPTS} attempts: {why}", scenario.name)))
+}
+
+/// What was not observed of what is claimed.
+fn unlike_claimed(shown: &Shown) -> Option<String> {
+    let name = shown.scenario.name;
+    let [without, with] = &shown.runs[..] else { return Some(format!("{name}: a run is missing")) };
+    if without.1.total() == 0 {
+        return Some(format!("{name}: without the check there should have been damage, and there was none"));
+    }
+    if with.1.total() > 0 {
+        return Some(format!("{name}: with the check there was damage"));
+    }
+    (with.0.refusals() == 0).then(|| format!("{name}: with the check a write should have been refused, and none was"))
+}

@@ -1,0 +1,141 @@
+//! `pause`: the leader is frozen in the middle of its work, past its lease; a successor takes over; the old one wakes and writes.
+//!
+//! Two servers sell numbered seats. A sale reads the next free seat, prints the ticket, and writes the sale and the new next seat in
+//! one transaction. Nothing is wrong with that as long as one sells at a time, which the election sees to, or seems to.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::scenario::{Damage, Failed, Measure, Run, Scenario, lacks_nothing};
+use super::stage::{Stage, TTL};
+use super::story::{Kind, report};
+use super::worker::{Next, Worker};
+
+/// The scenario.
+pub const SCENARIO: Scenario = Scenario {
+    name: "pause",
+    title: "a leader is frozen in mid-work, and wakes too late",
+    explains: "Two servers sell numbered seats. Only the elected leader may sell, and its lease has to be renewed every \
+               second, so that a leader that dies is soon replaced. But what if it doesn't die, and only stands still \
+               for a while: a long garbage collection, a suspended virtual machine, a full disk? It can't notice. When \
+               it goes on, it goes on in the middle of a sale.",
+    sides: ["without the check", "with fencegate"],
+    lacks: lacks_nothing,
+    run,
+};
+
+/// How long it takes to print a ticket.
+const PRINT_TIME: Duration = Duration::from_millis(250);
+/// What each of the two sells while the other can't.
+const FIRST_SALES: usize = 2;
+const NEXT_SALES: usize = 3;
+const LAST_SALES: usize = 2;
+/// Seats that more than one ticket was sold for.
+const SOLD_TWICE: &str = "SELECT count(*) FROM (SELECT seat FROM tickets GROUP BY seat HAVING count(*) > 1)";
+const TICKETS: &str = "SELECT count(*) FROM tickets";
+
+/// A seller's settings.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Seller {
+    worker: Worker,
+}
+
+fn run(stage: &mut Stage) -> Run<'_> {
+    Box::pin(play(stage))
+}
+
+async fn play(stage: &mut Stage) -> Result<Damage, Failed> {
+    stage.lane("gate", "the gate, and the database behind it");
+    stage.lane("anna", "a server that sells seats");
+    stage.lane("bert", "another");
+    let file = stage.dir().join("seats.db");
+    let gate = stage.gate(&["--sqlite", &file.to_string_lossy(), "--fence", "seats"]).await?;
+    let checks = if stage.is_checked() {
+        "stands before the database and checks every token"
+    } else {
+        "stands before the database; its check is off (--no-enforce)"
+    };
+    stage.tell("gate", Kind::Started, checks);
+    for name in ["anna", "bert"] {
+        let worker = Worker {
+            holder: name.to_owned(),
+            coordinator: stage.coordinator(&gate).to_owned(),
+            election: stage.election().to_owned(),
+            gate: gate.data.clone(),
+            fence: "seats".parse().map_err(|_| Failed::Broken("a name".into()))?,
+            ttl_ms: u64::try_from(TTL.as_millis()).unwrap_or(u64::MAX),
+        };
+        stage.part(name, "seller", &Seller { worker })?;
+        // So that it is always the same who leads first.
+        let stands = format!("{name} stands for election");
+        stage
+            .until(&stands, |stage| (stage.story.count(name, |kind| *kind == Kind::Started) > 0).then_some(()))
+            .await?;
+        if name == "anna" {
+            stage.until("anna leads", |stage| stage.story.elected_after(None)).await?;
+        }
+    }
+    let works = |stage: &Stage| stage.story.count("anna", |kind| *kind == Kind::Works);
+    stage.until("anna has sold", |stage| (works(stage) > FIRST_SALES).then_some(())).await?;
+    let sold = stage.story.accepted("anna");
+    let frozen = format!("looks up the next free seat, {}, prints a ticket, and is frozen (SIGSTOP)", sold + 1);
+    stage.freeze("anna", &frozen).await?;
+    if stage.story.accepted("anna") != sold || works(stage) != sold + 1 {
+        return Err(Failed::Missed("anna had finished the sale before it was frozen".into()));
+    }
+    let first = stage.story.elected_after(None).map(|(_, token)| token);
+    let (_, _) = stage.until("bert leads", |stage| stage.story.elected_after(first)).await?;
+    stage.until("bert has sold", |stage| (stage.story.accepted("bert") >= NEXT_SALES).then_some(())).await?;
+    stage.wake("anna", "wakes (SIGCONT), and knows of nothing: it finishes its sale")?;
+    let tried = move |stage: &Stage| stage.story.accepted("anna") > sold || stage.story.refused("anna") > 0;
+    stage.until("anna has tried to write", |stage| tried(stage).then_some(())).await?;
+    let before = stage.story.accepted("bert");
+    stage
+        .until("anna has ended", |stage| (stage.story.count("anna", |kind| *kind == Kind::Deposed) > 0).then_some(()))
+        .await?;
+    stage.until("bert goes on", |stage| (stage.story.accepted("bert") >= before + LAST_SALES).then_some(())).await?;
+    stage.finish().await?;
+    count(&file)
+}
+
+fn count(file: &std::path::Path) -> Result<Damage, Failed> {
+    let db = rusqlite::Connection::open(file)?;
+    let tickets = Measure::count(&db, "tickets sold", TICKETS, false)?;
+    Ok(Damage { measures: vec![tickets, Measure::count(&db, "seats sold twice", SOLD_TWICE, true)?] })
+}
+
+/// The seller.
+///
+/// # Errors
+/// What it needs can't be reached.
+pub async fn sell(Seller { worker }: Seller) -> Result<(), String> {
+    let term = worker.lead(|token| format!("is elected leader, and gets token {token}")).await?;
+    let name = &worker.holder;
+    let tables = "CREATE TABLE IF NOT EXISTS tickets (seat INTEGER, sold_by TEXT, token INTEGER); \
+                  CREATE TABLE IF NOT EXISTS hall (id INTEGER PRIMARY KEY, next INTEGER); \
+                  INSERT INTO hall VALUES (1, 1) ON CONFLICT DO NOTHING";
+    if term.setup(tables).await? == Next::End {
+        return Ok(());
+    }
+    while term.leadership.is_alive() {
+        let Some(rows) = term.numbers("SELECT next FROM hall").await? else { break };
+        let seat = rows.first().and_then(|row| row.first()).copied().ok_or("there is no next seat")?;
+        report(Kind::Works, "");
+        tokio::time::sleep(PRINT_TIME).await;
+        let (token, next) = (term.token, seat + 1);
+        let sale = format!(
+            "INSERT INTO tickets VALUES ({seat}, '{name}', {token}); UPDATE hall SET next = {next} WHERE id = 1"
+        );
+        let refused = |title: &str| format!("may not: 412, \"{title}\". Nothing was written");
+        let accepted = |stale| {
+            let late = if stale { ", though it was replaced long ago" } else { "" };
+            format!("sells seat {seat}{late}")
+        };
+        if term.write(&sale, accepted, refused).await? == Next::End {
+            break;
+        }
+    }
+    report(Kind::Deposed, "notices that it doesn't lead any more, and ends");
+    Ok(())
+}

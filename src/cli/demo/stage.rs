@@ -1,0 +1,333 @@
+//! Where a run is played: a folder, processes in lanes, the story so far, and whoever it is told to.
+//!
+//! What a scenario does with it: start a gate ([`Stage::gate`]) and other processes ([`Stage::part`], [`Stage::start`]), wait for
+//! conditions ([`Stage::until`]), freeze and wake ([`Stage::freeze`], [`Stage::wake`]), tell what it does itself ([`Stage::tell`]), and
+//! end what it has started before it counts ([`Stage::finish`]).
+
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::process::Signal;
+use serde::Serialize;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::children::{Child, Said, command};
+use super::parts::PART;
+use super::scenario::{Failed, Side};
+use super::story::{Event, Kind, Lane, Story, now_us};
+use super::teller::Teller;
+use crate::cli::lead::PROGRAM;
+
+/// How long a condition may take to come about. All of them do within a second or two where the machine isn't overwhelmed.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// How often conditions that nobody reports are looked at.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+/// How long a gate has to end when it is told to.
+const END_TIME: Duration = Duration::from_secs(5);
+/// The lease of a leader: as short as the embedded coordinator grants it.
+pub const TTL: Duration = Duration::from_secs(1);
+
+/// One run's stage. What it has started is killed when it is dropped.
+#[derive(Debug)]
+pub struct Stage {
+    /// Which of the two runs this is.
+    pub side: Side,
+    /// What has happened so far.
+    pub story: Story,
+    dir: PathBuf,
+    coordinator: Option<String>,
+    election: String,
+    members: u8,
+    began_us: u64,
+    teller: Teller,
+    children: HashMap<String, Actor>,
+    said: mpsc::UnboundedReceiver<Said>,
+    sayer: mpsc::UnboundedSender<Said>,
+}
+
+#[derive(Debug)]
+struct Actor {
+    child: Child,
+    /// What it printed that isn't an event.
+    lines: Vec<String>,
+    /// Nothing goes on without it.
+    is_essential: bool,
+    log: PathBuf,
+}
+
+/// A gate that listens.
+#[derive(Debug, Clone)]
+pub struct GateAt {
+    /// The data listener's URL.
+    pub data: String,
+    /// The admin listener's URL.
+    pub admin: String,
+}
+
+/// What a stage is set up with.
+#[derive(Debug)]
+pub struct Setup<'a> {
+    /// Which run.
+    pub side: Side,
+    /// An empty folder of its own.
+    pub dir: PathBuf,
+    /// Whoever elects; `None`: the gate's embedded coordinator.
+    pub coordinator: Option<&'a str>,
+    /// A name for elections that nobody else has.
+    pub election: String,
+    /// `--members`.
+    pub members: u8,
+}
+
+impl Stage {
+    /// An empty one.
+    pub fn new(setup: Setup<'_>, teller: Teller) -> Stage {
+        let (sayer, said) = mpsc::unbounded_channel();
+        Stage {
+            side: setup.side,
+            story: Story::default(),
+            dir: setup.dir,
+            coordinator: setup.coordinator.map(str::to_owned),
+            election: setup.election,
+            members: setup.members,
+            began_us: now_us(),
+            teller,
+            children: HashMap::new(),
+            said,
+            sayer,
+        }
+    }
+
+    /// Whether the gate's check is on in this run.
+    pub fn is_checked(&self) -> bool {
+        self.side == Side::With
+    }
+
+    /// The run's folder.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// How many members a coordinator that a scenario starts itself has (`--members`).
+    pub fn members(&self) -> u8 {
+        self.members
+    }
+
+    /// The election that this run's leaders stand in: nobody else's, also where the coordinator is shared.
+    pub fn election(&self) -> &str {
+        &self.election
+    }
+
+    /// The coordinator that was asked for, or this gate's embedded one.
+    pub fn coordinator<'a>(&'a self, gate: &'a GateAt) -> &'a str {
+        self.coordinator.as_deref().unwrap_or(&gate.data)
+    }
+
+    /// Introduces a lane. Lanes are drawn in the order in which they are introduced.
+    pub fn lane(&mut self, name: &str, role: &str) {
+        if self.story.lanes.iter().all(|lane| lane.name != name) {
+            self.story.lanes.push(Lane { name: name.to_owned(), role: role.to_owned() });
+        }
+    }
+
+    /// Notes that something happened now, and tells it.
+    pub fn tell(&mut self, lane: &str, kind: Kind, text: impl Into<String>) {
+        let event = Event { at_us: now_us(), lane: lane.to_owned(), kind, text: text.into() };
+        self.happened(event);
+    }
+
+    fn happened(&mut self, mut event: Event) {
+        event.at_us = event.at_us.saturating_sub(self.began_us);
+        if let Kind::Lease { until_us } = &mut event.kind {
+            *until_us = until_us.saturating_sub(self.began_us);
+        }
+        self.teller.event(&event);
+        self.story.events.push(event);
+    }
+
+    /// Starts a program in a lane. Lines on its standard output that are events go into the story, others are kept for
+    /// [`Stage::lines`].
+    ///
+    /// # Errors
+    /// It can't be started.
+    pub fn start(&mut self, lane: &str, program: &OsStr, args: &[&OsStr]) -> Result<(), Failed> {
+        let log = self.dir.join(format!("{lane}.log"));
+        let command = command(program, args.iter().map(|arg| (*arg).to_owned()));
+        let child = Child::start(lane, command, &log, self.sayer.clone());
+        let child = child.map_err(|error| Failed::Broken(format!("{lane} can't be started: {error}")))?;
+        self.children.insert(lane.to_owned(), Actor { child, lines: Vec::new(), is_essential: false, log });
+        Ok(())
+    }
+
+    /// Starts a part that this program plays itself ([`super::parts`]), with its settings.
+    ///
+    /// # Errors
+    /// It can't be started.
+    pub fn part(&mut self, lane: &str, part: &str, settings: &impl Serialize) -> Result<(), Failed> {
+        let settings = serde_json::to_string(settings).map_err(|error| Failed::Broken(error.to_string()))?;
+        self.start(lane, OsStr::new(PROGRAM), &[PART, part, &settings].map(OsStr::new))
+    }
+
+    /// Starts a gate, `fencegate serve` with these arguments besides, in the lane `gate`, and waits until it listens. Its check is off
+    /// in the run without.
+    ///
+    /// # Errors
+    /// It doesn't start.
+    pub async fn gate(&mut self, args: &[&str]) -> Result<GateAt, Failed> {
+        let data_dir = self.dir.join("gate");
+        let free = "127.0.0.1:0";
+        let mut all: Vec<&OsStr> = ["serve", "--log", "warn", "--listen", free, "--admin", free].map(OsStr::new).into();
+        all.extend([OsStr::new("--data-dir"), data_dir.as_os_str()]);
+        all.extend(args.iter().map(OsStr::new));
+        if !self.is_checked() {
+            all.push(OsStr::new("--no-enforce"));
+        }
+        self.start("gate", OsStr::new(PROGRAM), &all)?;
+        self.is_essential("gate");
+        let address = |line: &str, key: &str| {
+            let word = line.split_whitespace().find_map(|word| word.strip_prefix(key).map(str::to_owned))?;
+            Some(format!("http://{word}"))
+        };
+        self.until("the gate listens", |stage| {
+            let line = stage.lines("gate").first()?;
+            Some(GateAt { data: address(line, "data=")?, admin: address(line, "admin=")? })
+        })
+        .await
+    }
+
+    /// From now on the run is broken if this process ends.
+    pub fn is_essential(&mut self, lane: &str) {
+        if let Some(actor) = self.children.get_mut(lane) {
+            actor.is_essential = true;
+        }
+    }
+
+    /// What the process in this lane has printed that isn't an event.
+    pub fn lines(&self, lane: &str) -> &[String] {
+        self.children.get(lane).map_or(&[], |actor| &actor.lines)
+    }
+
+    /// Waits until something is so, and takes in what is reported meanwhile.
+    ///
+    /// # Errors
+    /// [`Failed::Missed`] where it takes too long; [`Failed::Broken`] where a process ends that everything depends on.
+    pub async fn until<T>(&mut self, what: &str, mut look: impl FnMut(&Stage) -> Option<T>) -> Result<T, Failed> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            while let Ok(said) = self.said.try_recv() {
+                self.hear(said);
+            }
+            if let Some(found) = look(self) {
+                return Ok(found);
+            }
+            let ended = self
+                .children
+                .iter_mut()
+                .find_map(|(lane, actor)| (actor.is_essential && !actor.child.is_running()).then_some((lane, actor)));
+            if let Some((lane, actor)) = ended {
+                return Err(Failed::Broken(format!("{lane} has ended: {}", last_line(&actor.log))));
+            }
+            if Instant::now() >= deadline {
+                return Err(Failed::Missed(format!("not in {PATIENCE:?}: {what}{}", self.complaints())));
+            }
+            tokio::select! {
+                Some(said) = self.said.recv() => self.hear(said),
+                () = tokio::time::sleep(LOOK_AGAIN) => {}
+            }
+        }
+    }
+
+    fn hear(&mut self, Said { lane, line }: Said) {
+        let Some(line) = line else { return };
+        match serde_json::from_str::<Event>(&line) {
+            Ok(event) => self.happened(Event { lane, ..event }),
+            Err(_) => {
+                if let Some(actor) = self.children.get_mut(&lane) {
+                    actor.lines.push(line);
+                }
+            }
+        }
+    }
+
+    fn complaints(&self) -> String {
+        let logs = self.children.iter().map(|(lane, actor)| (lane, last_line(&actor.log)));
+        logs.filter(|(_, line)| !line.is_empty()).map(|(lane, line)| format!("\n  {lane}: {line}")).collect()
+    }
+
+    /// Stops a process with SIGSTOP, and returns when it stands still. What it had reported by then is in the story.
+    ///
+    /// # Errors
+    /// It can't be stopped.
+    pub async fn freeze(&mut self, lane: &str, text: &str) -> Result<(), Failed> {
+        self.signal(lane, Signal::STOP)?;
+        self.until("it stands still", |stage| stage.children.get(lane)?.child.is_stopped().then_some(())).await?;
+        // What it had printed is in the pipe by now; the thread that reads it needs a moment.
+        tokio::time::sleep(LOOK_AGAIN).await;
+        self.until("it is heard out", |_| Some(())).await?;
+        self.tell(lane, Kind::Paused, text);
+        Ok(())
+    }
+
+    /// Wakes a process with SIGCONT.
+    ///
+    /// # Errors
+    /// It can't be woken.
+    pub fn wake(&mut self, lane: &str, text: &str) -> Result<(), Failed> {
+        self.tell(lane, Kind::Resumed, text);
+        self.signal(lane, Signal::CONT)
+    }
+
+    /// Kills a process.
+    pub fn kill(&mut self, lane: &str, text: &str) {
+        if let Some(mut actor) = self.children.remove(lane) {
+            actor.child.kill();
+            self.tell(lane, Kind::Killed, text);
+        }
+    }
+
+    /// Sends a signal to a process.
+    ///
+    /// # Errors
+    /// There is none in this lane, or it can't be sent.
+    pub fn signal(&mut self, lane: &str, signal: Signal) -> Result<(), Failed> {
+        let actor = self.children.get_mut(lane);
+        let actor = actor.ok_or_else(|| Failed::Broken(format!("there is no process {lane}")))?;
+        actor.child.signal(signal).map_err(|error| Failed::Broken(format!("{lane}: {error}")))
+    }
+
+    /// Whether the process in this lane runs, or could if it were woken.
+    pub fn is_running(&mut self, lane: &str) -> bool {
+        self.children.get_mut(lane).is_some_and(|actor| actor.child.is_running())
+    }
+
+    /// Ends the run: workers are killed, the gate and whatever else is essential is told to end (SIGTERM) and waited for, so that
+    /// what they have stored can be counted. Nothing is told of it.
+    ///
+    /// # Errors
+    /// One doesn't end.
+    pub async fn finish(&mut self) -> Result<(), Failed> {
+        self.story.length_us = now_us().saturating_sub(self.began_us);
+        self.children.retain(|_, actor| actor.is_essential);
+        for actor in self.children.values_mut() {
+            actor.is_essential = false;
+            actor.child.signal(Signal::TERM)?;
+        }
+        let deadline = Instant::now() + END_TIME;
+        while self.children.values_mut().any(|actor| actor.child.is_running()) {
+            if Instant::now() >= deadline {
+                return Err(Failed::Broken("the gate doesn't end".into()));
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+        self.children.clear();
+        Ok(())
+    }
+}
+
+fn last_line(log: &Path) -> String {
+    let text = std::fs::read(log).unwrap_or_default();
+    String::from_utf8_lossy(&text).trim_end().lines().next_back().unwrap_or_default().to_owned()
+}
