@@ -28,6 +28,9 @@ use story::Story;
 use teller::Teller;
 
 pub mod children;
+pub mod late;
+pub mod look;
+pub mod partition;
 pub mod parts;
 pub mod pause;
 pub mod report;
@@ -121,6 +124,9 @@ pub fn run(args: &DemoArgs, out: &mut dyn Write) -> Result<(), Failure> {
         return list(args, out);
     }
     let scenarios = chosen(args)?;
+    if scenarios.iter().any(|scenario| scenario.name == partition::SCENARIO.name) {
+        partition::network::enter();
+    }
     if let Some(coordinator) = &args.coordinator {
         AnyCoordinator::open(coordinator).map_err(|error| Failure::Usage(format!("--coordinator {error}")))?;
     }

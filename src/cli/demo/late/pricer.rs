@@ -1,0 +1,61 @@
+//! A leader that sets the price, each time that it is told to (SIGUSR1).
+//!
+//! It doesn't look at its lease before it writes: to have a check in the program is good, and the moment between that and the write
+//! stays. Here the moment is long.
+
+use hyper::Method;
+use hyper::header::HeaderName;
+use serde::{Deserialize, Serialize};
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::store::WRITTEN_BEFORE;
+use crate::cli::demo::story::{Kind, report};
+use crate::cli::demo::worker::{Term, Worker, header};
+use crate::endpoint::Reply;
+
+/// A leader's settings.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Pricer {
+    /// Who it is, and where it writes.
+    pub worker: Worker,
+    /// The price's path.
+    pub path: String,
+    /// What it writes, one after the other.
+    pub prices: Vec<String>,
+}
+
+/// The leader.
+///
+/// # Errors
+/// What it needs can't be reached.
+pub async fn lead(Pricer { worker, path, prices }: Pricer) -> Result<(), String> {
+    // Before anybody can know that it is there.
+    let mut told = signal(SignalKind::user_defined1()).map_err(|error| error.to_string())?;
+    let term = worker.lead(|token| format!("is elected leader, and gets token {token}")).await?;
+    for price in prices {
+        told.recv().await;
+        report(Kind::Works, format!("sends the price {price} with token {}", term.token));
+        let reply = term.send(Method::PUT, &path, price.clone().into_bytes()).await?;
+        if reply.status == 412 {
+            term.refused(&reply, |_| format!("may not: 412. The price {price} was not written"));
+            break;
+        }
+        answered(&term, &reply, &price);
+    }
+    // Whoever looks after it decides when it ends.
+    term.leadership.lost().await;
+    report(Kind::Deposed, "");
+    std::future::pending().await
+}
+
+fn answered(term: &Term, reply: &Reply, price: &str) {
+    if !(200..300).contains(&reply.status) {
+        let text = format!("is told: {}, and {}", reply.status, reply.reason());
+        report(Kind::Unknown, text);
+        return;
+    }
+    let before = header(reply, &HeaderName::from_static(WRITTEN_BEFORE)).and_then(|token| token.parse().ok());
+    let stale = before > Some(term.token);
+    let over = before.filter(|_| stale).map_or_else(String::new, |before| format!(", over that of token {before}"));
+    report(Kind::Accepted { token: Some(term.token), stale }, format!("is told that the price is {price} now{over}"));
+}
