@@ -26,7 +26,9 @@ pub const SCENARIO: Scenario = Scenario {
 };
 
 /// How long it takes to print a ticket.
-const PRINT_TIME: Duration = Duration::from_millis(250);
+const PRINT_TIME: Duration = Duration::from_millis(200);
+/// How long it takes until the next customer comes.
+const CUSTOMER_TIME: Duration = Duration::from_millis(200);
 /// What each of the two sells while the other can't.
 const FIRST_SALES: usize = 2;
 const NEXT_SALES: usize = 3;
@@ -129,12 +131,13 @@ pub async fn sell(Seller { worker }: Seller) -> Result<(), String> {
         );
         let refused = |title: &str| format!("may not: 412, \"{title}\". Nothing was written");
         let accepted = |stale| {
-            let late = if stale { ", though it was replaced long ago" } else { "" };
-            format!("sells seat {seat}{late}")
+            let and = if stale { format!(", and writes down seat {next} as the next free one") } else { String::new() };
+            format!("sells seat {seat}{and}")
         };
         if term.write(&sale, accepted, refused).await? == Next::End {
             break;
         }
+        tokio::time::sleep(CUSTOMER_TIME).await;
     }
     report(Kind::Deposed, "notices that it doesn't lead any more, and ends");
     Ok(())
