@@ -130,11 +130,7 @@ pub async fn sell(Seller { worker }: Seller) -> Result<(), String> {
             "INSERT INTO tickets VALUES ({seat}, '{name}', {token}); UPDATE hall SET next = {next} WHERE id = 1"
         );
         let refused = |title: &str| format!("may not: 412, \"{title}\". Nothing was written");
-        let accepted = |stale| {
-            let and = if stale { format!(", and writes down seat {next} as the next free one") } else { String::new() };
-            format!("sells seat {seat}{and}")
-        };
-        if term.write(&sale, accepted, refused).await? == Next::End {
+        if term.write(&sale, format!("sells seat {seat}"), refused).await? == Next::End {
             break;
         }
         tokio::time::sleep(CUSTOMER_TIME).await;

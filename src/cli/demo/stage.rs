@@ -144,6 +144,9 @@ impl Stage {
         if let Kind::Lease { until_us } = &mut event.kind {
             *until_us = until_us.saturating_sub(self.began_us);
         }
+        if let Kind::Accepted { token: Some(token), behind } = &mut event.kind {
+            *behind = self.story.leads_over(*token, event.at_us);
+        }
         self.teller.event(&event);
         self.story.events.push(event);
     }

@@ -64,9 +64,10 @@ pub enum Kind {
     Accepted {
         /// What it presented, if anything.
         token: Option<Token>,
-        /// The gate, with its check off, has noted that it was stale; or it is known to be for another reason.
+        /// It was stale: this higher token had been issued before. The stage finds that out ([`Story::leads_over`]); whoever writes
+        /// can't know.
         #[serde(default)]
-        stale: bool,
+        behind: Option<Token>,
     },
     /// A write of its was refused, and changed nothing.
     Refused {
@@ -130,6 +131,15 @@ impl Story {
             Kind::Elected { token } if Some(token) > after => Some((event.lane.clone(), token)),
             _ => None,
         })
+    }
+
+    /// The token that was issued above this one up to then, if any.
+    pub fn leads_over(&self, token: Token, at_us: u64) -> Option<Token> {
+        let issued = self.events.iter().filter(|event| event.at_us <= at_us).filter_map(|event| match event.kind {
+            Kind::Elected { token } => Some(token),
+            _ => None,
+        });
+        issued.max().filter(|leads| *leads > token)
     }
 
     /// The events by time.

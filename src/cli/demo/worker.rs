@@ -146,7 +146,7 @@ impl Term {
     pub async fn write(
         &self,
         statements: &str,
-        accepted: impl FnOnce(bool) -> String,
+        accepted: impl Into<String>,
         refused: impl FnOnce(&str) -> String,
     ) -> Result<Next, String> {
         let sql = format!("BEGIN IMMEDIATE; {statements}; COMMIT");
@@ -156,8 +156,7 @@ impl Term {
             return Ok(Next::End);
         }
         result(&reply)?;
-        let stale = highest(&reply) > Some(self.token);
-        report(Kind::Accepted { token: Some(self.token), stale }, accepted(stale));
+        report(Kind::Accepted { token: Some(self.token), behind: None }, accepted);
         Ok(Next::GoOn)
     }
 
