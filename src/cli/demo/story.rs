@@ -56,6 +56,10 @@ pub enum Kind {
     Deposed,
     /// It works, or reads something to work with.
     Works,
+    /// It is about to send off a write.
+    Sends,
+    /// Its work is done.
+    Done,
     /// It was stopped with SIGSTOP, and stands still.
     Paused,
     /// It was woken with SIGCONT.
@@ -107,6 +111,17 @@ impl Story {
     /// How many events of this lane are like that.
     pub fn count(&self, lane: &str, is: impl Fn(&Kind) -> bool) -> usize {
         self.events.iter().filter(|event| event.lane == lane && is(&event.kind)).count()
+    }
+
+    /// What it did last, its lease aside.
+    pub fn last(&self, lane: &str) -> Option<&Kind> {
+        let own = self.events.iter().filter(|event| event.lane == lane).map(|event| &event.kind);
+        own.filter(|kind| !matches!(kind, Kind::Lease { .. })).next_back()
+    }
+
+    /// Whether the lane has come to this.
+    pub fn has(&self, lane: &str, kind: &Kind) -> bool {
+        self.count(lane, |other| other == kind) > 0
     }
 
     /// How many writes of this lane went through.

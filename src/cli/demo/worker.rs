@@ -150,6 +150,7 @@ impl Term {
         refused: impl FnOnce(&str) -> String,
     ) -> Result<Next, String> {
         let sql = format!("BEGIN IMMEDIATE; {statements}; COMMIT");
+        report(Kind::Sends, "");
         let reply = self.pipeline(&json!([{ "type": "sequence", "sql": sql }, { "type": "close" }])).await?;
         if reply.status == 412 {
             self.refused(&reply, refused);
