@@ -7,28 +7,22 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::io::{ErrorKind, Read};
 use std::path::Path;
-use std::process::{Child as Process, Command, Stdio};
+use std::process::{Child as Process, ChildStdout, Command, Stdio};
 
+use rustix::io::ioctl_fionbio;
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
-use tokio::sync::mpsc;
 
 use crate::cli::lead::warden::{r#become, tree};
-
-/// A line that a child has printed, or its end.
-#[derive(Debug)]
-pub struct Said {
-    /// Which child.
-    pub lane: String,
-    /// `None`: it will say nothing more.
-    pub line: Option<String>,
-}
 
 /// A child that runs, or did. Killed when dropped.
 #[derive(Debug)]
 pub struct Child {
     process: Process,
+    stdout: Option<ChildStdout>,
+    /// What it has printed of a line that isn't whole yet.
+    begun: Vec<u8>,
     is_over: bool,
 }
 
@@ -46,32 +40,38 @@ pub fn command(program: &OsStr, args: impl IntoIterator<Item = OsString>) -> Com
 }
 
 impl Child {
-    /// Starts it. What it prints goes to `said`, what it complains of into the file `log`.
+    /// Starts it. What it complains of goes into the file `log`.
     ///
     /// # Errors
     /// It can't be started.
-    pub fn start(
-        lane: &str,
-        mut command: Command,
-        log: &Path,
-        said: mpsc::UnboundedSender<Said>,
-    ) -> std::io::Result<Child> {
+    pub fn start(mut command: Command, log: &Path) -> std::io::Result<Child> {
         let log = File::options().append(true).create(true).open(log)?;
         let mut process = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).spawn()?;
         let stdout = process.stdout.take();
-        let mut child = Child { process, is_over: false };
-        let lane = lane.to_owned();
-        let reader = move || {
-            for line in stdout.into_iter().flat_map(|stdout| BufReader::new(stdout).lines()).map_while(Result::ok) {
-                let _ = said.send(Said { lane: lane.clone(), line: Some(line) });
-            }
-            let _ = said.send(Said { lane, line: None });
-        };
-        if let Err(error) = std::thread::Builder::new().name("demo-reader".into()).spawn(reader) {
-            child.kill();
-            return Err(error);
+        let child = Child { process, stdout, begun: Vec::new(), is_over: false };
+        if let Some(stdout) = &child.stdout {
+            // Of our end of the pipe only.
+            ioctl_fionbio(stdout, true)?;
         }
         Ok(child)
+    }
+
+    /// The whole lines that it has printed since this was asked last. Of one that stands still, these are all that it has printed by
+    /// then: nothing is on its way anywhere.
+    pub fn lines(&mut self) -> Vec<String> {
+        let mut part = [0; 16 * 1024];
+        while let Some(stdout) = &mut self.stdout {
+            match stdout.read(&mut part) {
+                Ok(0) => self.stdout = None,
+                Ok(len) => self.begun.extend_from_slice(&part[..len]),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(_) => self.stdout = None,
+            }
+        }
+        let whole = self.begun.iter().rposition(|byte| *byte == b'\n').map_or(0, |last| last + 1);
+        let lines: Vec<u8> = self.begun.drain(..whole).collect();
+        String::from_utf8_lossy(&lines).lines().map(str::to_owned).collect()
     }
 
     /// Its number.

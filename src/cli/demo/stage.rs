@@ -11,10 +11,9 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 use serde::Serialize;
-use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::children::{Child, Said, command};
+use super::children::{Child, command};
 use super::parts::PART;
 use super::scenario::{Failed, Side};
 use super::story::{Event, Kind, Lane, Story, now_us};
@@ -23,8 +22,8 @@ use crate::cli::lead::PROGRAM;
 
 /// How long a condition may take to come about. All of them do within a second or two where the machine isn't overwhelmed.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// How often conditions that nobody reports are looked at.
-const LOOK_AGAIN: Duration = Duration::from_millis(20);
+/// How often conditions are looked at.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
 /// How long a gate has to end when it is told to.
 const END_TIME: Duration = Duration::from_secs(5);
 /// The lease of a leader: as short as the embedded coordinator grants it.
@@ -44,8 +43,6 @@ pub struct Stage {
     began_us: u64,
     teller: Teller,
     children: HashMap<String, Actor>,
-    said: mpsc::UnboundedReceiver<Said>,
-    sayer: mpsc::UnboundedSender<Said>,
 }
 
 #[derive(Debug)]
@@ -85,7 +82,6 @@ pub struct Setup<'a> {
 impl Stage {
     /// An empty one.
     pub fn new(setup: Setup<'_>, teller: Teller) -> Stage {
-        let (sayer, said) = mpsc::unbounded_channel();
         Stage {
             side: setup.side,
             story: Story::default(),
@@ -96,8 +92,6 @@ impl Stage {
             began_us: now_us(),
             teller,
             children: HashMap::new(),
-            said,
-            sayer,
         }
     }
 
@@ -144,6 +138,9 @@ impl Stage {
         if let Kind::Lease { until_us } = &mut event.kind {
             *until_us = until_us.saturating_sub(self.began_us);
         }
+        if let Kind::Accepted { token: Some(token), behind } = &mut event.kind {
+            *behind = self.story.leads_over(*token, event.at_us);
+        }
         self.teller.event(&event);
         self.story.events.push(event);
     }
@@ -156,7 +153,7 @@ impl Stage {
     pub fn start(&mut self, lane: &str, program: &OsStr, args: &[&OsStr]) -> Result<(), Failed> {
         let log = self.dir.join(format!("{lane}.log"));
         let command = command(program, args.iter().map(|arg| (*arg).to_owned()));
-        let child = Child::start(lane, command, &log, self.sayer.clone());
+        let child = Child::start(command, &log);
         let child = child.map_err(|error| Failed::Broken(format!("{lane} can't be started: {error}")))?;
         self.children.insert(lane.to_owned(), Actor { child, lines: Vec::new(), is_essential: false, log });
         Ok(())
@@ -217,9 +214,7 @@ impl Stage {
     pub async fn until<T>(&mut self, what: &str, mut look: impl FnMut(&Stage) -> Option<T>) -> Result<T, Failed> {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            while let Ok(said) = self.said.try_recv() {
-                self.hear(said);
-            }
+            self.hear();
             if let Some(found) = look(self) {
                 return Ok(found);
             }
@@ -233,22 +228,24 @@ impl Stage {
             if Instant::now() >= deadline {
                 return Err(Failed::Missed(format!("not in {PATIENCE:?}: {what}{}", self.complaints())));
             }
-            tokio::select! {
-                Some(said) = self.said.recv() => self.hear(said),
-                () = tokio::time::sleep(LOOK_AGAIN) => {}
-            }
+            tokio::time::sleep(LOOK_AGAIN).await;
         }
     }
 
-    fn hear(&mut self, Said { lane, line }: Said) {
-        let Some(line) = line else { return };
-        match serde_json::from_str::<Event>(&line) {
-            Ok(event) => self.happened(Event { lane, ..event }),
-            Err(_) => {
-                if let Some(actor) = self.children.get_mut(&lane) {
-                    actor.lines.push(line);
+    /// Takes in what the processes have reported, in the order in which it happened.
+    fn hear(&mut self) {
+        let mut events = Vec::new();
+        for (lane, actor) in &mut self.children {
+            for line in actor.child.lines() {
+                match serde_json::from_str::<Event>(&line) {
+                    Ok(event) => events.push(Event { lane: lane.clone(), ..event }),
+                    Err(_) => actor.lines.push(line),
                 }
             }
+        }
+        events.sort_by_key(|event| event.at_us);
+        for event in events {
+            self.happened(event);
         }
     }
 
@@ -257,16 +254,38 @@ impl Stage {
         logs.filter(|(_, line)| !line.is_empty()).map(|(lane, line)| format!("\n  {lane}: {line}")).collect()
     }
 
-    /// Stops a process with SIGSTOP, and returns when it stands still. What it had reported by then is in the story.
+    /// Stops a process with SIGSTOP, and returns when it stands still. All that it had reported by then is in the story.
     ///
     /// # Errors
     /// It can't be stopped.
-    pub async fn freeze(&mut self, lane: &str, text: &str) -> Result<(), Failed> {
+    pub async fn freeze(&mut self, lane: &str, text: impl FnOnce(&Story) -> String) -> Result<(), Failed> {
         self.signal(lane, Signal::STOP)?;
         self.until("it stands still", |stage| stage.children.get(lane)?.child.is_stopped().then_some(())).await?;
-        // What it had printed is in the pipe by now; the thread that reads it needs a moment.
-        tokio::time::sleep(LOOK_AGAIN).await;
-        self.until("it is heard out", |_| Some(())).await?;
+        self.hear();
+        let text = text(&self.story);
+        self.tell(lane, Kind::Paused, text);
+        Ok(())
+    }
+
+    /// The same in the middle of its work: after it has begun with a piece ([`Kind::Works`]), and before it sends off what comes of
+    /// it ([`Kind::Sends`]). One that is caught at another moment is let go on, and caught in its next piece: so nothing of it is under
+    /// way while it stands still, and what it does when it wakes it does then.
+    ///
+    /// # Errors
+    /// It can't be stopped, or does no work.
+    pub async fn freeze_at_work(&mut self, lane: &str, text: impl FnOnce(&Story) -> String) -> Result<(), Failed> {
+        let is_at_work = |stage: &Stage| stage.story.last(lane) == Some(&Kind::Works);
+        loop {
+            self.until(&format!("{lane} works"), |stage| is_at_work(stage).then_some(())).await?;
+            self.signal(lane, Signal::STOP)?;
+            self.until("it stands still", |stage| stage.children.get(lane)?.child.is_stopped().then_some(())).await?;
+            self.hear();
+            if is_at_work(self) {
+                break;
+            }
+            self.signal(lane, Signal::CONT)?;
+        }
+        let text = text(&self.story);
         self.tell(lane, Kind::Paused, text);
         Ok(())
     }

@@ -56,6 +56,10 @@ pub enum Kind {
     Deposed,
     /// It works, or reads something to work with.
     Works,
+    /// It is about to send off a write.
+    Sends,
+    /// Its work is done.
+    Done,
     /// It was stopped with SIGSTOP, and stands still.
     Paused,
     /// It was woken with SIGCONT.
@@ -64,9 +68,10 @@ pub enum Kind {
     Accepted {
         /// What it presented, if anything.
         token: Option<Token>,
-        /// The gate, with its check off, has noted that it was stale; or it is known to be for another reason.
+        /// It was stale: this higher token had been issued before. The stage finds that out ([`Story::leads_over`]); whoever writes
+        /// can't know.
         #[serde(default)]
-        stale: bool,
+        behind: Option<Token>,
     },
     /// A write of its was refused, and changed nothing.
     Refused {
@@ -108,6 +113,17 @@ impl Story {
         self.events.iter().filter(|event| event.lane == lane && is(&event.kind)).count()
     }
 
+    /// What it did last, its lease aside.
+    pub fn last(&self, lane: &str) -> Option<&Kind> {
+        let own = self.events.iter().filter(|event| event.lane == lane).map(|event| &event.kind);
+        own.filter(|kind| !matches!(kind, Kind::Lease { .. })).next_back()
+    }
+
+    /// Whether the lane has come to this.
+    pub fn has(&self, lane: &str, kind: &Kind) -> bool {
+        self.count(lane, |other| other == kind) > 0
+    }
+
     /// How many writes of this lane went through.
     pub fn accepted(&self, lane: &str) -> usize {
         self.count(lane, |kind| matches!(kind, Kind::Accepted { .. }))
@@ -130,6 +146,15 @@ impl Story {
             Kind::Elected { token } if Some(token) > after => Some((event.lane.clone(), token)),
             _ => None,
         })
+    }
+
+    /// The token that was issued above this one up to then, if any.
+    pub fn leads_over(&self, token: Token, at_us: u64) -> Option<Token> {
+        let issued = self.events.iter().filter(|event| event.at_us <= at_us).filter_map(|event| match event.kind {
+            Kind::Elected { token } => Some(token),
+            _ => None,
+        });
+        issued.max().filter(|leads| *leads > token)
     }
 
     /// The events by time.

@@ -136,9 +136,15 @@ impl Teller {
         let time = format!("{seconds:>3}.{hundredths:02}s");
         let lane = format!("{:<8}", event.lane);
         let first = format!("{}  {} ", paper.paint(Colour::Dim, &time), paper.paint(Colour::Lane(number), &lane));
-        let text = paper.wrap(&event.text, "", "                 ");
+        let behind = match &event.kind {
+            Kind::Accepted { token: Some(token), behind: Some(leads) } => {
+                format!(", with token {token} while {leads} leads: nobody stops it")
+            }
+            _ => String::new(),
+        };
+        let text = paper.wrap(&format!("{}{behind}", event.text), "", "                 ");
         let text = match &event.kind {
-            Kind::Accepted { stale: true, .. } => paper.paint(Colour::Bad, &text),
+            Kind::Accepted { behind: Some(_), .. } => paper.paint(Colour::Bad, &text),
             Kind::Refused { .. } => paper.paint(Colour::Good, &text),
             Kind::Paused | Kind::Killed | Kind::Cut => paper.paint(Colour::Warn, &text),
             Kind::Elected { .. } => paper.paint(Colour::Strong, &text),

@@ -17,7 +17,7 @@ use crate::coordinator::Bid;
 use crate::coordinator::any::AnyCoordinator;
 use crate::endpoint::{Call, Endpoint, Options, Reply};
 use crate::fence::{FenceName, Token};
-use crate::headers::{FENCING_HIGHEST, FENCING_HOLDER, FENCING_TOKEN, FENCING_VERDICT};
+use crate::headers::{FENCING_HIGHEST, FENCING_HOLDER, FENCING_TOKEN};
 
 /// How often a leader tells until when its lease is known to run.
 const TELL_LEASE: Duration = Duration::from_millis(50);
@@ -146,18 +146,18 @@ impl Term {
     pub async fn write(
         &self,
         statements: &str,
-        accepted: impl FnOnce(bool) -> String,
+        accepted: impl Into<String>,
         refused: impl FnOnce(&str) -> String,
     ) -> Result<Next, String> {
         let sql = format!("BEGIN IMMEDIATE; {statements}; COMMIT");
+        report(Kind::Sends, "");
         let reply = self.pipeline(&json!([{ "type": "sequence", "sql": sql }, { "type": "close" }])).await?;
         if reply.status == 412 {
             self.refused(&reply, refused);
             return Ok(Next::End);
         }
         result(&reply)?;
-        let stale = header(&reply, &FENCING_VERDICT) == Some("stale");
-        report(Kind::Accepted { token: Some(self.token), stale }, accepted(stale));
+        report(Kind::Accepted { token: Some(self.token), behind: None }, accepted);
         Ok(Next::GoOn)
     }
 
@@ -181,16 +181,15 @@ impl Term {
 
     /// Reports a refusal.
     pub fn refused(&self, reply: &Reply, text: impl FnOnce(&str) -> String) {
-        let highest = header(reply, &FENCING_HIGHEST).and_then(|token| token.parse().ok());
         let body: Value = serde_json::from_slice(&reply.body).unwrap_or_default();
         let title = body["title"].as_str().or(body["code"].as_str()).unwrap_or("refused").to_owned();
-        report(Kind::Refused { token: Some(self.token), highest, status: reply.status }, text(&title));
+        report(Kind::Refused { token: Some(self.token), highest: highest(reply), status: reply.status }, text(&title));
     }
 }
 
-/// A header's value.
-pub fn header<'a>(reply: &'a Reply, name: &HeaderName) -> Option<&'a str> {
-    reply.headers.get(name)?.to_str().ok()
+/// The fence's mark, as the gate tells it with each answer.
+pub fn highest(reply: &Reply) -> Option<Token> {
+    reply.headers.get(FENCING_HIGHEST)?.to_str().ok()?.parse().ok()
 }
 
 /// The first result of a pipeline.
