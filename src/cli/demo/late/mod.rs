@@ -16,7 +16,7 @@ use serde_json::Value;
 use super::look::beside;
 use super::scenario::{Damage, Failed, Measure, Run, Scenario, lacks_nothing};
 use super::stage::{GateAt, Stage, TTL};
-use super::story::Kind;
+use super::story::{Kind, Story};
 use super::worker::Worker;
 use crate::endpoint::{Call, Endpoint, Options};
 use crate::fence::{FenceName, Token};
@@ -172,7 +172,8 @@ async fn release(stage: &mut Stage, applied: usize) -> Result<(), Failed> {
 async fn send_and_freeze(stage: &mut Stage, name: &str, next: &str, slow: usize) -> Result<Token, Failed> {
     write(stage, name)?;
     happened(stage, "store", "has the write", slow, |kind| *kind == Kind::Works).await?;
-    stage.freeze(name, "is frozen (SIGSTOP) while it waits for the answer").await?;
+    let text = |_: &Story| "is frozen (SIGSTOP) while it waits for the answer".to_owned();
+    stage.freeze(name, text).await?;
     let token = elected(stage, next).await?;
     write(stage, next)?;
     Ok(token)

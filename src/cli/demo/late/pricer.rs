@@ -4,13 +4,12 @@
 //! stays. Here the moment is long.
 
 use hyper::Method;
-use hyper::header::HeaderName;
 use serde::{Deserialize, Serialize};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::store::WRITTEN_BEFORE;
 use crate::cli::demo::story::{Kind, report};
-use crate::cli::demo::worker::{Term, Worker, header};
+use crate::cli::demo::worker::{Term, Worker};
 use crate::endpoint::Reply;
 
 /// A leader's settings.
@@ -54,7 +53,7 @@ fn answered(term: &Term, reply: &Reply, price: &str) {
         report(Kind::Unknown, text);
         return;
     }
-    let before = header(reply, &HeaderName::from_static(WRITTEN_BEFORE)).and_then(|token| token.parse().ok());
+    let before = reply.headers.get(WRITTEN_BEFORE).and_then(|token| token.to_str().ok()?.parse().ok());
     let stale = before > Some(term.token);
     let over = before.filter(|_| stale).map_or_else(String::new, |before| format!(", over that of token {before}"));
     report(Kind::Accepted { token: Some(term.token), stale }, format!("is told that the price is {price} now{over}"));

@@ -16,7 +16,7 @@ use crate::endpoint::{Call, Endpoint, Options};
 const INNER_PORT: u16 = 2380;
 const CLIENT_PORT: u16 = 2379;
 /// How long a member may take to answer; on the side without a majority it never does.
-pub const ANSWER_TIME: Duration = Duration::from_millis(700);
+pub const ANSWER_TIME: Duration = Duration::from_millis(500);
 /// How often members are asked.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 

@@ -179,7 +179,7 @@ async fn split(stage: &mut Stage, scene: &Scene) -> Result<(), Failed> {
     cluster.until_leaderless(stage, leader).await?;
     let election = name(stage)?;
     let coordinator = open(scene, left)?;
-    let asking = async { (cluster.writes(leader).await, coordinator.leader(&election).await) };
+    let asking = async { tokio::join!(cluster.writes(leader), coordinator.leader(&election)) };
     let (writes, leads) = beside(stage, "the smaller side is asked", asking).await?;
     if writes || leads.is_ok() {
         return Err(Failed::Broken("the smaller side decided something without a majority".into()));
