@@ -18,6 +18,7 @@ pub fn run(mut args: impl Iterator<Item = OsString>) -> u8 {
     let settings = text(&settings);
     let played = match text(&part).as_str() {
         "seller" => play(&settings, super::pause::sell),
+        "biller" => play(&settings, super::billing::bill),
         other => Err(format!("there is no part {other:?}")),
     };
     match played {

@@ -12,7 +12,7 @@ use super::DemoArgs;
 use super::stage::Stage;
 
 /// All scenarios, in the order in which they are listed.
-pub const ALL: &[Scenario] = &[super::pause::SCENARIO];
+pub const ALL: &[Scenario] = &[super::pause::SCENARIO, super::billing::SCENARIO];
 
 /// Which of the two runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
