@@ -1,6 +1,6 @@
 //! `fencegate demo`: shows what fencing is for, with real processes that are really frozen, a real gate and a real database.
 //!
-//! - [`scenario`]: what a scenario is and what it counts (**the seam**); one file each: [`pause`](mod@pause)
+//! - [`scenario`]: what a scenario is and what it counts (**the seam**); one file each: [`pause`](mod@pause), [`billing`]
 //! - [`stage`]: where a run is played
 //! - [`parts`], [`worker`]: what this program plays itself, as processes of their own
 //! - [`children`], [`scratch`]: processes that die with the demonstration, and a folder that goes with it
@@ -27,6 +27,7 @@ use stage::{Setup, Stage};
 use story::Story;
 use teller::Teller;
 
+pub mod billing;
 pub mod children;
 pub mod late;
 pub mod look;
@@ -42,7 +43,7 @@ pub mod teller;
 pub mod worker;
 
 /// The scenarios that are shown where none is named: those that need nothing and are soon told.
-const DEFAULT: [&str; 1] = ["pause"];
+const DEFAULT: [&str; 2] = ["pause", "billing"];
 /// How often a run is played until what it is about has come about.
 const ATTEMPTS: u32 = 4;
 
@@ -62,7 +63,7 @@ Exit status:
   0 all that is claimed was observed   1 it was not, or can't be shown here
   64 wrong usage   128+n ended by signal n")]
 pub struct DemoArgs {
-    /// What to show, or all that can be shown here (all) [default: pause].
+    /// What to show, or all that can be shown here (all) [default: pause billing].
     #[arg(value_name = "SCENARIO")]
     scenarios: Vec<String>,
     /// List the scenarios, and what they need.

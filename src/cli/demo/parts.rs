@@ -18,6 +18,7 @@ pub fn run(mut args: impl Iterator<Item = OsString>) -> u8 {
     let settings = text(&settings);
     let played = match text(&part).as_str() {
         "seller" => play(&settings, super::pause::sell),
+        "biller" => play(&settings, super::billing::bill),
         "late-store" => play(&settings, super::late::store::serve),
         "late-naive" => play(&settings, super::late::naive::serve),
         "late-pricer" => play(&settings, super::late::pricer::lead),

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::scenario::{Damage, Failed, Measure, Run, Scenario, lacks_nothing};
-use super::stage::{Stage, TTL};
+use super::stage::Stage;
 use super::story::{Kind, Story, report};
 use super::worker::{Next, Worker};
 
@@ -25,6 +25,9 @@ pub const SCENARIO: Scenario = Scenario {
     run,
 };
 
+/// The two servers, in the order in which they lead.
+const FIRST: &str = "anna";
+const SECOND: &str = "bert";
 /// How long it takes to print a ticket.
 const PRINT_TIME: Duration = Duration::from_millis(200);
 /// How long it takes until the next customer comes.
@@ -48,53 +51,35 @@ fn run(stage: &mut Stage) -> Run<'_> {
 }
 
 async fn play(stage: &mut Stage) -> Result<Damage, Failed> {
-    stage.lane("gate", "the gate, and the database behind it");
-    stage.lane("anna", "a server that sells seats");
-    stage.lane("bert", "another");
     let file = stage.dir().join("seats.db");
-    let gate = stage.gate(&["--sqlite", &file.to_string_lossy(), "--fence", "seats"]).await?;
-    let checks = if stage.is_checked() {
-        "stands before the database and checks every token"
-    } else {
-        "stands before the database; its check is off (--no-enforce)"
-    };
-    stage.tell("gate", Kind::Started, checks);
-    for name in ["anna", "bert"] {
-        let worker = Worker {
-            holder: name.to_owned(),
-            coordinator: stage.coordinator(&gate).to_owned(),
-            election: stage.election().to_owned(),
-            gate: gate.data.clone(),
-            fence: "seats".parse().map_err(|_| Failed::Broken("a name".into()))?,
-            ttl_ms: u64::try_from(TTL.as_millis()).unwrap_or(u64::MAX),
-        };
+    let gate = stage.sqlite_gate(&file, "seats").await?;
+    for name in [FIRST, SECOND] {
+        stage.lane(name, "a server that sells seats while it leads");
+        let worker = stage.worker(name, &gate, "seats")?;
         stage.part(name, "seller", &Seller { worker })?;
-        // So that it is always the same who leads first.
-        let stands = format!("{name} stands for election");
-        stage
-            .until(&stands, |stage| (stage.story.count(name, |kind| *kind == Kind::Started) > 0).then_some(()))
-            .await?;
-        if name == "anna" {
-            stage.until("anna leads", |stage| stage.story.elected_after(None)).await?;
+        if name == FIRST {
+            // So that it is always the same who leads first.
+            stage.until("the first leads", |stage| stage.story.elected_after(None)).await?;
         }
     }
-    stage.until("anna sells", |stage| (stage.story.accepted("anna") >= FIRST_SALES).then_some(())).await?;
+    stage.until("the first sells", |stage| (stage.story.accepted(FIRST) >= FIRST_SALES).then_some(())).await?;
     let frozen = |story: &Story| {
-        format!("looks up the next free seat, {}, prints a ticket, and is frozen (SIGSTOP)", story.accepted("anna") + 1)
+        format!("looks up the next free seat, {}, prints a ticket, and is frozen (SIGSTOP)", story.accepted(FIRST) + 1)
     };
-    stage.freeze_at_work("anna", frozen).await?;
-    let sold = stage.story.accepted("anna");
+    stage.freeze_at_work(FIRST, frozen).await?;
+    let sold = stage.story.accepted(FIRST);
     let first = stage.story.elected_after(None).map(|(_, token)| token);
-    let (_, _) = stage.until("bert leads", |stage| stage.story.elected_after(first)).await?;
-    stage.until("bert has sold", |stage| (stage.story.accepted("bert") >= NEXT_SALES).then_some(())).await?;
-    stage.wake("anna", "wakes (SIGCONT), and knows of nothing: it finishes its sale")?;
-    let tried = move |stage: &Stage| stage.story.accepted("anna") > sold || stage.story.refused("anna") > 0;
-    stage.until("anna has tried to write", |stage| tried(stage).then_some(())).await?;
-    let before = stage.story.accepted("bert");
+    stage.lease_runs_out(FIRST).await?;
+    stage.until("the second leads", |stage| stage.story.elected_after(first)).await?;
+    stage.until("the second sells", |stage| (stage.story.accepted(SECOND) >= NEXT_SALES).then_some(())).await?;
+    stage.wake(FIRST, "wakes (SIGCONT), knows of nothing, and finishes its sale")?;
+    let has_tried = |stage: &Stage| stage.story.accepted(FIRST) > sold || stage.story.refused(FIRST) > 0;
+    stage.until("the first writes", |stage| has_tried(stage).then_some(())).await?;
+    let before = stage.story.accepted(SECOND);
+    stage.until("the first ends", |stage| stage.story.has(FIRST, &Kind::Deposed).then_some(())).await?;
     stage
-        .until("anna has ended", |stage| (stage.story.count("anna", |kind| *kind == Kind::Deposed) > 0).then_some(()))
+        .until("the second goes on", |stage| (stage.story.accepted(SECOND) >= before + LAST_SALES).then_some(()))
         .await?;
-    stage.until("bert goes on", |stage| (stage.story.accepted("bert") >= before + LAST_SALES).then_some(())).await?;
     stage.finish().await?;
     count(&file)
 }

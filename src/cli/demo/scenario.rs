@@ -12,7 +12,8 @@ use super::DemoArgs;
 use super::stage::Stage;
 
 /// All scenarios, in the order in which they are listed.
-pub const ALL: &[Scenario] = &[super::pause::SCENARIO, super::late::SCENARIO, super::partition::SCENARIO];
+pub const ALL: &[Scenario] =
+    &[super::pause::SCENARIO, super::billing::SCENARIO, super::partition::SCENARIO, super::late::SCENARIO];
 
 /// Which of the two runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]

@@ -18,6 +18,7 @@ use super::parts::PART;
 use super::scenario::{Failed, Side};
 use super::story::{Event, Kind, Lane, Story, now_us};
 use super::teller::Teller;
+use super::worker::Worker;
 use crate::cli::lead::PROGRAM;
 
 /// How long a condition may take to come about. All of them do within a second or two where the machine isn't overwhelmed.
@@ -118,6 +119,37 @@ impl Stage {
     /// The coordinator that was asked for, or this gate's embedded one.
     pub fn coordinator<'a>(&'a self, gate: &'a GateAt) -> &'a str {
         self.coordinator.as_deref().unwrap_or(&gate.data)
+    }
+
+    /// A worker that stands in this run's election and writes through this gate.
+    ///
+    /// # Errors
+    /// The fence's name isn't one.
+    pub fn worker(&self, name: &str, gate: &GateAt, fence: &str) -> Result<Worker, Failed> {
+        Ok(Worker {
+            holder: name.to_owned(),
+            coordinator: self.coordinator(gate).to_owned(),
+            election: self.election.clone(),
+            gate: gate.data.clone(),
+            fence: fence.parse().map_err(|error| Failed::Broken(format!("fence {fence}: {error}")))?,
+            ttl_ms: u64::try_from(TTL.as_millis()).unwrap_or(u64::MAX),
+        })
+    }
+
+    /// Starts a gate before a SQLite database, and tells what it does in this run.
+    ///
+    /// # Errors
+    /// It doesn't start.
+    pub async fn sqlite_gate(&mut self, file: &Path, fence: &str) -> Result<GateAt, Failed> {
+        self.lane("gate", "the gate, and the database behind it");
+        let gate = self.gate(&["--sqlite", &file.to_string_lossy(), "--fence", fence]).await?;
+        let checks = if self.is_checked() {
+            "stands before the database, and checks the token of every write"
+        } else {
+            "stands before the database; its check is off (--no-enforce)"
+        };
+        self.tell("gate", Kind::Started, checks);
+        Ok(gate)
     }
 
     /// Introduces a lane. Lanes are drawn in the order in which they are introduced.
@@ -288,6 +320,22 @@ impl Stage {
         let text = text(&self.story);
         self.tell(lane, Kind::Paused, text);
         Ok(())
+    }
+
+    /// Waits until the lease of a leader that stands still has run out, and tells so.
+    ///
+    /// # Errors
+    /// It has none.
+    pub async fn lease_runs_out(&mut self, lane: &str) -> Result<(), Failed> {
+        let what = format!("the lease of {lane} runs out");
+        self.until(&what, |stage| (stage.now_us() >= stage.story.lease_until(lane)?).then_some(())).await?;
+        self.tell(lane, Kind::LeaseOver, "is still frozen: nobody renews its lease, and it runs out");
+        Ok(())
+    }
+
+    /// How long the run has been, in microseconds.
+    pub fn now_us(&self) -> u64 {
+        now_us().saturating_sub(self.began_us)
     }
 
     /// Wakes a process with SIGCONT.

@@ -52,6 +52,8 @@ pub enum Kind {
         /// On the same clock as `at_us`.
         until_us: u64,
     },
+    /// Its lease has run out by the clock, and nobody has renewed it.
+    LeaseOver,
     /// It has noticed that it doesn't lead any more.
     Deposed,
     /// It works, or reads something to work with.
@@ -117,6 +119,16 @@ impl Story {
     pub fn last(&self, lane: &str) -> Option<&Kind> {
         let own = self.events.iter().filter(|event| event.lane == lane).map(|event| &event.kind);
         own.filter(|kind| !matches!(kind, Kind::Lease { .. })).next_back()
+    }
+
+    /// Until when its lease is known to run, in microseconds since the run began; `None` where it never had one.
+    pub fn lease_until(&self, lane: &str) -> Option<u64> {
+        let own = self.events.iter().filter(|event| event.lane == lane);
+        let untils = own.filter_map(|event| match event.kind {
+            Kind::Lease { until_us } => Some(until_us),
+            _ => None,
+        });
+        untils.max()
     }
 
     /// Whether the lane has come to this.

@@ -21,7 +21,10 @@ mod paint;
 use paint::{Colour, Paper};
 
 /// How long a line stands before the next is written, at speed 1.
-const PACE: Duration = Duration::from_millis(450);
+const PACE: Duration = Duration::from_millis(350);
+
+/// So many writes of a lane are told one after the other.
+const WRITES_TOLD: usize = 3;
 
 /// Tells. Clones tell to the same reader.
 #[derive(Debug, Clone)]
@@ -30,7 +33,15 @@ pub struct Teller {
     /// `None`: JSON.
     paper: Option<Paper>,
     /// The colours of the lanes, in the order in which they came up.
-    lanes: Arc<Mutex<Vec<String>>>,
+    lanes: Arc<Mutex<Vec<Seen>>>,
+}
+
+/// A lane as far as it has been told of.
+#[derive(Debug)]
+struct Seen {
+    name: String,
+    /// How many of its writes went through since something else was told of it.
+    writes: usize,
 }
 
 #[derive(Debug)]
@@ -125,12 +136,7 @@ impl Teller {
         if event.text.is_empty() {
             return;
         }
-        let mut lanes = self.lanes();
-        let number = lanes.iter().position(|lane| *lane == event.lane).unwrap_or_else(|| {
-            lanes.push(event.lane.clone());
-            lanes.len() - 1
-        });
-        drop(lanes);
+        let Some(number) = self.see(event) else { return };
         let seconds = event.at_us / 1_000_000;
         let hundredths = event.at_us / 10_000 % 100;
         let time = format!("{seconds:>3}.{hundredths:02}s");
@@ -138,7 +144,7 @@ impl Teller {
         let first = format!("{}  {} ", paper.paint(Colour::Dim, &time), paper.paint(Colour::Lane(number), &lane));
         let behind = match &event.kind {
             Kind::Accepted { token: Some(token), behind: Some(leads) } => {
-                format!(", with token {token} while {leads} leads: nobody stops it")
+                format!(", token {token} while {leads} leads: let through")
             }
             _ => String::new(),
         };
@@ -151,6 +157,18 @@ impl Teller {
             _ => text,
         };
         self.say(format!("{first}{}", text.trim_start()), true);
+    }
+
+    /// The number of the event's lane, if it is to be told: one write after the other is told of a few times, and then no more.
+    fn see(&self, event: &Event) -> Option<usize> {
+        let mut lanes = self.lanes();
+        let number = lanes.iter().position(|seen| seen.name == event.lane).unwrap_or_else(|| {
+            lanes.push(Seen { name: event.lane.clone(), writes: 0 });
+            lanes.len() - 1
+        });
+        let seen = &mut lanes[number];
+        seen.writes = if matches!(event.kind, Kind::Accepted { .. }) { seen.writes + 1 } else { 0 };
+        (seen.writes <= WRITES_TOLD).then_some(number)
     }
 
     /// A run gave nothing, and is played again.
@@ -200,7 +218,7 @@ impl Teller {
         self.say(paper.paint(colour, &paper.wrap(sentence, "", "")), false);
     }
 
-    fn lanes(&self) -> std::sync::MutexGuard<'_, Vec<String>> {
+    fn lanes(&self) -> std::sync::MutexGuard<'_, Vec<Seen>> {
         self.lanes.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }

@@ -15,11 +15,11 @@ use serde_json::Value;
 
 use super::look::beside;
 use super::scenario::{Damage, Failed, Measure, Run, Scenario, lacks_nothing};
-use super::stage::{GateAt, Stage, TTL};
+use super::stage::{GateAt, Stage};
 use super::story::{Kind, Story};
 use super::worker::Worker;
 use crate::endpoint::{Call, Endpoint, Options};
-use crate::fence::{FenceName, Token};
+use crate::fence::Token;
 use naive::Naive;
 use pricer::Pricer;
 use store::Store;
@@ -122,14 +122,7 @@ async fn listening(stage: &mut Stage, lane: &str) -> Result<String, Failed> {
 
 /// Starts a leader, and waits until it stands for election.
 async fn enter(stage: &mut Stage, scene: &Scene, name: &str, prices: &[&str]) -> Result<(), Failed> {
-    let worker = Worker {
-        holder: name.to_owned(),
-        coordinator: stage.coordinator(&scene.gate).to_owned(),
-        election: stage.election().to_owned(),
-        gate: scene.proxy.clone(),
-        fence: FENCE.parse::<FenceName>().map_err(|error| Failed::Broken(error.to_string()))?,
-        ttl_ms: u64::try_from(TTL.as_millis()).unwrap_or(u64::MAX),
-    };
+    let worker = Worker { gate: scene.proxy.clone(), ..stage.worker(name, &scene.gate, FENCE)? };
     let prices = prices.iter().map(|price| (*price).to_owned()).collect();
     stage.part(name, "late-pricer", &Pricer { worker, path: PATH.to_owned(), prices })?;
     happened(stage, name, "stands for election", 1, |kind| *kind == Kind::Started).await
@@ -192,16 +185,18 @@ async fn late(stage: &mut Stage, scene: &Scene) -> Result<(), Failed> {
     release(stage, if stage.is_checked() { 1 } else { 2 }).await?;
     happened(stage, "bert", "has written", 1, |kind| matches!(kind, Kind::Accepted { .. })).await?;
     stage.wake("anna", "wakes (SIGCONT), and finds the answer to its write")?;
-    let answered = |stage: &Stage| {
-        let count = |is: fn(&Kind) -> bool| stage.story.count("anna", is);
-        let unknown = count(|kind| *kind == Kind::Unknown) > 0;
-        (unknown || stage.story.accepted("anna") > 0).then_some(unknown)
-    };
-    if stage.until("anna is answered", answered).await? {
+    if stage.until("anna is answered", |stage| answered(stage, "anna", 0)).await? {
         return Err(Failed::Missed("anna's write was not applied in the time that the gate gives it".into()));
     }
     write(stage, "anna")?;
     happened(stage, "anna", "is refused", 1, |kind| matches!(kind, Kind::Refused { .. })).await
+}
+
+/// Whether a leader has an answer more than these, and it is that nobody knows.
+fn answered(stage: &Stage, name: &str, before: usize) -> Option<bool> {
+    let unknown = stage.story.has(name, &Kind::Unknown);
+    let known = stage.story.accepted(name) + stage.story.count(name, |kind| *kind == Kind::Note);
+    (unknown || known > before).then_some(unknown)
 }
 
 /// The second: bert's write takes longer than anybody waits.
@@ -218,11 +213,7 @@ async fn endless(stage: &mut Stage, scene: &Scene) -> Result<(), Failed> {
     release(stage, if stage.is_checked() { 3 } else { 4 }).await?;
     happened(stage, "cleo", "has written", 1, |kind| matches!(kind, Kind::Accepted { .. })).await?;
     stage.wake("bert", "wakes (SIGCONT)")?;
-    let answered = |stage: &Stage| {
-        let unknown = stage.story.count("bert", |kind| *kind == Kind::Unknown) > 0;
-        (unknown || stage.story.accepted("bert") > 1).then_some(())
-    };
-    stage.until("bert is answered", answered).await?;
+    stage.until("bert is answered", |stage| answered(stage, "bert", 1)).await?;
     write(stage, "bert")?;
     happened(stage, "bert", "is refused", 1, |kind| matches!(kind, Kind::Refused { .. })).await
 }

@@ -54,7 +54,12 @@ fn answered(term: &Term, reply: &Reply, price: &str) {
         return;
     }
     let before = reply.headers.get(WRITTEN_BEFORE).and_then(|token| token.to_str().ok()?.parse().ok());
-    let stale = before > Some(term.token);
-    let over = before.filter(|_| stale).map_or_else(String::new, |before| format!(", over that of token {before}"));
-    report(Kind::Accepted { token: Some(term.token), stale }, format!("is told that the price is {price} now{over}"));
+    let (token, behind) = (Some(term.token), None);
+    if before > token {
+        report(Kind::Accepted { token, behind }, format!("has set the price to {price}, over a newer one"));
+    } else if term.leadership.is_alive() {
+        report(Kind::Accepted { token, behind }, format!("has set the price to {price}"));
+    } else {
+        report(Kind::Note, format!("learns that the price {price} was set in its turn, before any newer one"));
+    }
 }

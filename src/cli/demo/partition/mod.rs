@@ -16,7 +16,7 @@ use crate::fence::{FenceName, Leader, Token};
 use super::DemoArgs;
 use super::look::beside;
 use super::scenario::{Damage, Failed, Measure, Run, Scenario};
-use super::stage::{GateAt, Stage, TTL};
+use super::stage::{GateAt, Stage};
 use super::story::Kind;
 use super::worker::Worker;
 use cluster::Cluster;
@@ -42,11 +42,11 @@ pub const SCENARIO: Scenario = Scenario {
 
 /// How many members there can be.
 const MEMBERS: std::ops::RangeInclusive<u8> = 3..=15;
+/// The fence.
+const FENCE: &str = "invoices";
 /// What both have to write before anything happens, and the first one after it was replaced.
 const FIRST_INVOICES: usize = 2;
 const STALE_INVOICES: usize = 2;
-/// How many each tells of.
-const TOLD: usize = 2;
 /// Invoices.
 const WRITTEN: &str = "SELECT count(*) FROM invoices";
 /// Numbers that more than one invoice has.
@@ -81,15 +81,6 @@ struct Scene {
 }
 
 async fn play(stage: &mut Stage) -> Result<Damage, Failed> {
-    for (name, role) in [
-        ("gate", "the gate, and the database behind it"),
-        ("anna", "a server that numbers invoices"),
-        ("bert", "another"),
-        ("left", "the smaller side of etcd"),
-        ("right", "the larger one"),
-    ] {
-        stage.lane(name, role);
-    }
     let file = stage.dir().join("invoices.db");
     let scene = set(stage, &file).await?;
     enter(stage, &scene, "anna", &scene.left)?;
@@ -104,6 +95,7 @@ async fn play(stage: &mut Stage) -> Result<Damage, Failed> {
     if second <= first {
         return Err(Failed::Broken(format!("bert was elected with token {second}, and anna with {first}")));
     }
+    stage.tell("anna", Kind::Note, "has heard of nothing, and counts on");
     stage.until("both have tried to write", have_both_written).await?;
     heal(stage, &scene, second).await?;
     for member in scene.left.iter().chain(&scene.right) {
@@ -116,13 +108,15 @@ async fn play(stage: &mut Stage) -> Result<Damage, Failed> {
 
 /// The gate, the network, the cluster, and who is on which side.
 async fn set(stage: &mut Stage, file: &Path) -> Result<Scene, Failed> {
-    let gate = stage.gate(&["--sqlite", &file.to_string_lossy(), "--fence", "invoices"]).await?;
-    let checks = if stage.is_checked() {
-        "stands before the database and checks every token"
-    } else {
-        "stands before the database; its check is off (--no-enforce)"
-    };
-    stage.tell("gate", Kind::Started, checks);
+    let gate = stage.sqlite_gate(file, FENCE).await?;
+    for (name, role) in [
+        ("anna", "a server that numbers invoices"),
+        ("bert", "another"),
+        ("left", "the smaller side of etcd"),
+        ("right", "the larger one"),
+    ] {
+        stage.lane(name, role);
+    }
     let size = stage.members();
     let network = Network::make(stage, size).await?;
     let cluster = Cluster::start(stage, &network, size).await?;
@@ -147,15 +141,9 @@ async fn set(stage: &mut Stage, file: &Path) -> Result<Scene, Failed> {
 
 /// Starts a leader that knows the members of one side.
 fn enter(stage: &mut Stage, scene: &Scene, name: &str, members: &[u8]) -> Result<(), Failed> {
-    let worker = Worker {
-        holder: name.to_owned(),
-        coordinator: scene.cluster.address(members),
-        election: stage.election().to_owned(),
-        gate: scene.gate.data.clone(),
-        fence: "invoices".parse().map_err(|_| Failed::Broken("a name".into()))?,
-        ttl_ms: u64::try_from(TTL.as_millis()).unwrap_or(u64::MAX),
-    };
-    stage.part(name, "partition-invoicer", &Invoicer { worker, told: TOLD })
+    let coordinator = scene.cluster.address(members);
+    let worker = Worker { coordinator, ..stage.worker(name, &scene.gate, FENCE)? };
+    stage.part(name, "partition-invoicer", &Invoicer { worker })
 }
 
 async fn elected(stage: &mut Stage, name: &str) -> Result<Token, Failed> {
@@ -194,7 +182,7 @@ async fn split(stage: &mut Stage, scene: &Scene) -> Result<(), Failed> {
 
 /// Whether the second has written, and the first tried to after it was replaced.
 fn have_both_written(stage: &Stage) -> Option<()> {
-    let stale = |kind: &Kind| matches!(kind, Kind::Accepted { stale: true, .. });
+    let stale = |kind: &Kind| matches!(kind, Kind::Accepted { behind: Some(_), .. });
     let tried = stage.story.refused("anna") > 0 || stage.story.count("anna", stale) >= STALE_INVOICES;
     (tried && stage.story.accepted("bert") >= STALE_INVOICES).then_some(())
 }
