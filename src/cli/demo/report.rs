@@ -37,10 +37,10 @@ pub fn page(shown: &[Shown]) -> String {
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
          <meta name=\"color-scheme\" content=\"light dark\">\n\
          <title>What fencegate demo has seen</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n<main>\n\
-         <h1>A leader that wakes too late</h1>\n\
-         <p class=\"lead\">Many processes elect one leader, and only the leader writes. A leader that is frozen for a while is \
-         replaced, and doesn’t know it: when it wakes, it goes on writing. Here that has happened with real processes, each time \
-         twice: first without the check of the <em>fencing token</em>, the number of a leader’s term, and then with it.</p>\n\
+         <h1>Why a lease is not enough</h1>\n\
+         <p class=\"lead\">Many processes elect one leader, and only the leader writes. A leader that is frozen, slow or cut \
+         off is replaced without noticing, and what it writes then comes too late. Here that has happened with real processes, each \
+         time twice: first without the check of the <em>fencing token</em>, the number of a leader’s term, and then with it.</p>\n\
          <p class=\"meta\">fencegate {version}, {when}. Every figure is from this run; the damage was counted from what was \
          stored.</p>\n"
     );

@@ -10,12 +10,12 @@ const WIDTH: f64 = 1000.0;
 const NAMES: f64 = 84.0;
 const MARGIN: f64 = 14.0;
 /// The height of a lane, and of the axis below.
-const LANE: f64 = 40.0;
-const LANE_LOW: f64 = 28.0;
+const LANE: f64 = 42.0;
+const LANE_LOW: f64 = 32.0;
 const AXIS: f64 = 24.0;
 /// With more lanes than this, they are lower.
 const LANES_HIGH_MAX: usize = 6;
-/// A bar that is narrower has no text in it.
+/// What is narrower has no text in it.
 const TEXT_MIN: f64 = 52.0;
 
 /// Where things are.
@@ -95,14 +95,26 @@ fn spans(page: &mut String, story: &Story, number: usize, scale: &Scale) {
         let (x, a, b) = (to, y - 5.0, y + 5.0);
         let _ = writeln!(page, "<g class=\"ended\"><title>ended</title><path d=\"M{x:.1} {a}V{b}\"/></g>");
     }
-    for (from, to, token) in leases(&own, dead) {
-        bar(page, "lease", &format!("token {token}"), (from, to), (y, 18.0), scale);
-    }
-    for (from, to) in between(&own, dead, &Kind::Paused, &Kind::Resumed) {
-        bar(page, "pause", "frozen", (from, to), (y, 24.0), scale);
-    }
     for (from, to) in between(&own, dead, &Kind::Cut, &Kind::Healed) {
-        bar(page, "cut", "", (from, to), (y, 28.0), scale);
+        bar(page, "cut", "cut off", (from, to), (y, scale.lane - 2.0), scale);
+    }
+    // Below the lease, so that one sees where that ends.
+    let leases = leases(&own, dead);
+    for (from, to) in between(&own, dead, &Kind::Paused, &Kind::Resumed) {
+        bar(page, "pause", "frozen", (from, to), (y, scale.lane - 8.0), scale);
+        let lease = leases.iter().find(|lease| lease.0 <= from && lease.1 > from).map_or(from, |lease| lease.1);
+        label(page, "pause", "frozen", (scale.x(lease.min(to)), scale.x(to)), y);
+    }
+    for (from, to, token) in leases {
+        let text = format!("token {token}");
+        bar(page, "lease", &text, (from, to), (y, scale.lane - 20.0), scale);
+        let x = scale.x(from);
+        let _ = writeln!(
+            page,
+            "<g class=\"lease\"><text x=\"{x:.1}\" y=\"{:.1}\">{}</text></g>",
+            y - scale.lane / 2.0 + 8.0,
+            escape(&text)
+        );
     }
 }
 
@@ -129,21 +141,24 @@ fn between(own: &[&Event], end: u64, begins: &Kind, ends: &Kind) -> Vec<(u64, u6
 fn bar(page: &mut String, class: &str, text: &str, (from, to): (u64, u64), (y, height): (f64, f64), scale: &Scale) {
     let (left, right) = (scale.x(from), scale.x(to));
     let width = (right - left).max(2.0);
-    let what = if text.is_empty() { class } else { text };
-    let title = format!("{what}, from {} to {}", seconds(from), seconds(to.min(scale.length_us)));
-    let _ = write!(
+    let title = format!("{text}, from {} to {}", seconds(from), seconds(to.min(scale.length_us)));
+    let _ = writeln!(
         page,
-        "<g class=\"{class}\"><title>{}</title><rect x=\"{left:.1}\" y=\"{:.1}\" width=\"{width:.1}\" height=\"{height}\" rx=\"4\"/>",
+        "<g class=\"{class}\"><title>{}</title><rect x=\"{left:.1}\" y=\"{:.1}\" width=\"{width:.1}\" height=\"{height}\" rx=\"4\"/></g>",
         escape(&title),
         y - height / 2.0
     );
-    if width >= TEXT_MIN && !text.is_empty() {
-        // Of a lease that is covered by a pause, the text is where it began; of a pause in its middle.
-        let (x, anchor) = if class == "lease" { (left + 6.0, "start") } else { ((left + right) / 2.0, "middle") };
-        let _ =
-            write!(page, "<text x=\"{x:.1}\" y=\"{:.1}\" text-anchor=\"{anchor}\">{}</text>", y + 4.0, escape(text));
+}
+
+/// A word in the middle of what it is about, where there is room.
+fn label(page: &mut String, class: &str, text: &str, (left, right): (f64, f64), y: f64) {
+    if right - left >= TEXT_MIN {
+        let (x, y) = ((left + right) / 2.0, y + 4.0);
+        let _ = writeln!(
+            page,
+            "<g class=\"{class}\"><text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"middle\">{text}</text></g>"
+        );
     }
-    page.push_str("</g>\n");
 }
 
 /// What happens at one moment: writes.
@@ -160,7 +175,9 @@ fn marks(page: &mut String, story: &Story, number: usize, scale: &Scale) {
         let title = format!("{} {}: {}", seconds(event.at_us), event.lane, told(event));
         let _ = write!(page, "<g class=\"{class}\"><title>{}</title>", escape(&title));
         // To the gate, which is the first lane: through it, or not.
-        if class != "write" && number > 0 {
+        if class == "write" && number > 0 {
+            let _ = write!(page, "<circle cx=\"{x:.1}\" cy=\"{:.1}\" r=\"2\"/>", scale.y(0));
+        } else if number > 0 {
             let top = scale.y(0) + if class == "refused" { 9.0 } else { 0.0 };
             let _ = write!(page, "<line x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{:.1}\" y2=\"{top:.1}\"/>", y - 7.0);
             let end = if class == "refused" { format!("M{:.1} {top:.1}h14", x - 7.0) } else { diamond(x, top, 5.0) };
