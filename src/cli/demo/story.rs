@@ -117,8 +117,8 @@ impl Story {
 
     /// What it did last, its lease aside.
     pub fn last(&self, lane: &str) -> Option<&Kind> {
-        let own = self.events.iter().filter(|event| event.lane == lane).map(|event| &event.kind);
-        own.filter(|kind| !matches!(kind, Kind::Lease { .. })).next_back()
+        let mut own = self.events.iter().filter(|event| event.lane == lane).map(|event| &event.kind);
+        own.rfind(|kind| !matches!(kind, Kind::Lease { .. }))
     }
 
     /// Until when its lease is known to run, in microseconds since the run began; `None` where it never had one.
