@@ -1,10 +1,12 @@
 //! `fencegate demo`: shows what fencing is for, with real processes that are really frozen, a real gate and a real database.
 //!
-//! - [`scenario`]: what a scenario is and what it counts (**the seam**); one file each: [`pause`](mod@pause), [`billing`]
+//! - [`scenario`]: what a scenario is and what it counts (**the seam**); one file or folder each:
+//!   [`pause`](mod@pause), [`billing`], [`partition`], [`late`]
 //! - [`stage`]: where a run is played
 //! - [`parts`], [`worker`]: what this program plays itself, as processes of their own
 //! - [`children`], [`scratch`]: processes that die with the demonstration, and a folder that goes with it
 //! - [`story`]: what happened
+//! - [`look`]: waiting for what nobody reports
 //! - [`teller`], [`report`]: how it is told, and drawn
 //!
 //! For its users: `docs/demo.md`.
@@ -44,6 +46,8 @@ pub mod worker;
 
 /// The scenarios that are shown where none is named: those that need nothing and are soon told.
 const DEFAULT: [&str; 2] = ["pause", "billing"];
+/// Exit status where a scenario that was asked for by its name lacks what it needs: as `EX_UNAVAILABLE` of BSD's sysexits.
+pub const EXIT_SKIPPED: u8 = 69;
 /// How often a run is played until what it is about has come about.
 const ATTEMPTS: u32 = 4;
 
@@ -60,7 +64,8 @@ const ATTEMPTS: u32 = 4;
   fencegate demo all --json
 
 Exit status:
-  0 all that is claimed was observed   1 it was not, or can't be shown here
+  0 all that is claimed was observed   1 it was not
+  69 what was asked for by name lacks something that it needs, and was skipped
   64 wrong usage   128+n ended by signal n")]
 pub struct DemoArgs {
     /// What to show, or all that can be shown here (all) [default: pause billing].
@@ -73,7 +78,7 @@ pub struct DemoArgs {
     #[arg(long, value_name = "URL")]
     coordinator: Option<String>,
     /// Members of the cluster that `partition` starts.
-    #[arg(long, value_name = "NUMBER", default_value_t = 5)]
+    #[arg(long, value_name = "NUMBER", default_value_t = 5, value_parser = partition::members)]
     members: u8,
     /// How fast it is told: 0.5 takes twice as long. What happens takes its own time.
     #[arg(long, value_name = "FACTOR", default_value_t = 1.0, value_parser = speed)]
@@ -124,8 +129,8 @@ pub fn run(args: &DemoArgs, out: &mut dyn Write) -> Result<(), Failure> {
     if args.list {
         return list(args, out);
     }
-    let scenarios = chosen(args)?;
-    if scenarios.iter().any(|scenario| scenario.name == partition::SCENARIO.name) {
+    let chosen = chosen(args)?;
+    if chosen.scenarios.iter().any(|scenario| scenario.name == partition::SCENARIO.name) {
         partition::network::enter();
     }
     if let Some(coordinator) = &args.coordinator {
@@ -137,7 +142,7 @@ pub fn run(args: &DemoArgs, out: &mut dyn Write) -> Result<(), Failure> {
         let (teller, ends) = Teller::start(args.json, args.speed)?;
         tokio::select! { biased;
             signal = ending() => Err(Failure::Exit(128 + u8::try_from(signal?.as_raw()).unwrap_or(0), None)),
-            outcome = show(args, &scenarios, &teller, ends) => outcome,
+            outcome = show(args, &chosen, &teller, ends) => outcome,
         }
     })
 }
@@ -169,38 +174,64 @@ fn list(args: &DemoArgs, out: &mut dyn Write) -> Result<(), Failure> {
     Ok(())
 }
 
-fn chosen(args: &DemoArgs) -> Result<Vec<&'static Scenario>, Failure> {
-    let is_all = args.scenarios.iter().any(|name| name == "all");
-    if is_all {
-        return Ok(ALL.iter().filter(|scenario| (scenario.lacks)(args).is_none()).collect());
-    }
-    let mut names: Vec<&str> = args.scenarios.iter().map(String::as_str).collect();
-    if names.is_empty() {
-        names = DEFAULT.to_vec();
-    }
-    let find = |name: &str| {
-        let known: Vec<&str> = ALL.iter().map(|scenario| scenario.name).collect();
-        let unknown =
-            || Failure::Usage(format!("there is no scenario {name:?}; there are {} and all", known.join(", ")));
-        let scenario = ALL.iter().find(|scenario| scenario.name == name).ok_or_else(unknown)?;
-        match (scenario.lacks)(args) {
-            Some(lacks) => Err(Failure::Other(format!("{name} can't be shown here: {lacks}"))),
-            None => Ok(scenario),
-        }
-    };
-    names.into_iter().map(find).collect()
+/// What is to be shown.
+#[derive(Debug)]
+struct Chosen {
+    scenarios: Vec<&'static Scenario>,
+    /// What can't be shown here, and why.
+    skipped: Vec<(&'static str, String)>,
+    /// Whether somebody has asked for one of those by its name.
+    lacks_asked: bool,
 }
 
-async fn show(
-    args: &DemoArgs,
-    scenarios: &[&'static Scenario],
-    teller: &Teller,
-    mut ends: teller::Ends,
-) -> Result<(), Failure> {
+/// What is asked for, without what can't be shown here.
+///
+/// # Errors
+/// A name that isn't one; nothing that can be shown.
+fn chosen(args: &DemoArgs) -> Result<Chosen, Failure> {
+    let is_all = args.scenarios.iter().any(|name| name == "all");
+    let known: Vec<&'static str> = ALL.iter().map(|scenario| scenario.name).collect();
+    let asked: Vec<&str> = args.scenarios.iter().map(String::as_str).filter(|name| *name != "all").collect();
+    if let Some(name) = asked.iter().find(|name| !known.contains(name)) {
+        return Err(Failure::Usage(format!("there is no scenario {name:?}; there are {} and all", known.join(", "))));
+    }
+    let names = if is_all {
+        known
+    } else if asked.is_empty() {
+        DEFAULT.to_vec()
+    } else {
+        asked.clone()
+    };
+    let mut chosen = Chosen { scenarios: Vec::new(), skipped: Vec::new(), lacks_asked: false };
+    for scenario in names.iter().filter_map(|name| ALL.iter().find(|scenario| scenario.name == *name)) {
+        match (scenario.lacks)(args) {
+            None => chosen.scenarios.push(scenario),
+            Some(lacks) => {
+                chosen.lacks_asked |= asked.contains(&scenario.name);
+                chosen.skipped.push((scenario.name, lacks));
+            }
+        }
+    }
+    if chosen.scenarios.is_empty() {
+        return Err(Failure::exit(EXIT_SKIPPED, skipped(&chosen)));
+    }
+    Ok(chosen)
+}
+
+/// What can't be shown, in a sentence; empty where everything can.
+fn skipped(chosen: &Chosen) -> String {
+    let sentence = |(name, lacks): &(&str, String)| format!("{name} can't be shown here: {lacks}");
+    chosen.skipped.iter().map(sentence).collect::<Vec<_>>().join("; ")
+}
+
+async fn show(args: &DemoArgs, chosen: &Chosen, teller: &Teller, mut ends: teller::Ends) -> Result<(), Failure> {
     let gone = || Failure::Exit(1, None);
+    for (name, lacks) in &chosen.skipped {
+        teller.skipped(name, lacks);
+    }
     let shown = tokio::select! { biased;
         _ = &mut ends.done => return Err(gone()),
-        shown = play_all(args, scenarios, teller) => shown?,
+        shown = play_all(args, &chosen.scenarios, teller) => shown?,
     };
     let wrong: Vec<String> = shown.iter().filter_map(unlike_claimed).collect();
     if let Some(file) = &args.report {
@@ -219,9 +250,16 @@ async fn show(
         (wrong, _) => wrong.join("; "),
     };
     teller.verdict(wrong.is_empty(), &sentence);
+    for (name, lacks) in &chosen.skipped {
+        teller.skipped(name, lacks);
+    }
     teller.finish();
     let is_told = ends.done.await.unwrap_or(false);
-    if is_told && wrong.is_empty() { Ok(()) } else { Err(gone()) }
+    match (is_told && wrong.is_empty(), chosen.lacks_asked) {
+        (true, false) => Ok(()),
+        (true, true) => Err(Failure::Exit(EXIT_SKIPPED, None)),
+        (false, _) => Err(gone()),
+    }
 }
 
 async fn play_all(args: &DemoArgs, scenarios: &[&'static Scenario], teller: &Teller) -> Result<Vec<Shown>, Failure> {

@@ -104,6 +104,14 @@ impl Teller {
         self.say(format!("{}\n", paper.wrap(explains, "  ", "  ")), true);
     }
 
+    /// One can't be shown here.
+    pub fn skipped(&self, name: &str, lacks: &str) {
+        let Some(paper) = self.paper else {
+            return self.say_json(&json!({ "type": "skipped", "scenario": name, "reason": lacks }));
+        };
+        self.say(paper.paint(Colour::Warn, &paper.wrap(&format!("SKIPPED: {name}: {lacks}"), "", "  ")), true);
+    }
+
     /// A run of it begins.
     pub fn run(&self, scenario: &Scenario, side: Side, attempt: u32) {
         self.lanes().clear();

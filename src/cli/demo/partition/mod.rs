@@ -52,13 +52,19 @@ const WRITTEN: &str = "SELECT count(*) FROM invoices";
 /// Numbers that more than one invoice has.
 const TWICE: &str = "SELECT count(*) FROM (SELECT number FROM invoices GROUP BY number HAVING count(*) > 1)";
 
+/// Reads `--members`.
+///
+/// # Errors
+/// A sentence that says what it may be.
+pub fn members(text: &str) -> Result<u8, String> {
+    let wrong = || format!("an odd number from {} to {}", MEMBERS.start(), MEMBERS.end());
+    let members = text.parse().ok().filter(|members: &u8| MEMBERS.contains(members) && !members.is_multiple_of(2));
+    members.ok_or_else(wrong)
+}
+
 fn lacks(args: &DemoArgs) -> Option<String> {
     if args.coordinator.is_some() {
         return Some("it splits an etcd cluster of its own: leave --coordinator out".into());
-    }
-    if !MEMBERS.contains(&args.members) || args.members.is_multiple_of(2) {
-        let (min, max) = (MEMBERS.start(), MEMBERS.end());
-        return Some(format!("--members is an odd number from {min} to {max}"));
     }
     if cluster::program().is_none() {
         return Some("it needs the program etcd, 3.4 or newer (Debian: etcd-server)".into());
@@ -172,7 +178,11 @@ async fn split(stage: &mut Stage, scene: &Scene) -> Result<(), Failed> {
     if writes || leads.is_ok() {
         return Err(Failed::Broken("the smaller side decided something without a majority".into()));
     }
-    stage.tell("left", Kind::Note, "are a minority: no write, no election, no read that is sure gets an answer here");
+    stage.tell(
+        "left",
+        Kind::Note,
+        "are a minority: no write and no election here, not even a read that can be trusted",
+    );
     let stored = beside(stage, "the smaller side's store", cluster.stored(leader, &election)).await?;
     if stored.as_deref() == Some("anna") {
         stage.tell("left", Kind::Note, "in what they have stored, anna still leads. Nobody here can know better");
