@@ -214,7 +214,11 @@ pub fn is_stopped(pid: Pid) -> bool {
 
 /// All processes that have inherited this holder's name.
 pub fn family(holder: &str) -> Vec<Pid> {
-    let wanted = format!("FENCING_HOLDER={holder}");
+    having(&format!("FENCING_HOLDER={holder}"))
+}
+
+/// All processes that were started with this variable, as `NAME=VALUE`.
+pub fn having(wanted: &str) -> Vec<Pid> {
     let pids = std::fs::read_dir("/proc").expect("it can be listed").flatten();
     let pids = pids.filter_map(|entry| Pid::from_raw(entry.file_name().to_str()?.parse().ok()?));
     let is_one = |pid: &Pid| {
