@@ -21,7 +21,7 @@ mod paint;
 use paint::{Colour, Paper};
 
 /// How long a line stands before the next is written, at speed 1.
-const PACE: Duration = Duration::from_millis(350);
+const PACE: Duration = Duration::from_millis(300);
 
 /// So many writes of a lane are told one after the other.
 const WRITES_TOLD: usize = 3;
@@ -92,6 +92,15 @@ impl Teller {
     /// Nothing more will be told.
     pub fn finish(&self) {
         let _ = self.lines.send(Line::Last);
+    }
+
+    /// What all of it is about, for people.
+    pub fn intro(&self) {
+        let Some(paper) = self.paper else { return };
+        let text = "Each new leader gets a token: the number of its term, higher than all before it. fencegate stands before the \
+                    storage, and refuses a write with a lower token than it has seen. What follows happens now, with real \
+                    processes, each time twice: first with that check switched off, then with it on.";
+        self.say(paper.wrap(text, "", "") + "\n", true);
     }
 
     /// A scenario begins.
