@@ -9,6 +9,7 @@ mod client;
 mod client_examples;
 mod client_http;
 mod coordinator;
+mod demo;
 mod drained;
 mod elections;
 mod etcd_gateway;

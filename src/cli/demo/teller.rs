@@ -23,6 +23,9 @@ use paint::{Colour, Paper};
 /// How long a line stands before the next is written, at speed 1.
 const PACE: Duration = Duration::from_millis(300);
 
+/// What stands before the text of an event: its time and its lane.
+const MARGIN: usize = 18;
+
 /// So many writes of a lane are told one after the other.
 const WRITES_TOLD: usize = 3;
 
@@ -157,7 +160,7 @@ impl Teller {
             }
             _ => String::new(),
         };
-        let text = paper.wrap(&format!("{}{behind}", event.text), "", "                 ");
+        let text = paper.wrap(&format!("{}{behind}", event.text), "", &" ".repeat(MARGIN));
         let text = match &event.kind {
             Kind::Accepted { behind: Some(_), .. } => paper.paint(Colour::Bad, &text),
             Kind::Refused { .. } => paper.paint(Colour::Good, &text),
