@@ -24,6 +24,8 @@ pub struct Child {
     /// What it has printed of a line that isn't whole yet.
     begun: Vec<u8>,
     is_over: bool,
+    /// It ended by itself, and not well.
+    has_failed: bool,
 }
 
 /// A program that is tied to this process and has a process group of its own.
@@ -48,7 +50,7 @@ impl Child {
         let log = File::options().append(true).create(true).open(log)?;
         let mut process = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).spawn()?;
         let stdout = process.stdout.take();
-        let child = Child { process, stdout, begun: Vec::new(), is_over: false };
+        let child = Child { process, stdout, begun: Vec::new(), is_over: false, has_failed: false };
         if let Some(stdout) = &child.stdout {
             // Of our end of the pipe only.
             ioctl_fionbio(stdout, true)?;
@@ -82,9 +84,16 @@ impl Child {
     /// Whether it still runs, or could if it were woken.
     pub fn is_running(&mut self) -> bool {
         if !self.is_over {
-            self.is_over = !matches!(self.process.try_wait(), Ok(None));
+            let ended = self.process.try_wait();
+            self.is_over = !matches!(ended, Ok(None));
+            self.has_failed = matches!(ended, Ok(Some(status)) if !status.success());
         }
         !self.is_over
+    }
+
+    /// Whether it has ended by itself with another status than 0.
+    pub fn has_failed(&mut self) -> bool {
+        !self.is_running() && self.has_failed
     }
 
     /// Sends it a signal, if it is there.

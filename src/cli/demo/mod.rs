@@ -14,11 +14,13 @@
 use std::ffi::OsString;
 use std::io::Write;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args;
 use rustix::process::Signal;
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::coordinator::Coordinator;
 use crate::coordinator::any::AnyCoordinator;
 use crate::coordinator::candidate::CandidateId;
 
@@ -46,8 +48,10 @@ pub mod worker;
 
 /// The scenarios that are shown where none is named: those that need nothing and are soon told.
 const DEFAULT: [&str; 2] = ["pause", "billing"];
-/// Exit status where a scenario that was asked for by its name lacks what it needs: as `EX_UNAVAILABLE` of BSD's sysexits.
-pub const EXIT_SKIPPED: u8 = 69;
+/// Exit status where a scenario that was asked for by its name lacks what it needs: as `EX_OSERR` of BSD's sysexits.
+pub const EXIT_SKIPPED: u8 = 71;
+/// How long a coordinator that was asked for may take for its first answer.
+const COORDINATOR_TIME: Duration = Duration::from_secs(5);
 /// How often a run is played until what it is about has come about.
 const ATTEMPTS: u32 = 4;
 
@@ -65,8 +69,8 @@ const ATTEMPTS: u32 = 4;
 
 Exit status:
   0 all that is claimed was observed   1 it was not
-  69 what was asked for by name lacks something that it needs, and was skipped
-  64 wrong usage   128+n ended by signal n")]
+  71 skipped: a scenario that was asked for by its name lacks what it needs
+  64 wrong usage   69 the coordinator can't be reached   128+n ended by signal n")]
 pub struct DemoArgs {
     /// What to show, or all that can be shown here (all) [default: pause billing].
     #[arg(value_name = "SCENARIO")]
@@ -133,18 +137,31 @@ pub fn run(args: &DemoArgs, out: &mut dyn Write) -> Result<(), Failure> {
     if chosen.scenarios.iter().any(|scenario| scenario.name == partition::SCENARIO.name) {
         partition::network::enter();
     }
-    if let Some(coordinator) = &args.coordinator {
-        AnyCoordinator::open(coordinator).map_err(|error| Failure::Usage(format!("--coordinator {error}")))?;
-    }
     // One thread: children are tied to the thread that starts them.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
+        look_at_coordinator(args).await?;
         let (teller, ends) = Teller::start(args.json, args.speed)?;
         tokio::select! { biased;
             signal = ending() => Err(Failure::Exit(128 + u8::try_from(signal?.as_raw()).unwrap_or(0), None)),
             outcome = show(args, &chosen, &teller, ends) => outcome,
         }
     })
+}
+
+/// A coordinator that nobody can reach would only be noticed by leaders that never come.
+async fn look_at_coordinator(args: &DemoArgs) -> Result<(), Failure> {
+    let Some(address) = &args.coordinator else { return Ok(()) };
+    let usage = |error: &dyn std::fmt::Display| Failure::Usage(format!("--coordinator {error}"));
+    let coordinator = AnyCoordinator::open(address).map_err(|error| usage(&error))?;
+    let election = "fencegate-demo".parse().map_err(|error| usage(&error))?;
+    let asked = tokio::time::timeout(COORDINATOR_TIME, coordinator.leader(&election)).await;
+    let unreachable = |why: &str| Failure::Unreachable(format!("--coordinator {address}: {why}"));
+    match asked {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(error)) => Err(unreachable(&error.to_string())),
+        Err(_) => Err(unreachable("no answer")),
+    }
 }
 
 /// Waits for a signal that asks to end.
@@ -269,6 +286,7 @@ async fn play_all(args: &DemoArgs, scenarios: &[&'static Scenario], teller: &Tel
     };
     let scratch = scratch.map_err(|error| Failure::Other(format!("a folder to work in: {error}")))?;
     let mut shown = Vec::new();
+    teller.intro();
     for scenario in scenarios {
         teller.scenario(scenario);
         let mut runs = Vec::new();
@@ -326,4 +344,43 @@ fn unlike_claimed(shown: &Shown) -> Option<String> {
         return Some(format!("{name}: with the check there was damage"));
     }
     (with.0.refusals() == 0).then(|| format!("{name}: with the check a write should have been refused, and none was"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use scenario::Measure;
+    use story::{Event, Kind};
+
+    fn shown(without: u64, with: u64, refused: usize) -> Shown {
+        let damage = |count| {
+            let measure = |is_damage, count| Measure { what: "seats", count, is_damage, counted_by: String::new() };
+            Damage { measures: vec![measure(false, 7), measure(true, count)] }
+        };
+        let refusal = Kind::Refused { token: None, highest: None, status: 412 };
+        let event = Event { at_us: 1, lane: "anna".into(), kind: refusal, text: String::new() };
+        let story = Story { events: vec![event; refused], ..Story::default() };
+        Shown { scenario: &pause::SCENARIO, runs: vec![(Story::default(), damage(without)), (story, damage(with))] }
+    }
+
+    #[test]
+    fn what_was_not_seen_is_not_claimed() {
+        assert_eq!(unlike_claimed(&shown(3, 0, 1)), None);
+        for (seen, says) in [
+            (shown(0, 0, 1), "should have been damage"),
+            (shown(3, 1, 1), "with the check there was damage"),
+            (shown(3, 0, 0), "should have been refused"),
+        ] {
+            assert!(unlike_claimed(&seen).unwrap().contains(says), "{seen:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_said_of_scenarios_fits() {
+        for Scenario { name, title, sides, .. } in ALL {
+            assert!(name.chars().all(|c| c.is_ascii_lowercase()), "{name}");
+            assert!(title.chars().count() <= 60, "{title}");
+            assert!(sides.iter().all(|side| side.chars().count() <= 18), "{sides:?}");
+        }
+    }
 }

@@ -66,6 +66,9 @@ impl Scratch {
     /// It can't be made.
     pub fn kept(path: &Path) -> std::io::Result<Scratch> {
         std::fs::create_dir_all(path)?;
+        if std::fs::read_dir(path)?.next().is_some() {
+            return Err(std::io::Error::other(format!("{} isn't empty", path.display())));
+        }
         Ok(Scratch { path: path.canonicalize()?, sweeper: None })
     }
 

@@ -242,7 +242,7 @@ impl Stage {
     /// Waits until something is so, and takes in what is reported meanwhile.
     ///
     /// # Errors
-    /// [`Failed::Missed`] where it takes too long; [`Failed::Broken`] where a process ends that everything depends on.
+    /// [`Failed::Missed`] where it takes too long, or a process fails; [`Failed::Broken`] where one ends that everything depends on.
     pub async fn until<T>(&mut self, what: &str, mut look: impl FnMut(&Stage) -> Option<T>) -> Result<T, Failed> {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -250,18 +250,25 @@ impl Stage {
             if let Some(found) = look(self) {
                 return Ok(found);
             }
-            let ended = self
-                .children
-                .iter_mut()
-                .find_map(|(lane, actor)| (actor.is_essential && !actor.child.is_running()).then_some((lane, actor)));
-            if let Some((lane, actor)) = ended {
-                return Err(Failed::Broken(format!("{lane} has ended: {}", last_line(&actor.log))));
-            }
+            self.look_after()?;
             if Instant::now() >= deadline {
                 return Err(Failed::Missed(format!("not in {PATIENCE:?}: {what}{}", self.complaints())));
             }
             tokio::time::sleep(LOOK_AGAIN).await;
         }
+    }
+
+    /// Whether all is well with the processes.
+    fn look_after(&mut self) -> Result<(), Failed> {
+        for (lane, actor) in &mut self.children {
+            if actor.is_essential && !actor.child.is_running() {
+                return Err(Failed::Broken(format!("{lane} has ended: {}", last_line(&actor.log))));
+            }
+            if actor.child.has_failed() {
+                return Err(Failed::Missed(format!("{lane} has failed: {}", last_line(&actor.log))));
+            }
+        }
+        Ok(())
     }
 
     /// Takes in what the processes have reported, in the order in which it happened.

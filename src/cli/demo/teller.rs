@@ -21,7 +21,10 @@ mod paint;
 use paint::{Colour, Paper};
 
 /// How long a line stands before the next is written, at speed 1.
-const PACE: Duration = Duration::from_millis(350);
+const PACE: Duration = Duration::from_millis(300);
+
+/// What stands before the text of an event: its time and its lane.
+const MARGIN: usize = 18;
 
 /// So many writes of a lane are told one after the other.
 const WRITES_TOLD: usize = 3;
@@ -94,6 +97,15 @@ impl Teller {
         let _ = self.lines.send(Line::Last);
     }
 
+    /// What all of it is about, for people.
+    pub fn intro(&self) {
+        let Some(paper) = self.paper else { return };
+        let text = "Each new leader gets a token: the number of its term, higher than all before it. fencegate stands before the \
+                    storage, and refuses a write with a lower token than it has seen. What follows happens now, with real \
+                    processes, each time twice: first with that check switched off, then with it on.";
+        self.say(paper.wrap(text, "", "") + "\n", true);
+    }
+
     /// A scenario begins.
     pub fn scenario(&self, scenario: &Scenario) {
         let Scenario { name, title, explains, .. } = scenario;
@@ -156,7 +168,7 @@ impl Teller {
             }
             _ => String::new(),
         };
-        let text = paper.wrap(&format!("{}{behind}", event.text), "", "                 ");
+        let text = paper.wrap(&format!("{}{behind}", event.text), "", &" ".repeat(MARGIN));
         let text = match &event.kind {
             Kind::Accepted { behind: Some(_), .. } => paper.paint(Colour::Bad, &text),
             Kind::Refused { .. } => paper.paint(Colour::Good, &text),

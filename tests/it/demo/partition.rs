@@ -3,18 +3,16 @@
 use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::path::PathBuf;
-use std::process::Command;
 
+use rustix::process::Signal;
 use serde_json::Value;
 
-use super::{Demo, Told, count, find, numbers};
-use crate::process::PROGRAM;
+use super::shown::{counted, damage, events, shown};
+use super::{Demo, lines};
 
 /// Whether it can be shown here. Where not, the test says that it is skipped.
 fn can_be_shown(test: &str) -> bool {
-    let output = Command::new(PROGRAM).args(["demo", "--list", "--json"]).output().expect("it can be started");
-    let told = String::from_utf8(output.stdout).expect("UTF-8");
-    let scenarios: Vec<Value> = told.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let scenarios = lines(&Demo::run(&["--list", "--json"]).out);
     let lacks = &scenarios.iter().find(|line| line["scenario"] == "partition").expect("it is listed")["lacks"];
     if let Some(why) = lacks.as_str() {
         let _ = writeln!(std::io::stderr(), "SKIPPED: {test}: {why} (scripts/ensure etcd iproute2)");
@@ -34,36 +32,29 @@ fn interfaces() -> Vec<String> {
     table.lines().skip(2).filter_map(|line| Some(line.split_once(':')?.0.trim().to_owned())).collect()
 }
 
-/// The numbers of the invoices that a leader has written.
-fn invoices(told: &Told, side: &str, name: &str) -> Vec<i64> {
-    let sql = format!("SELECT number FROM invoices WHERE written_by = '{name}' ORDER BY rowid");
-    numbers(&told.folder("partition", side).join("invoices.db"), &sql)
+/// Quorum's part: one is elected while the other still leads by all that the smaller side knows, and with a higher token. And nobody
+/// else is.
+fn is_told_truly(run: &[Value]) {
+    let find = |lane: &str, kind: &str| {
+        let found = run.iter().position(|event| event["lane"] == lane && event["kind"] == kind);
+        found.unwrap_or_else(|| panic!("{lane} {kind}: {run:#?}"))
+    };
+    let (first, second) = (find("anna", "elected"), find("bert", "elected"));
+    let order = [first, find("left", "cut"), second, find("left", "healed")];
+    assert!(order.is_sorted(), "{order:?} in {run:#?}");
+    let token = |event: usize| run[event]["token"].as_str().expect("a token").parse::<u64>().expect("a number");
+    assert!(token(first) < token(second));
+    assert_eq!(run.iter().filter(|event| event["kind"] == "elected").count(), 2);
 }
 
 fn splits(members: &str) {
-    let told = Demo::finish(&["partition", "--members", members]);
-    assert_eq!(told.status, Some(0), "{:#?}", told.lines);
-    let [(without, refused_without), (with, refused_with)] = told.damage("partition");
-    assert!(without[1] > 0 && refused_without == 0, "{without:?}");
-    assert!(with[1] == 0 && refused_with == 1, "{with:?}");
-    for side in ["without", "with"] {
-        let run = told.run(side);
-        // Quorum's part: one is elected while the other still leads by all that the smaller side knows, and with a higher token.
-        let [cut, healed] = ["cut", "healed"].map(|kind| find(run, "left", kind).expect(kind));
-        let [anna, bert] = ["anna", "bert"].map(|name| find(run, name, "elected").expect("elected"));
-        assert!(anna < cut && cut < bert && bert < healed, "{run:#?}");
-        let token = |event: usize| run[event]["token"].as_str().expect("a token").parse::<u64>().expect("a number");
-        assert!(token(anna) < token(bert));
-        let elections = run.iter().filter(|event| event["kind"] == "elected").count();
-        assert_eq!(elections, 2, "nobody else was elected");
-        // Fencing's part, counted by this test.
-        let (annas, berts) = (invoices(&told, side, "anna"), invoices(&told, side, "bert"));
-        assert!(!annas.is_empty() && !berts.is_empty());
-        let twice = berts.iter().filter(|number| annas.contains(number)).count();
-        let counted = if side == "with" { &with } else { &without };
-        assert_eq!(u64::try_from(twice).expect("small"), counted[1]);
-        assert_eq!(count(run, "bert", "refused"), 0);
-    }
+    let (told, dir) = shown("partition", &["--members", members]);
+    let [(without, _), (with, refused)] = damage(&told);
+    assert!(without >= 1 && with == 0 && refused == 1, "{without} {with} {refused}");
+    let twice = "SELECT count(DISTINCT a.number) FROM invoices a JOIN invoices b \
+                 ON a.number = b.number AND a.written_by < b.written_by";
+    assert_eq!(counted(&dir, "partition", "invoices.db", twice), [without, with]);
+    events(&told).iter().for_each(|run| is_told_truly(run));
 }
 
 #[test]
@@ -86,17 +77,17 @@ fn no_process_and_no_network_is_left_when_it_is_killed() {
         return;
     }
     let (own, before) = (std::fs::read_link("/proc/self/ns/net").expect("it can be read"), interfaces());
-    let moments: [(&str, &str); 4] = [("gate", "started"), ("right", "started"), ("anna", "elected"), ("left", "cut")];
-    for (lane, kind) in moments {
-        let mut demo = Demo::start(&["partition"]);
-        demo.until(|line| line["lane"] == lane && line["kind"] == kind);
-        // It itself, and whatever was started in it, is in other networks than this test.
-        let pid = demo.child.id();
+    for (lane, kind) in [("gate", "started"), ("right", "started"), ("anna", "elected"), ("left", "cut")] {
+        let mut demo = Demo::start(&["partition", "--json"]);
+        demo.reads(|line| line["lane"] == lane && line["kind"] == kind);
+        let pid = demo.pid().as_raw_nonzero();
         let its = std::fs::read_link(format!("/proc/{pid}/ns/net")).expect("it runs");
-        assert_ne!(its, own, "it has a network of its own");
-        assert!(networks().contains(&its));
-        demo.kill();
-        assert!(!networks().contains(&its), "killed when {lane} had {kind}");
-        assert_eq!(interfaces(), before, "nothing is left in this network");
+        assert!(its != own && networks().contains(&its), "it has a network of its own");
+        demo.signal(Signal::KILL);
+        demo.wait();
+        let when = format!("killed when {lane} had {kind}");
+        demo.is_gone(&when);
+        assert!(!networks().contains(&its), "{when}");
+        assert_eq!(interfaces(), before, "nothing is left in this network, {when}");
     }
 }

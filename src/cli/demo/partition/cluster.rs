@@ -18,7 +18,7 @@ const CLIENT_PORT: u16 = 2379;
 /// How long a member may take to answer; on the side without a majority it never does.
 pub const ANSWER_TIME: Duration = Duration::from_millis(500);
 /// How often members are asked.
-const LOOK_AGAIN: Duration = Duration::from_millis(20);
+pub const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// A cluster that runs. Its members are numbered as their machines.
 #[derive(Debug)]

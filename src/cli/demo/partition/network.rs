@@ -244,7 +244,6 @@ impl Network {
     }
 
     fn batch(&self, lines: &str) -> Result<(), Failed> {
-        // The interfaces that there are when this process begins are looked at once; this is that one process.
         if !is_own() {
             return Err(Failed::Broken("this is not a network of its own".into()));
         }
