@@ -167,6 +167,7 @@ async fn send_and_freeze(stage: &mut Stage, name: &str, next: &str, slow: usize)
     happened(stage, "store", "has the write", slow, |kind| *kind == Kind::Works).await?;
     let text = |_: &Story| "is frozen (SIGSTOP) while it waits for the answer".to_owned();
     stage.freeze(name, text).await?;
+    stage.lease_runs_out(name).await?;
     let token = elected(stage, next).await?;
     write(stage, next)?;
     Ok(token)

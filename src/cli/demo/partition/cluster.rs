@@ -1,6 +1,8 @@
 //! An etcd cluster, one member on each machine of the network.
 
+use std::future::Future;
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::time::Duration;
 
 use etcd_client::{Client, ConnectOptions, GetOptions};
@@ -117,24 +119,32 @@ impl Cluster {
 
     /// Has this member write a key. `false`: it doesn't in the time of an answer.
     pub async fn writes(&self, member: u8) -> bool {
-        let put = async {
+        within_answer_time(async {
             let mut client = connect(member).await?;
             client.put("fencegate-demo", "written", None).await.ok()
-        };
-        tokio::time::timeout(ANSWER_TIME, put).await.is_ok_and(|done| done.is_some())
+        })
+        .await
+        .is_some()
     }
 
     /// What this member has at the first key of an election, read with nobody else asked: serializably, in etcd's word.
     pub async fn stored(&self, member: u8, election: &str) -> Option<String> {
-        let get = async {
+        within_answer_time(async {
             let mut client = connect(member).await?;
             let options = GetOptions::new().with_prefix().with_serializable();
             let answer = client.get(format!("{election}/"), Some(options)).await.ok()?;
             Some(answer.kvs().first()?.value_str().ok()?.to_owned())
-        };
-        tokio::time::timeout(ANSWER_TIME, get).await.ok().flatten()
+        })
+        .await
     }
 }
+
+/// Waits no longer than for an answer. Boxed: what etcd's client does is large, and what waits for it isn't to be.
+fn within_answer_time<'a, T: 'a>(asking: impl Future<Output = Option<T>> + 'a) -> Asking<'a, T> {
+    Box::pin(async { tokio::time::timeout(ANSWER_TIME, asking).await.ok().flatten() })
+}
+
+type Asking<'a, T> = Pin<Box<dyn Future<Output = Option<T>> + 'a>>;
 
 fn arguments(stage: &Stage, member: u8, size: u8) -> Vec<String> {
     let inner = |member: u8| format!("http://{}:{INNER_PORT}", inner_address(member));
@@ -167,11 +177,11 @@ async fn connect(member: u8) -> Option<Client> {
 }
 
 async fn status(member: u8) -> Option<Status> {
-    let ask = async {
+    within_answer_time(async {
         let status = connect(member).await?.status().await.ok()?;
         Some(Status { id: status.header()?.member_id(), leader: Some(status.leader()).filter(|leader| *leader != 0) })
-    };
-    tokio::time::timeout(ANSWER_TIME, ask).await.ok().flatten()
+    })
+    .await
 }
 
 /// Waits until a member serves the others.

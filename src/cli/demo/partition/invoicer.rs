@@ -38,7 +38,10 @@ pub async fn lead(Invoicer { worker }: Invoicer) -> Result<(), String> {
     let leadership = term.leadership.clone();
     tokio::spawn(async move {
         leadership.lost().await;
-        report(Kind::Note, "its lease clock says: no longer leader. Careful programs end here; this one never looks");
+        report(
+            Kind::LeaseOver,
+            "its lease is over by its own clock. A careful program ends here; this one never looks",
+        );
     });
     for number in last + 1.. {
         tokio::time::sleep(WORK_TIME).await;

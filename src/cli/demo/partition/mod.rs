@@ -179,7 +179,7 @@ async fn split(stage: &mut Stage, scene: &Scene) -> Result<(), Failed> {
     cluster.until_leaderless(stage, leader).await?;
     let election = name(stage)?;
     let coordinator = open(scene, left)?;
-    let asking = async { tokio::join!(cluster.writes(leader), coordinator.leader(&election)) };
+    let asking = async { tokio::join!(cluster.writes(leader), Box::pin(coordinator.leader(&election))) };
     let (writes, leads) = beside(stage, "the smaller side is asked", asking).await?;
     if writes || leads.is_ok() {
         return Err(Failed::Broken("the smaller side decided something without a majority".into()));
@@ -215,7 +215,7 @@ async fn heal(stage: &mut Stage, scene: &Scene, token: Token) -> Result<(), Fail
     let coordinator = open(scene, &scene.left)?;
     let asking = async {
         loop {
-            if let Ok(Some(Leader { token, .. })) = coordinator.leader(&election).await {
+            if let Ok(Some(Leader { token, .. })) = Box::pin(coordinator.leader(&election)).await {
                 return token;
             }
             tokio::time::sleep(cluster::LOOK_AGAIN).await;
