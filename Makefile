@@ -6,7 +6,7 @@ SHELL := bash
 MAKEFLAGS += --no-print-directory
 
 CARGO ?= cargo
-# Arguments for `make serve`, for example: make serve ARGS="--config fencegate.toml"
+# Arguments for `make serve` and `make demo`, for example: make serve ARGS="--config fencegate.toml"
 ARGS ?=
 # How often `make soak` kills the gate.
 KILLS ?= 500
@@ -24,6 +24,12 @@ serve: ## build the gate and run it; ARGS="..." goes to `fencegate serve`
 	@scripts/ensure rust cc protoc
 	$(CARGO) build --release --locked
 	target/release/fencegate serve $(ARGS)
+
+.PHONY: demo
+demo: ## show what fencing is for: real processes, really frozen; ARGS="billing --report demo.html"
+	@scripts/ensure rust cc protoc
+	$(CARGO) build --release --locked
+	target/release/fencegate demo $(ARGS)
 
 .PHONY: build
 build: ## build target/release/fencegate

@@ -19,12 +19,14 @@ use std::time::Duration;
 use clap::Args;
 use rustix::process::Signal;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
 
 use crate::coordinator::Coordinator;
 use crate::coordinator::any::AnyCoordinator;
 use crate::coordinator::candidate::CandidateId;
 
 use super::failure::Failure;
+use super::lead::signals;
 use scenario::{ALL, Damage, Failed, Scenario, Side};
 use scratch::Scratch;
 use stage::{Setup, Stage};
@@ -164,14 +166,20 @@ async fn look_at_coordinator(args: &DemoArgs) -> Result<(), Failure> {
     }
 }
 
-/// Waits for a signal that asks to end.
+/// Waits for a signal that asks to end. One that was ignored from the start, as by `nohup`, stays so.
 async fn ending() -> std::io::Result<Signal> {
-    let listen = |kind: Signal| signal(SignalKind::from_raw(kind.as_raw()));
-    let (mut term, mut int, mut hup) = (listen(Signal::TERM)?, listen(Signal::INT)?, listen(Signal::HUP)?);
-    tokio::select! {
-        _ = term.recv() => Ok(Signal::TERM),
-        _ = int.recv() => Ok(Signal::INT),
-        _ = hup.recv() => Ok(Signal::HUP),
+    let (sender, mut first) = mpsc::channel(1);
+    for kind in signals::ending() {
+        let mut stream = signal(SignalKind::from_raw(kind.as_raw()))?;
+        let sender = sender.clone();
+        tokio::spawn(async move {
+            stream.recv().await;
+            let _ = sender.send(kind).await;
+        });
+    }
+    match first.recv().await {
+        Some(signal) => Ok(signal),
+        None => std::future::pending().await,
     }
 }
 

@@ -64,7 +64,7 @@ async fn play(stage: &mut Stage) -> Result<Damage, Failed> {
     }
     stage.until("the first sells", |stage| (stage.story.accepted(FIRST) >= FIRST_SALES).then_some(())).await?;
     let frozen = |story: &Story| {
-        format!("looks up the next free seat, {}, prints a ticket, and is frozen (SIGSTOP)", story.accepted(FIRST) + 1)
+        format!("finds seat {} free, prints the ticket, is frozen (SIGSTOP)", story.accepted(FIRST) + 1)
     };
     stage.freeze_at_work(FIRST, frozen).await?;
     let sold = stage.story.accepted(FIRST);

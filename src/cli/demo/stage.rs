@@ -144,7 +144,7 @@ impl Stage {
         self.lane("gate", "the gate, and the database behind it");
         let gate = self.gate(&["--sqlite", &file.to_string_lossy(), "--fence", fence]).await?;
         let checks = if self.is_checked() {
-            "stands before the database, and checks the token of every write"
+            "stands before the database, and checks every token"
         } else {
             "stands before the database; its check is off (--no-enforce)"
         };

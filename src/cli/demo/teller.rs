@@ -186,6 +186,10 @@ impl Teller {
             lanes.push(Seen { name: event.lane.clone(), writes: 0 });
             lanes.len() - 1
         });
+        if matches!(event.kind, Kind::Paused | Kind::Resumed | Kind::Deposed) {
+            // What anybody does after this may be new.
+            lanes.iter_mut().for_each(|seen| seen.writes = 0);
+        }
         let seen = &mut lanes[number];
         seen.writes = if matches!(event.kind, Kind::Accepted { .. }) { seen.writes + 1 } else { 0 };
         (seen.writes <= WRITES_TOLD).then_some(number)
