@@ -274,10 +274,10 @@ async fn show(args: &DemoArgs, chosen: &Chosen, teller: &Teller, mut ends: telle
         ),
         (wrong, _) => wrong.join("; "),
     };
-    teller.verdict(wrong.is_empty(), &sentence);
     for (name, lacks) in &chosen.skipped {
         teller.skipped(name, lacks);
     }
+    teller.verdict(wrong.is_empty(), &sentence);
     teller.finish();
     let is_told = ends.done.await.unwrap_or(false);
     match (is_told && wrong.is_empty(), chosen.lacks_asked) {
