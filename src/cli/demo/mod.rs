@@ -136,6 +136,13 @@ pub fn run(args: &DemoArgs, out: &mut dyn Write) -> Result<(), Failure> {
         return list(args, out);
     }
     let chosen = chosen(args)?;
+    if let Some(file) = &args.report {
+        // Not only when all has been played.
+        let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
+        if file.is_dir() || folder.is_some_and(|folder| !folder.is_dir()) {
+            return Err(Failure::Usage(format!("--report {}: no file can be written there", file.display())));
+        }
+    }
     if chosen.scenarios.iter().any(|scenario| scenario.name == partition::SCENARIO.name) {
         partition::network::enter();
     }

@@ -60,6 +60,7 @@ fn what_cannot_be_shown_is_said_at_once() {
         assert!(said.err.contains(says) && said.out.is_empty(), "{args:?}: {said:?}");
     };
     failed(&["nothing"], 64, "there is no scenario \"nothing\"; there are pause");
+    failed(&["--report", "/"], 64, "no file can be written there");
     failed(&["--speed", "0"], 64, "a number from");
     failed(&["--coordinator", "zookeeper://127.0.0.1"], 64, "names no coordinator");
     failed(&["--coordinator", "http://127.0.0.1:1"], 69, "can't be reached");

@@ -49,13 +49,14 @@ const PATH: &str = "/price";
 /// How long the gate gives a write in flight to end when a newer token comes, and how long it waits after one that didn't. As short as
 /// the story allows; by default it is 5 s and 30 s.
 const DRAIN: Duration = Duration::from_secs(1);
-const SETTLE: Duration = Duration::from_secs(1);
+/// Less than the second for which clients are told to wait, so that they needn't ask twice.
+const SETTLE: Duration = Duration::from_millis(800);
 /// How often the gate is asked what it does.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// What each writes, in order. The store is slow with two of these.
-const ANNA: [&str; 2] = ["10 by anna", "10.50 by anna"];
-const BERT: [&str; 3] = ["20 by bert", "21 by bert", "21.50 by bert"];
-const CLEO: [&str; 1] = ["30 by cleo"];
+const ANNA: [&str; 2] = ["10", "11"];
+const BERT: [&str; 3] = ["20", "21", "22"];
+const CLEO: [&str; 1] = ["30"];
 const SLOW: [&str; 2] = [ANNA[0], BERT[1]];
 
 fn run(stage: &mut Stage) -> Run<'_> {
@@ -206,7 +207,8 @@ async fn endless(stage: &mut Stage, scene: &Scene) -> Result<(), Failed> {
     if stage.is_checked() {
         let is_quarantined = |state: &Value| !state["quarantined_until"].is_null();
         until_gate(stage, &scene.gate, "the fence is quarantined", is_quarantined).await?;
-        let text = "cuts bert's write off after 1s. Nobody knows whether it will be applied: quarantine, cleo waits on";
+        let text =
+            "cuts bert's write off after 1s: whether it will be applied, nobody knows. Quarantine: cleo waits on";
         stage.tell("gate", Kind::Note, text);
     } else {
         happened(stage, "cleo", "has written", 1, |kind| matches!(kind, Kind::Accepted { .. })).await?;

@@ -51,7 +51,7 @@ async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Response<Ful
     };
     // Step one: check.
     if let Err(highest) = shared.check(token) {
-        let mut response = web::response(StatusCode::PRECONDITION_FAILED, "");
+        let mut response = web::response(StatusCode::PRECONDITION_FAILED, "{\"title\":\"stale token\"}");
         if let Ok(highest) = highest.to_string().try_into() {
             response.headers_mut().insert(FENCING_HIGHEST, highest);
         }
@@ -63,7 +63,7 @@ async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Response<Ful
         response.headers_mut().insert(FENCING_VERDICT, HeaderValue::from_static("admitted"));
         return response;
     }
-    report(Kind::Note, format!("checks token {token}: none was higher, so it passes the write on"));
+    report(Kind::Note, format!("checks token {token}: none was higher, so the write goes on to the store"));
     // Step two: forward. Whatever happens between the two, and on the way, nobody looks at.
     let Ok(body) = Limited::new(body, BODY_BYTES_MAX).collect().await else {
         return web::response(StatusCode::BAD_REQUEST, "");

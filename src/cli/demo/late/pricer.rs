@@ -3,6 +3,8 @@
 //! It doesn't look at its lease before it writes: to have a check in the program is good, and the moment between that and the write
 //! stays. Here the moment is long.
 
+use std::time::Duration;
+
 use hyper::Method;
 use serde::{Deserialize, Serialize};
 use tokio::signal::unix::{SignalKind, signal};
@@ -11,6 +13,9 @@ use super::store::WRITTEN_BEFORE;
 use crate::cli::demo::story::{Kind, report};
 use crate::cli::demo::worker::{Term, Worker};
 use crate::endpoint::Reply;
+
+/// How long it takes to find the next price.
+const WORK_TIME: Duration = Duration::from_millis(150);
 
 /// A leader's settings.
 #[derive(Debug, Serialize, Deserialize)]
@@ -31,12 +36,15 @@ pub async fn lead(Pricer { worker, path, prices }: Pricer) -> Result<(), String>
     // Before anybody can know that it is there.
     let mut told = signal(SignalKind::user_defined1()).map_err(|error| error.to_string())?;
     let term = worker.lead(|token| format!("is elected leader, and gets token {token}")).await?;
-    for price in prices {
+    for (number, price) in prices.into_iter().enumerate() {
         told.recv().await;
-        report(Kind::Works, format!("sends the price {price} with token {}", term.token));
+        if number > 0 {
+            tokio::time::sleep(WORK_TIME).await;
+        }
+        report(Kind::Works, format!("sends the price {price}"));
         let reply = term.send(Method::PUT, &path, price.clone().into_bytes()).await?;
         if reply.status == 412 {
-            term.refused(&reply, |_| format!("may not: 412. The price {price} was not written"));
+            term.refused(&reply, |title| format!("may not: 412, \"{title}\". The price is not set to {price}"));
             break;
         }
         answered(&term, &reply, &price);
@@ -49,8 +57,9 @@ pub async fn lead(Pricer { worker, path, prices }: Pricer) -> Result<(), String>
 
 fn answered(term: &Term, reply: &Reply, price: &str) {
     if !(200..300).contains(&reply.status) {
-        let text = format!("is told: {}, and {}", reply.status, reply.reason());
-        report(Kind::Unknown, text);
+        let problem: serde_json::Value = serde_json::from_slice(&reply.body).unwrap_or_default();
+        let code = problem["code"].as_str().unwrap_or("no more");
+        report(Kind::Unknown, format!("is told {} {code}: whether its price was set, nobody knows", reply.status));
         return;
     }
     let before = reply.headers.get(WRITTEN_BEFORE).and_then(|token| token.to_str().ok()?.parse().ok());
@@ -60,6 +69,6 @@ fn answered(term: &Term, reply: &Reply, price: &str) {
     } else if term.leadership.is_alive() {
         report(Kind::Accepted { token, behind }, format!("has set the price to {price}"));
     } else {
-        report(Kind::Note, format!("learns that the price {price} was set in its turn, before any newer one"));
+        report(Kind::Note, format!("learns that its price, {price}, was set in its turn, before any newer one"));
     }
 }

@@ -132,7 +132,7 @@ impl Shared {
             // Seen as of now before it is told: a release that answers to this is not missed.
             let mut released = self.released.clone();
             released.borrow_and_update();
-            report(Kind::Works, format!("has the write of {shown} ({}), and is slow with it", write.value));
+            report(Kind::Works, format!("has the price {} ({shown}), and is slow with it", write.value));
             let _ = released.changed().await;
         }
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
@@ -140,7 +140,7 @@ impl Shared {
         let line = serde_json::to_string(&write)? + "\n";
         kept.log.write_all(line.as_bytes())?;
         let overwrites = if before > write.token { ", over a newer one" } else { "" };
-        let told = format!("applies the write of {shown} ({}){overwrites}", write.value);
+        let told = format!("sets the price to {} ({shown}){overwrites}", write.value);
         kept.values.insert(write.path, (write.value, before.max(write.token)));
         report(Kind::Note, told);
         Ok(before)

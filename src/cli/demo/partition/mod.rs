@@ -173,9 +173,9 @@ async fn split(stage: &mut Stage, scene: &Scene) -> Result<(), Failed> {
     let Scene { cluster, left, right, .. } = scene;
     let leader = left.first().copied().unwrap_or(1);
     scene.network.cut()?;
-    stage.tell("left", Kind::Cut, "the cable is pulled; anna hears these members, and they hear no others");
+    stage.tell("left", Kind::Cut, "the cable is pulled: anna reaches only these members, and they no others");
     let next = cluster.until_led(stage, right, right).await?;
-    stage.tell("right", Kind::Note, format!("are a majority: they elect member {next} etcd's leader, and go on"));
+    stage.tell("right", Kind::Note, format!("is a majority: it elects member {next} etcd's leader, and goes on"));
     cluster.until_leaderless(stage, leader).await?;
     let election = name(stage)?;
     let coordinator = open(scene, left)?;
@@ -184,14 +184,10 @@ async fn split(stage: &mut Stage, scene: &Scene) -> Result<(), Failed> {
     if writes || leads.is_ok() {
         return Err(Failed::Broken("the smaller side decided something without a majority".into()));
     }
-    stage.tell(
-        "left",
-        Kind::Note,
-        "are a minority: no write and no election here, not even a read that can be trusted",
-    );
+    stage.tell("left", Kind::Note, "is a minority: no write and no election here, not even a read that can be trusted");
     let stored = beside(stage, "the smaller side's store", cluster.stored(leader, &election)).await?;
     if stored.as_deref() == Some("anna") {
-        stage.tell("left", Kind::Note, "in what they have stored, anna still leads. Nobody here can know better");
+        stage.tell("left", Kind::Note, "still has stored that anna leads: nobody here can know better");
     }
     Ok(())
 }
@@ -225,7 +221,7 @@ async fn heal(stage: &mut Stage, scene: &Scene, token: Token) -> Result<(), Fail
     if leads != token {
         return Err(Failed::Missed("bert has lost its lease".into()));
     }
-    stage.tell("left", Kind::Note, format!("hear from the others that bert leads, with token {leads}"));
+    stage.tell("left", Kind::Note, format!("hears from the other side that bert leads, with token {leads}"));
     Ok(())
 }
 
