@@ -13,7 +13,7 @@ use hyper::Method;
 use rustix::process::Signal;
 use serde_json::Value;
 
-use super::look::beside;
+use super::look::{beside, elected};
 use super::scenario::{Damage, Failed, Measure, Run, Scenario, lacks_nothing};
 use super::stage::{GateAt, Stage};
 use super::story::{Kind, Story};
@@ -85,9 +85,9 @@ async fn play(stage: &mut Stage) -> Result<Damage, Failed> {
 
 /// Starts what isn't a leader.
 async fn set(stage: &mut Stage) -> Result<Scene, Failed> {
-    stage.lane("store", "an HTTP service, slow at times");
     let proxy = if stage.is_checked() { "gate" } else { "proxy" };
     stage.lane(proxy, if stage.is_checked() { "fencegate, before the store" } else { "checks, then forwards" });
+    stage.lane("store", "an HTTP service, slow at times");
     for name in ["anna", "bert", "cleo"] {
         stage.lane(name, "a server that sets the price");
     }
@@ -139,16 +139,6 @@ async fn happened(
 ) -> Result<(), Failed> {
     let often = |stage: &Stage| (stage.story.count(lane, &is) >= times).then_some(());
     stage.until(&format!("{lane} {what}"), often).await
-}
-
-async fn elected(stage: &mut Stage, name: &str) -> Result<Token, Failed> {
-    let token = |stage: &Stage| {
-        stage.story.events.iter().find_map(|event| match event.kind {
-            Kind::Elected { token } if event.lane == name => Some(token),
-            _ => None,
-        })
-    };
-    stage.until(&format!("{name} leads"), token).await
 }
 
 /// Has a leader write its next price.

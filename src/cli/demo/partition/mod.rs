@@ -14,7 +14,7 @@ use crate::coordinator::any::AnyCoordinator;
 use crate::fence::{FenceName, Leader, Token};
 
 use super::DemoArgs;
-use super::look::beside;
+use super::look::{beside, elected};
 use super::scenario::{Damage, Failed, Measure, Run, Scenario};
 use super::stage::{GateAt, Stage};
 use super::story::Kind;
@@ -156,16 +156,6 @@ fn enter(stage: &mut Stage, scene: &Scene, name: &str, members: &[u8]) -> Result
     let coordinator = scene.cluster.address(members);
     let worker = Worker { coordinator, ..stage.worker(name, &scene.gate, FENCE)? };
     stage.part(name, "partition-invoicer", &Invoicer { worker })
-}
-
-async fn elected(stage: &mut Stage, name: &str) -> Result<Token, Failed> {
-    let token = |stage: &Stage| {
-        stage.story.events.iter().find_map(|event| match event.kind {
-            Kind::Elected { token } if event.lane == name => Some(token),
-            _ => None,
-        })
-    };
-    stage.until(&format!("{name} leads"), token).await
 }
 
 /// Pulls the cable, and shows what each side can do.

@@ -32,6 +32,10 @@ use crate::cli::demo::stage::Stage;
 const OUTSIDE: &str = "FENCEGATE_DEMO_OUTSIDE";
 /// How the names of all interfaces begin that are made in the namespace that this process is in.
 const OURS: &str = "fgd-";
+/// What a namespace has from the start: besides the loopback, what some modules of the kernel put into every one
+/// (`net.core.fb_tunnels_only_for_init_net` in the kernel's documentation).
+const IN_ALL: [&str; 10] =
+    ["lo", "tunl0", "gre0", "gretap0", "erspan0", "ip_vti0", "ip6_vti0", "sit0", "ip6tnl0", "ip6gre0"];
 /// How many machines there can be: their addresses end in their number.
 pub const MACHINES_MAX: u8 = 99;
 /// How `unshare` is told to make a network namespace: as root, and as anybody who may make user namespaces.
@@ -86,7 +90,7 @@ fn attempt(way: &[&str]) -> Result<(), String> {
 /// Enters a network namespace of its own by becoming this program again with the same arguments. Returns where that can't be done, and
 /// where it is done already. To be called before there are other threads, since those would end.
 pub fn enter() {
-    if is_own() || lacks().is_some() {
+    if is_own() {
         return;
     }
     let Some(way) = WAYS.into_iter().find(|way| attempt(way).is_ok()) else { return };
@@ -95,7 +99,7 @@ pub fn enter() {
     };
     let mut command = Command::new(unshare);
     command.args(way).arg("--").arg(program).args(std::env::args_os().skip(1)).env(OUTSIDE, outside);
-    // It only returns where it fails; then `lacks` is asked again, and says why it can't be shown.
+    // It only returns where it fails; then there is no network of its own, and `Network::make` says so.
     let _ = command.exec();
 }
 
@@ -110,7 +114,7 @@ pub fn is_own() -> bool {
     static OWN: OnceLock<bool> = OnceLock::new();
     *OWN.get_or_init(|| {
         let outside = std::env::var_os(OUTSIDE);
-        outside.is_some() && outside != namespace() && interfaces().iter().all(|name| name == "lo")
+        outside.is_some() && outside != namespace() && interfaces().iter().all(|name| IN_ALL.contains(&&**name))
     })
 }
 
