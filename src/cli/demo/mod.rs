@@ -132,17 +132,11 @@ pub fn inner(args: impl IntoIterator<Item = OsString>) -> Option<u8> {
 /// # Errors
 /// Anything that isn't as claimed.
 pub fn run(args: &DemoArgs, out: &mut dyn Write) -> Result<(), Failure> {
+    look_at_report(args)?;
     if args.list {
         return list(args, out);
     }
     let chosen = chosen(args)?;
-    if let Some(file) = &args.report {
-        // Not only when all has been played.
-        let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
-        if file.is_dir() || folder.is_some_and(|folder| !folder.is_dir()) {
-            return Err(Failure::Usage(format!("--report {}: no file can be written there", file.display())));
-        }
-    }
     if chosen.scenarios.iter().any(|scenario| scenario.name == partition::SCENARIO.name) {
         partition::network::enter();
     }
@@ -156,6 +150,16 @@ pub fn run(args: &DemoArgs, out: &mut dyn Write) -> Result<(), Failure> {
             outcome = show(args, &chosen, &teller, ends) => outcome,
         }
     })
+}
+
+/// That a page can't be written is said before all of it is played.
+fn look_at_report(args: &DemoArgs) -> Result<(), Failure> {
+    let Some(file) = &args.report else { return Ok(()) };
+    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
+    if file.is_dir() || folder.is_some_and(|folder| !folder.is_dir()) {
+        return Err(Failure::Usage(format!("--report {}: no file can be written there", file.display())));
+    }
+    Ok(())
 }
 
 /// A coordinator that nobody can reach would only be noticed by leaders that never come.

@@ -10,7 +10,7 @@ use crate::fence::Token;
 /// One process, or what is drawn as one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Lane {
-    /// Its short name, at most 8 characters.
+    /// Its short name, at most 8 characters. What is written to stands in the first lane; `gate` or `proxy` is what refuses.
     pub name: String,
     /// What it is, in a few words.
     pub role: String,

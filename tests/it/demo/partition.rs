@@ -8,7 +8,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use super::shown::{counted, damage, events, shown};
-use super::{Demo, lines};
+use super::{Demo, lines, of_type};
 
 /// Whether it can be shown here. Where not, the test says that it is skipped.
 fn can_be_shown(test: &str) -> bool {
@@ -69,6 +69,19 @@ fn nine_members_five_and_four() {
     if can_be_shown("nine_members_five_and_four") {
         splits("9");
     }
+}
+
+/// Those before it have a network, too, and those after it.
+#[test]
+fn between_others() {
+    if !can_be_shown("between_others") {
+        return;
+    }
+    let said = Demo::run(&["late", "partition", "pause", "--json"]);
+    assert_eq!((said.status, said.err.as_str()), (Some(0), ""), "{}", said.out);
+    let told = lines(&said.out);
+    let shown: Vec<&Value> = of_type(&told, "damage").iter().map(|damage| &damage["scenario"]).collect();
+    assert_eq!(shown, ["late", "partition", "pause"]);
 }
 
 #[test]

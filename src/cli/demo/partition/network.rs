@@ -91,6 +91,8 @@ fn attempt(way: &[&str]) -> Result<(), String> {
 /// where it is done already. To be called before there are other threads, since those would end.
 pub fn enter() {
     if is_own() {
+        // What is shown before in the same run needs the loopback, too. Where this fails, nothing can be reached, and that is said.
+        let _ = tool("ip").map(|ip| Command::new(ip).args(["link", "set", "lo", "up"]).stdin(Stdio::null()).status());
         return;
     }
     let Some(way) = WAYS.into_iter().find(|way| attempt(way).is_ok()) else { return };
@@ -184,8 +186,7 @@ impl Network {
     fn layout(&self) -> String {
         let (inner, client) = (inner_address(THIS), client_address(THIS));
         let mut lines = format!(
-            "link set lo up\n\
-             link add {OURS}left type bridge\nlink add {OURS}right type bridge\nlink add {OURS}clients type bridge\n\
+            "link add {OURS}left type bridge\nlink add {OURS}right type bridge\nlink add {OURS}clients type bridge\n\
              link add {OURS}cable type veth peer name {OURS}cable-end\n\
              link set {OURS}cable master {OURS}left up\nlink set {OURS}cable-end master {OURS}right up\n\
              link set {OURS}left up\nlink set {OURS}right up\nlink set {OURS}clients up\n\

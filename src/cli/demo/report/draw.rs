@@ -18,6 +18,9 @@ const LANES_HIGH_MAX: usize = 6;
 /// What is narrower has no text in it.
 const TEXT_MIN: f64 = 52.0;
 
+/// The lanes that check tokens, by their names.
+const GUARDS: [&str; 2] = ["gate", "proxy"];
+
 /// Where things are.
 struct Scale {
     length_us: u64,
@@ -96,7 +99,8 @@ fn spans(page: &mut String, story: &Story, number: usize, scale: &Scale) {
         let _ = writeln!(page, "<g class=\"ended\"><title>ended</title><path d=\"M{x:.1} {a}V{b}\"/></g>");
     }
     for (from, to) in between(&own, dead, &Kind::Cut, &Kind::Healed) {
-        bar(page, "cut", "cut off", (from, to), (y, scale.lane - 2.0), scale);
+        bar(page, "cut", "cut off", (from, to), (y, scale.lane - 8.0), scale);
+        label(page, "cut", "cut off", (scale.x(from), scale.x(to)), y - 7.0);
     }
     // Below the lease, so that one sees where that ends.
     let leases = leases(&own, dead);
@@ -174,17 +178,29 @@ fn marks(page: &mut String, story: &Story, number: usize, scale: &Scale) {
         let (x, y) = (scale.x(event.at_us), scale.y(number));
         let title = format!("{} {}: {}", seconds(event.at_us), event.lane, told(event));
         let _ = write!(page, "<g class=\"{class}\"><title>{}</title>", escape(&title));
-        // To the gate, which is the first lane: through it, or not.
-        if class == "write" && number > 0 {
-            let _ = write!(page, "<circle cx=\"{x:.1}\" cy=\"{:.1}\" r=\"2\"/>", scale.y(0));
-        } else if number > 0 {
-            let top = scale.y(0) + if class == "refused" { 9.0 } else { 0.0 };
-            let _ = write!(page, "<line x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{:.1}\" y2=\"{top:.1}\"/>", y - 7.0);
-            let end = if class == "refused" { format!("M{:.1} {top:.1}h14", x - 7.0) } else { diamond(x, top, 5.0) };
-            let _ = write!(page, "<path d=\"{end}\"/>");
+        let stored = scale.y(0);
+        match class {
+            _ if number == 0 => {}
+            "write" => {
+                let _ = write!(page, "<circle cx=\"{x:.1}\" cy=\"{stored:.1}\" r=\"2\"/>");
+            }
+            "stale" => line(page, x, (y - 7.0, stored), &diamond(x, stored, 5.0)),
+            _ => {
+                let end = scale.y(guard(story)) + 9.0;
+                line(page, x, (y - 7.0, end), &format!("M{:.1} {end:.1}h14", x - 7.0));
+            }
         }
         let _ = writeln!(page, "{}</g>", shaped(shape, x, y));
     }
+}
+
+/// The lane that refuses writes: what they reach if they aren't is the first one, which may be the same.
+fn guard(story: &Story) -> usize {
+    story.lanes.iter().position(|lane| GUARDS.contains(&lane.name.as_str())).unwrap_or(0)
+}
+
+fn line(page: &mut String, x: f64, (from, to): (f64, f64), end: &str) {
+    let _ = write!(page, "<line x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{from:.1}\" y2=\"{to:.1}\"/><path d=\"{end}\"/>");
 }
 
 fn shaped(shape: &str, x: f64, y: f64) -> String {
