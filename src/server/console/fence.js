@@ -37,13 +37,14 @@ export function fenceView(shared, fence) {
   const older = el("button", { type: "button" }, "Older");
   const resetButton = el("button", { type: "button", id: "reset" }, "Set the mark…");
   const releaseButton = el("button", { type: "button", id: "release" }, "End the quarantine…");
+  const legend = el("p", { class: "quiet legend", "aria-hidden": "true" }, el("i", { class: "dot" }), " refused, the last time  ", el("i", { class: "span" }), " quarantined  · longer terms are drawn wider, not to scale");
   const noRefusals = el("p", { class: "quiet" }, "Nobody was refused here.");
   const noTerms = el("p", { class: "quiet" }, "Nobody has claimed this fence yet.");
   const untilCell = el("strong", {});
   const causeCell = el("p", {});
   fill(stuck, el("p", {}, "Quarantined ", untilCell, ". Newer tokens wait: an older write may still be applied."), causeCell, releaseButton);
   const content = el("div", {}, stuck, said, facts,
-    el("section", { "aria-labelledby": "h-terms" }, el("h2", { id: "h-terms" }, "Who led"), noTerms, strip, terms.element),
+    el("section", { "aria-labelledby": "h-terms" }, el("h2", { id: "h-terms" }, "Who led"), noTerms, strip, legend, terms.element),
     el("section", { "aria-labelledby": "h-refused" }, el("h2", { id: "h-refused" }, "Who was refused"), noRefusals, refused.element),
     el("section", { "aria-labelledby": "h-history" }, el("h2", { id: "h-history" }, "History"), lines.element, older),
     el("section", { "aria-labelledby": "h-acts" }, el("h2", { id: "h-acts" }, "Operator"), el("p", { class: "quiet" }, "For the one case in which a mark has to fall: the coordinator was restored, and its numbers went back."), resetButton));
@@ -66,7 +67,7 @@ export function fenceView(shared, fence) {
       fact("Holder", info.holder ? name(info.holder) : "not named"),
       fact("Since", when(info.advanced_at), info.advanced_at ? el("span", { class: "quiet" }, ` ${lasting(since(info.advanced_at))}`) : null),
       fact("Writes/s", rate(info.writesRate)), fact("Refused/s", rate(info.refusedRate)),
-      fact("In flight", info.in_flight.toLocaleString("en")), fact("Refused since the start", info.refused.toLocaleString("en")));
+      fact("In flight", info.in_flight.toLocaleString("en")), fact("Refused since the gate started", info.refused.toLocaleString("en")));
     stuck.hidden = !info.quarantined_until;
     text(untilCell, quarantine(info.quarantined_until) ?? "");
     const cause = events.find((event) => event.event === "quarantined");
@@ -78,7 +79,7 @@ export function fenceView(shared, fence) {
     drawTerms(strip, all);
     fill(terms.body, termRows(all));
     noTerms.hidden = all.length > 0;
-    strip.hidden = terms.element.hidden = all.length === 0;
+    strip.hidden = legend.hidden = terms.element.hidden = all.length === 0;
     fill(lines.body, events.map((event) => el("tr", { class: event.event },
       el("td", {}, when(event.at)), el("th", { scope: "row" }, WORDS[event.event] ?? event.event), el("td", { class: "number" }, event.token ?? "none"),
       el("td", { class: "number" }, event.previous ?? "–"), el("td", {}, event.holder ? name(event.holder) : "–"), el("td", { class: "reason" }, event.reason ?? ""))));

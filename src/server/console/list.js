@@ -13,7 +13,7 @@ const LOOKS_MAX = 200;
 export const linkTo = (fence) => `#/fence/${encodeURIComponent(fence)}`;
 const link = (fence) => el("a", { href: linkTo(fence), class: "name", title: fence }, fence);
 const token = (value) => el("span", { class: "token" }, value ?? "–");
-const by = (holder) => (holder ? [" (", name(holder), ")"] : []);
+const by = (holder) => (holder ? [" ", el("span", { class: "by" }, "(", name(holder), ")")] : []);
 
 /** Counts of fences, from one look at the gate to the next. */
 export class Rates {

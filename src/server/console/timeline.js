@@ -60,9 +60,13 @@ function segment(term, now) {
     marks.append(span);
   }
   for (const refusal of term.refusals) {
-    const dot = el("i", { class: `dot ${refusal.verdict}` });
-    dot.style.left = `${place(term, time(refusal.last_at), now) * 100}%`;
-    marks.append(dot);
+    const [from, to] = [place(term, time(refusal.first_at), now), place(term, time(refusal.last_at), now)];
+    const line = el("i", { class: "knocks" });
+    line.style.left = `${from * 100}%`;
+    line.style.width = `${(to - from) * 100}%`;
+    const dot = el("i", { class: "dot" });
+    dot.style.left = `${to * 100}%`;
+    marks.append(line, dot);
   }
   const element = el("div", { class: "segment" }, bar, marks, el("span", { class: "from" }, moment(term.from)), el("span", { class: "lasted" }, lasting(lasted)));
   // Longer terms are wider, but a day not a thousand times as wide as a minute.
