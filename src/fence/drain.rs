@@ -90,7 +90,9 @@ impl PartialEq for Passes {
 impl Eq for Passes {}
 
 impl std::hash::Hash for Passes {
-    fn hash<H: std::hash::Hasher>(&self, _: &mut H) {}
+    fn hash<H: std::hash::Hasher>(&self, _: &mut H) {
+        // As equality: nothing tells one from another.
+    }
 }
 
 /// The state of one fence.
