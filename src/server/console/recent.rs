@@ -11,7 +11,7 @@ const FENCES_MAX: usize = 1000;
 /// A minute in parts: the oldest part falls out when a new one begins.
 const PARTS: usize = 12;
 /// How long one part is, in milliseconds.
-const PART_MS: i64 = 5_000;
+const PART_MS: u64 = 5_000;
 /// How long a fence is remembered after the last refusal, in milliseconds.
 const REMEMBERED_MS: i64 = 10 * 60 * 1000;
 
@@ -20,18 +20,18 @@ const REMEMBERED_MS: i64 = 10 * 60 * 1000;
 struct Minute {
     counts: [u64; PARTS],
     /// The part that was counted in last, from 1970 on.
-    last: i64,
+    last: u64,
 }
 
 impl Minute {
     /// Forgets what is older than a minute at this time.
     fn turn(&mut self, now_ms: i64) {
-        let part = now_ms.div_euclid(PART_MS);
-        let passed = usize::try_from(part - self.last).unwrap_or(0).min(PARTS);
-        self.last = self.last.max(part);
-        for back in 0..passed {
-            self.counts[place(self.last - i64::try_from(back).unwrap_or(0))] = 0;
+        let part = u64::try_from(now_ms).unwrap_or(0) / PART_MS;
+        let oldest = part.saturating_sub(PARTS as u64 - 1);
+        for passed in oldest.max(self.last + 1)..=part {
+            self.counts[place(passed)] = 0;
         }
+        self.last = self.last.max(part);
     }
 
     fn add(&mut self, now_ms: i64, count: u64) {
@@ -45,8 +45,8 @@ impl Minute {
     }
 }
 
-fn place(part: i64) -> usize {
-    usize::try_from(part.rem_euclid(PARTS as i64)).unwrap_or(0)
+fn place(part: u64) -> usize {
+    usize::try_from(part % PARTS as u64).unwrap_or(0)
 }
 
 /// A fence that somebody knocked at with a token that was refused.
