@@ -103,10 +103,14 @@ pub fn overview(gate: &Gate) -> Answer {
             info
         })
         .collect();
+    let trouble =
+        |mount: &super::Mount| Some(json!({ "resource": mount.resource.name(), "why": mount.resource.trouble()? }));
     respond::json(
         StatusCode::OK,
         &json!({
             "at": timestamp(now),
+            "ready": gate.ready.load(std::sync::atomic::Ordering::SeqCst),
+            "troubles": gate.mounts.iter().filter_map(trouble).collect::<Vec<Value>>(),
             "fences": fences,
             "quarantined": quarantined,
             "refused_last_minute": refused,

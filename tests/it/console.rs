@@ -152,6 +152,7 @@ fn what_an_operator_sees_first() {
         (&overview["fences"], &overview["quarantined"], &overview["fences_refusing"]),
         (&json!(1), &json!(0), &json!(1))
     );
+    assert_eq!((&overview["ready"], &overview["troubles"]), (&json!(true), &json!([])));
     let first = &overview["attention"][0];
     assert_eq!((&first["fence"], &first["highest"], &first["writes"]), (&json!("app"), &json!("50"), &json!(2)));
     assert_eq!((&first["knocked"]["token"], &first["knocked"]["last_minute"]), (&json!("49"), &json!(3)));

@@ -81,6 +81,15 @@ function attentionItem(info) {
   return el("li", { class: `attention ${kind}` }, el("span", { class: "badge" }, words[kind]), link(info.fence), el("p", {}, said.flat(2), mark.flat(2)));
 }
 
+/** What is wrong with the gate itself, or with what a resource is kept in. */
+function troubles({ ready, troubles: all }) {
+  const item = (word, whose, why) => el("li", { class: "attention conflict" }, el("span", { class: "badge" }, word), name(whose), el("p", {}, why));
+  return [
+    ...(ready ? [] : [item("Stopping", "fencegate", "This gate is stopping: requests in work finish, and no new ones are taken.")]),
+    ...all.map(({ resource, why }) => item("Trouble", resource, `It can't be written: ${why}.`)),
+  ];
+}
+
 const COLUMNS = [
   ["Fence", ""], ["Mark", "number"], ["Holder", ""], ["Since", ""], ["Writes/s", "number"], ["Refused/s", "number"], ["In flight", "number"], ["State", ""],
 ];
@@ -155,8 +164,8 @@ export function listView(shared) {
     fill(summary, el("strong", {}, plural(fences, "fence")), " · ",
       el("span", { class: quarantined ? "stuck" : "" }, `${quarantined.toLocaleString("en")} quarantined`), " · ",
       el("span", { class: refused ? "knocking" : "" }, `${refused.toLocaleString("en")} refused in the last minute`), knocking ? ` on ${plural(knocking, "fence")}` : "");
-    const all = overview.attention;
-    if (all.length > 0) fill(attention, all.map(attentionItem));
+    const all = [...troubles(overview), ...overview.attention.map(attentionItem)];
+    if (all.length > 0) fill(attention, all);
     else fill(attention, el("li", { class: "quiet calm" }, "Nothing: no fence is quarantined, and nobody was refused in the last ten minutes."));
   };
 
@@ -253,6 +262,10 @@ export function listView(shared) {
     else if (feed.dataset.last !== String(items[0].key)) fill(feed, items.map(feedItem));
     feed.dataset.last = String(items[0]?.key);
   };
+  /** Whether a new fence of this name would stand on this page. */
+  const isOnPage = (fence) =>
+    fence.startsWith(look.prefix ?? "") && fence > (look.after ?? "") && (!next || fence <= next) && fence.toLowerCase().includes((look.part ?? "").toLowerCase());
+
   let painting = false;
   const paintFeed = () => {
     if (painting) return;
@@ -278,7 +291,7 @@ export function listView(shared) {
       paintFeed();
       overviewSoon();
       const shown = rows.get(event.fence);
-      if (!shown) { if (event.event === "advanced" && !event.previous && rows.size < PAGE) pageSoon(); return; }
+      if (!shown) { if (event.event === "advanced" && !event.previous && isOnPage(event.fence)) pageSoon(); return; }
       if (event.event === "advanced" || event.event === "bound" || event.event === "reset") {
         Object.assign(shown.info, { highest: event.token, holder: event.holder, advanced_at: event.event === "bound" ? shown.info.advanced_at : event.at });
         shown.update(shown.info);

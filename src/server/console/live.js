@@ -27,13 +27,15 @@ export class Parser {
 }
 
 /**
- * Watches for ever. `told`: `event(data)`; `gap(count)`, after events were missed and after each new connection (`undefined`);
+ * Watches until it is paused, and again from when it is resumed. `told`: `event(data)`; `gap(count)`, after events were missed and after each new connection (`undefined`);
  * `live()`; `gone(since, error)`, again for each attempt that fails.
  */
 export function watch(told) {
   let attempts = 0;
   let heardAt = Date.now();
   let stop = new AbortController();
+  let paused = false;
+  let resume = () => {};
 
   const once = async () => {
     stop = new AbortController();
@@ -71,7 +73,12 @@ export function watch(told) {
 
   const loop = async () => {
     for (;;) {
+      if (paused) {
+        await new Promise((resolve) => { resume = resolve; });
+        attempts = 0;
+      }
       const error = await once();
+      if (paused) continue;
       told.gone(heardAt, error);
       if (error instanceof GateError && error.status === 401) return;
       const wait = AGAIN_MS[Math.min(attempts, AGAIN_MS.length - 1)];
@@ -80,4 +87,9 @@ export function watch(told) {
     }
   };
   loop();
+  return {
+    /** Ends the stream: a browser has few connections to one gate, and tabs that nobody sees need none. */
+    pause() { paused = true; stop.abort("paused"); },
+    resume() { paused = false; resume(); },
+  };
 }

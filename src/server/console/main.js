@@ -133,14 +133,30 @@ const told = {
   },
 };
 
+let stream = null;
+
 function start() {
   show();
-  watch(told);
+  stream = watch(told);
 }
+
+/** A tab that nobody has seen for this long watches no more, until somebody does. */
+const UNSEEN_MS = 60_000;
+let unseen = null;
+let isPaused = false;
+
+document.addEventListener("visibilitychange", () => {
+  clearTimeout(unseen);
+  if (document.hidden) {
+    unseen = setTimeout(() => { isPaused = true; shared.live = false; setState("", "Paused"); view?.stale?.(); stream?.pause(); }, UNSEEN_MS);
+    return;
+  }
+  if (isPaused) { isPaused = false; setState("", "Connecting"); stream?.resume(); }
+  view?.tick();
+});
 
 addEventListener("hashchange", () => { if (view) show(); });
 $("skip").addEventListener("click", (event) => { event.preventDefault(); main.focus(); });
 // Countdowns and ages go on by themselves, but not where nobody looks.
 setInterval(() => { if (!document.hidden) view?.tick(); }, 1000);
-document.addEventListener("visibilitychange", () => { if (!document.hidden) view?.tick(); });
 start();
