@@ -201,6 +201,37 @@ test("what was missed is told, and read anew", async (t) => {
   await until(() => reads >= 2);
 });
 
+test("a tab that nobody sees watches no more, and catches up", async (t) => {
+  const gate = await startGate(t);
+  await gate.sql(7, "CREATE TABLE t (v)", "node-a");
+  const page = await openPage(t, "about:blank");
+  await page.clock.install();
+  const streams = [];
+  page.on("request", (request) => { if (request.url().endsWith("/v1/events")) streams.push(request); });
+  let ended = 0;
+  page.on("requestfailed", (request) => { if (request.url().endsWith("/v1/events")) ended += 1; });
+  await page.goto(`${gate.admin}/`);
+  await live(page);
+  await cell(page, "shop", "Mark").filter({ hasText: /^7$/ }).waitFor();
+  const seen = (isSeen) => page.evaluate((hidden) => {
+    Object.defineProperty(document, "hidden", { value: hidden, configurable: true });
+    document.dispatchEvent(new Event("visibilitychange"));
+  }, !isSeen);
+  await seen(false);
+  for (let seconds = 0; seconds < 65; seconds += 5) {
+    await page.clock.runFor(5000);
+    if (seconds === 40) assert.notEqual(await page.locator("#state").innerText(), "Paused");
+  }
+  await page.locator("#state").filter({ hasText: "Paused" }).waitFor();
+  await until(() => ended === streams.length);
+  const before = streams.length;
+  await gate.sql(8, undefined, "node-b");
+  await seen(true);
+  await live(page);
+  await cell(page, "shop", "Mark").filter({ hasText: /^8$/ }).waitFor();
+  assert.equal(streams.length, before + 1);
+});
+
 test("where the gate asks for a secret, so does the page", async (t) => {
   const gate = await startGate(t);
   const page = await openPage(t, "about:blank", { allowed: /401/ });
