@@ -16,7 +16,7 @@ use crate::resource::threads::now_ms;
 use super::data::{no_fence, readyz, segments, small_body};
 use super::events::EventBody;
 use super::respond::{self, Answer, Style, timestamp};
-use super::{Gate, console, guard, listing};
+use super::{Gate, console, listing, origin};
 
 /// Fences of one resource that have metrics of their own: the number of series stays bounded.
 const METRIC_FENCES_MAX: usize = 100;
@@ -30,13 +30,13 @@ pub type AdminAnswer = Response<Either<Full<bytes::Bytes>, EventBody>>;
 
 /// Answers one request.
 pub async fn handle(gate: &Gate, request: Request<Incoming>) -> AdminAnswer {
-    let mut answer = match guard::check(&request, &gate.admin_hosts) {
+    let mut answer = match origin::check(&request, &gate.admin_hosts) {
         Ok(()) if request.uri().path() == "/v1/events" && request.method() == Method::GET => events(gate),
         Ok(()) => route(gate, request).await.map(|answer| answer.map(Either::Left)),
         Err(problem) => Err(problem),
     }
     .unwrap_or_else(|problem| respond::problem(&problem, Style::Problem).map(Either::Left));
-    guard::harden(&mut answer);
+    origin::harden(&mut answer);
     answer
 }
 
@@ -68,7 +68,7 @@ async fn route(gate: &Gate, request: Request<Incoming>) -> Result<Answer, Proble
         ["v1", "fences", name] if is_get => fence(gate, name).await,
         ["v1", "fences", name, "history"] if is_get => history(gate, name, &query).await,
         ["v1", "fences", name, action @ ("reset" | "release")] if method == Method::POST => {
-            guard::check_media_type(&request)?;
+            origin::check_media_type(&request)?;
             let (name, reset) = ((*name).to_owned(), *action == "reset");
             let body = small_body(request.into_body()).await?;
             if reset { self::reset(gate, &name, &body).await } else { release(gate, &name, &body).await }

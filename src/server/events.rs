@@ -12,6 +12,7 @@ use serde_json::json;
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use tokio::sync::{OwnedSemaphorePermit, broadcast};
 
+use crate::fence::FenceName;
 use crate::problem::{Kind, Problem};
 use crate::resource::{Happened, News};
 
@@ -47,18 +48,29 @@ pub async fn tell(gate: Arc<Gate>) {
             if gate.events.receiver_count() == 0 {
                 continue;
             }
-            if lost > 0 {
-                let _ = gate.events.send(missed(lost));
-            }
-            for happened in &happened {
+            let gap = (lost > 0).then(|| (None, missed(lost)));
+            let events = happened.iter().map(|happened| (Some(happened.fence.clone()), render(happened)));
+            for (fence, text) in gap.into_iter().chain(events) {
+                let event = Event { resource: mount.resource.name().to_owned(), fence, text };
                 // The last one who watched may have gone meanwhile.
-                let _ = gate.events.send(render(happened));
+                let _ = gate.events.send(Arc::new(event));
             }
         }
     }
 }
 
-/// One event as a server-sent event. It is made once, for all who watch.
+/// Something that happened, as it is told. It is made once, for all who watch.
+#[derive(Debug)]
+pub struct Event {
+    /// The resource's name.
+    pub resource: String,
+    /// The fence; `None` for a gap.
+    pub fence: Option<FenceName>,
+    /// A server-sent event.
+    pub text: Bytes,
+}
+
+/// One event as a server-sent event.
 fn render(happened: &Happened) -> Bytes {
     let data = json!({
         "event": happened.event,
@@ -77,7 +89,7 @@ fn missed(count: u64) -> Bytes {
     Bytes::from(format!("event: lost\ndata: {{\"count\":{count}}}\n\n"))
 }
 
-type Events = broadcast::Receiver<Bytes>;
+type Events = broadcast::Receiver<Arc<Event>>;
 type Next = Pin<Box<dyn Future<Output = (Option<Bytes>, Events)> + Send>>;
 
 /// The body of an event stream. One who reads slowly loses events and is told how many; it costs the gate no more than a place
@@ -104,7 +116,7 @@ impl EventBody {
 
 async fn next(mut events: Events) -> (Option<Bytes>, Events) {
     let first = match tokio::time::timeout(QUIET, events.recv()).await {
-        Ok(Ok(event)) => event,
+        Ok(Ok(event)) => event.text.clone(),
         Ok(Err(RecvError::Lagged(count))) => missed(count),
         Ok(Err(RecvError::Closed)) => return (None, events),
         Err(_) => return (Some(Bytes::from_static(b": still watching\n\n")), events),
@@ -112,7 +124,7 @@ async fn next(mut events: Events) -> (Option<Bytes>, Events) {
     let mut all = BytesMut::from(first);
     while all.len() < TOGETHER_BYTES {
         match events.try_recv() {
-            Ok(event) => all.extend_from_slice(&event),
+            Ok(event) => all.extend_from_slice(&event.text),
             Err(TryRecvError::Lagged(count)) => all.extend_from_slice(&missed(count)),
             Err(TryRecvError::Empty | TryRecvError::Closed) => break,
         }

@@ -3,7 +3,7 @@
 //! - [`data`]: the data listener's routes: resources, `/-/fences`, `/-/elections`
 //! - [`elections`]: the embedded coordinator's routes
 //! - [`admin`]: the admin listener's routes: state, history, metrics, events
-//! - [`console`]: the page that it shows in a browser; [`guard`]: which browsers' requests it takes; [`listing`]: fences for both
+//! - [`console`]: the page that it shows in a browser; [`origin`]: which browsers' requests it takes; [`listing`]: fences for both
 //! - [`respond`]: the one place where an outcome becomes a response
 //! - [`http`]: accepting connections and speaking HTTP on them
 
@@ -13,7 +13,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::runtime::Runtime;
 use tokio::sync::{Semaphore, broadcast, watch};
@@ -26,10 +25,10 @@ pub mod console;
 pub mod data;
 pub mod elections;
 pub mod events;
-pub mod guard;
 pub mod http;
 pub mod listing;
 pub mod metrics;
+pub mod origin;
 pub mod respond;
 mod serve;
 mod trust;
@@ -136,7 +135,7 @@ pub struct Gate {
     /// The metrics.
     pub metrics: PrometheusHandle,
     /// What happens, for whoever watches.
-    pub events: broadcast::Sender<Bytes>,
+    pub events: broadcast::Sender<Arc<events::Event>>,
     /// Places for those who watch.
     pub watchers: Arc<Semaphore>,
     /// What was refused lately.
