@@ -17,6 +17,39 @@ export function el(tag, props = {}, ...children) {
 /** Puts these children in the place of all that were there. */
 export const fill = (element, ...children) => element.replaceChildren(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
 
+/**
+ * Makes these the children, leaving alone those that are there already: what is taken out and put in again loses the focus, and whoever
+ * uses a keyboard is back at the beginning.
+ */
+export function arrange(parent, elements) {
+  const focused = document.activeElement;
+  const wanted = new Set(elements);
+  for (const child of [...parent.children]) if (!wanted.has(child)) child.remove();
+  let place = parent.firstElementChild;
+  for (const element of elements) {
+    if (element === place) place = place.nextElementSibling;
+    else parent.insertBefore(element, place);
+  }
+  if (focused !== document.activeElement && focused.isConnected) focused.focus({ preventScroll: true });
+}
+
+/** Elements by key: `make` makes one, and `update` brings it up to date with its item. */
+export class Keyed {
+  #all = new Map();
+
+  show(parent, items, keyOf, make, update) {
+    const all = new Map();
+    for (const item of items) {
+      const key = keyOf(item);
+      const one = this.#all.get(key) ?? make(item);
+      update(one, item);
+      all.set(key, one);
+    }
+    this.#all = all;
+    arrange(parent, [...all.values()].map((one) => one.element));
+  }
+}
+
 /** Sets a text, where it is another: nothing is laid out or said again for the same. */
 export function text(element, value) {
   const wanted = String(value ?? "");

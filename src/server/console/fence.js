@@ -120,7 +120,7 @@ export function fenceView(shared, fence) {
   };
 
   const fail = (error) => {
-    if (closed) return;
+    if (closed || (error.status === 0 && !shared.live)) return;
     text(wrong, error.message ?? String(error));
     wrong.hidden = false;
   };
@@ -161,11 +161,12 @@ export function fenceView(shared, fence) {
       soon(!["stale", "conflict", "unissued"].includes(event.event));
     },
     tick() {
+      if (!shared.live) return;
       turn += 1;
       showFacts();
-      if (shared.live && (turn % 2 === 0 || turn === 1)) soon(false);
+      if ((turn % 2 === 0 || turn === 1)) soon(false);
     },
-    stale() { if (info) { delete info.writesRate; delete info.refusedRate; showFacts(); } },
+    stale() { wrong.hidden = true; if (info) { delete info.writesRate; delete info.refusedRate; showFacts(); } },
     close() { closed = true; clearTimeout(timer); document.querySelectorAll("dialog").forEach((dialog) => dialog.close()); },
   };
 }

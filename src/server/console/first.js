@@ -14,9 +14,9 @@ function lines(resource, data) {
   const token = "-H 'Fencing-Token: 1' -H 'Fencing-Holder: me'";
   if (resource.kind === "sqlite") {
     const sql = '{"requests":[{"type":"execute","stmt":{"sql":"CREATE TABLE IF NOT EXISTS hello (who TEXT)"}}]}';
-    return [`curl ${at}/v2/pipeline ${token} \\`, `  -H 'Content-Type: application/json' \\`, `  -d '${sql}'`];
+    return [`curl ${at}/v2/pipeline \\`, `  ${token} \\`, "  -H 'Content-Type: application/json' \\", `  -d '${sql}'`];
   }
-  return [`curl -X PUT ${at}/hello.txt ${token} \\`, "  -d 'hello'"];
+  return [`curl -X PUT ${at}/hello.txt \\`, `  ${token} \\`, "  -d 'hello'"];
 }
 
 function block(code) {

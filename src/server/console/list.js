@@ -1,7 +1,7 @@
 // All fences at a glance: what needs attention, then a page of the rest.
 
 import * as gate from "./gate.js";
-import { el, fill, lasting, name, plural, quarantine, rate, setClock, since, text, when } from "./dom.js";
+import { arrange, el, fill, Keyed, lasting, name, plural, quarantine, rate, setClock, since, text, when } from "./dom.js";
 import { firstWrite } from "./first.js";
 
 const PAGE = 50;
@@ -38,56 +38,81 @@ export class Rates {
   }
 }
 
-/** One line of what happened. */
-function feedItem(item) {
-  const { event, fence, holder, count, previous } = item;
+/** What happened to a fence, behind its name. */
+function happened({ event, holder, count, previous, token: its }) {
+  const times = count > 1 ? ` ${count.toLocaleString("en")} times` : "";
   const told = {
-    advanced: () => [link(fence), " is led by token ", token(item.token), by(holder), previous ? [", after ", token(previous)] : []],
-    bound: () => [link(fence), ": token ", token(item.token), " is ", name(holder ?? "")],
-    reset: () => [link(fence), ": an operator set the mark to ", token(item.token ?? "none")],
-    quarantined: () => [link(fence), " is quarantined"],
-    settled: () => [link(fence), "'s quarantine has ended"],
-    released: () => [link(fence), ": an operator ended the quarantine"],
-    stale: () => [link(fence), " refused stale token ", token(item.token), by(holder), count > 1 ? ` ${count.toLocaleString("en")} times` : ""],
-    conflict: () => [link(fence), " refused token ", token(item.token), by(holder), ": another holder has it", count > 1 ? `; ${count.toLocaleString("en")} times` : ""],
-    unissued: () => [link(fence), " refused token ", token(item.token), by(holder), ": nobody issued it"],
-    lost: () => [plural(count, "event"), " missed: this browser was too slow, or the gate too fast. What stands here was read anew."],
+    advanced: () => [" is led by token ", token(its), by(holder), previous ? [", after ", token(previous)] : []],
+    bound: () => [": token ", token(its), " is ", name(holder ?? "")],
+    reset: () => [": an operator set the mark to ", token(its ?? "none")],
+    quarantined: () => [" is quarantined"],
+    settled: () => ["'s quarantine has ended"],
+    released: () => [": an operator ended the quarantine"],
+    stale: () => [" refused stale token ", token(its), by(holder), times],
+    conflict: () => [" refused token ", token(its), by(holder), times, ": another holder has it"],
+    unissued: () => [" refused token ", token(its), by(holder), times, ": nobody issued it"],
+    lost: () => [`${plural(count, "event")} missed: this browser was too slow, or the gate too fast. What stands here was read anew.`],
   }[event];
-  return el("li", { class: `happened ${event}` }, when(item.at), el("p", {}, told ? told().flat(2) : [event, " ", fence ? link(fence) : ""]));
+  return told ? told().flat(2) : [` ${event}`];
 }
 
-/** Why a fence needs attention, in a sentence, and how bad it is. */
-function attentionItem(info) {
+/** One line of the feed. */
+function feedItem(item) {
+  const [at, rest] = [el("span"), el("span")];
+  const element = el("li", { class: `happened ${item.event}` }, at, el("p", {}, item.fence ? link(item.fence) : null, rest));
+  return { element, at, rest };
+}
+
+function updateFeedItem(shown, item) {
+  if (shown.item === item) return;
+  shown.item = item;
+  fill(shown.at, when(item.at));
+  fill(shown.rest, happened(item));
+}
+
+/** Why a fence needs attention: how bad it is, and a sentence. */
+function reasonFor(info) {
   const knocked = info.knocked;
-  const mark = info.highest ? [" The mark is ", token(info.highest), by(info.holder), "."] : [" No mark is set."];
   const said = [];
   let kind = "knocked";
   if (info.quarantined_until) {
     kind = "stuck";
-    said.push("Quarantined ", quarantine(info.quarantined_until), ": newer tokens wait, because an older write may still be applied.");
+    said.push("Quarantined ", quarantine(info.quarantined_until), ": newer tokens wait, because an older write may still be applied. ");
   }
   if (knocked) {
     const often = knocked.last_minute > 0 ? `${knocked.last_minute.toLocaleString("en")} in the last minute` : "none in the last minute";
-    const last = `last ${lasting(since(knocked.at))} ago`;
-    if (knocked.conflict_at && kind !== "stuck") kind = "conflict";
-    else if (knocked.last_minute > 0 && kind !== "stuck") kind = "knocking";
-    if (said.length) said.push(" ");
-    const whose = { stale: "Stale token ", conflict: "Token ", unissued: "Token " }[knocked.verdict];
+    if (kind !== "stuck") kind = knocked.conflict_at ? "conflict" : knocked.last_minute > 0 ? "knocking" : "knocked";
+    const whose = knocked.verdict === "stale" ? "Stale token " : "Token ";
     const why = { stale: " is refused", conflict: " is refused: another holder has it", unissued: " is refused: nobody issued it" }[knocked.verdict];
-    said.push(whose, token(knocked.token), by(knocked.holder), why, ` (${often}, ${last}).`);
-    if (knocked.conflict_at && knocked.verdict !== "conflict") said.push(" Two holders presented one token here.");
+    said.push(whose, token(knocked.token), by(knocked.holder), why, ` (${often}, last ${lasting(since(knocked.at))} ago). `);
+    if (knocked.conflict_at && knocked.verdict !== "conflict") said.push("Two holders presented one token here. ");
   }
+  said.push(...(info.highest ? ["The mark is ", token(info.highest), by(info.holder), "."] : ["No mark is set."]));
   const words = { stuck: "Quarantined", conflict: "Conflict", knocking: "Knocking", knocked: "Knocked" };
-  return el("li", { class: `attention ${kind}` }, el("span", { class: "badge" }, words[kind]), link(info.fence), el("p", {}, said.flat(2), mark.flat(2)));
+  return { key: `fence ${info.fence}`, fence: info.fence, kind, word: words[kind], said: said.flat(2) };
 }
 
 /** What is wrong with the gate itself, or with what a resource is kept in. */
 function troubles({ ready, troubles: all }) {
-  const item = (word, whose, why) => el("li", { class: "attention conflict" }, el("span", { class: "badge" }, word), name(whose), el("p", {}, why));
+  const reason = (word, whose, why) => ({ key: `${word} ${whose}`, whose, kind: "conflict", word, said: [why] });
   return [
-    ...(ready ? [] : [item("Stopping", "fencegate", "This gate is stopping: requests in work finish, and no new ones are taken.")]),
-    ...all.map(({ resource, why }) => item("Trouble", resource, `It can't be written: ${why}.`)),
+    ...(ready ? [] : [reason("Stopping", "fencegate", "This gate is stopping: requests in work finish, and no new ones are taken.")]),
+    ...all.map(({ resource, why }) => reason("Trouble", resource, `It can't be written: ${why}.`)),
   ];
+}
+
+const CALM = { key: "calm", kind: "calm", said: ["Nothing: no fence is quarantined, and nobody was refused in the last ten minutes."] };
+
+function attentionItem(reason) {
+  const [badge, said] = [el("span", { class: "badge" }), el("p")];
+  const whose = reason.fence ? link(reason.fence) : reason.whose ? name(reason.whose) : null;
+  return { element: el("li", {}, reason.word ? badge : null, whose, said), badge, said };
+}
+
+function updateAttention({ element, badge, said }, reason) {
+  element.className = reason.kind === "calm" ? "quiet calm" : `attention ${reason.kind}`;
+  text(badge, reason.word);
+  fill(said, reason.said);
 }
 
 const COLUMNS = [
@@ -129,6 +154,7 @@ export function listView(shared) {
   const table = el("table", { class: "fences", role: "table", "aria-label": "Fences, in the order of their names" }, el("thead", { role: "rowgroup" }, el("tr", { role: "row" }, heads)), body);
   const toFirst = el("button", { type: "button", id: "first" }, "First page");
   const toNext = el("button", { type: "button", id: "next" }, "Next page");
+  const pages = el("div", { class: "pages" }, toFirst, toNext);
   const wrong = el("p", { class: "wrong", role: "alert", hidden: true });
   const feed = el("ol", { class: "plain feed", id: "feed" });
   const element = el("div", { class: "list" },
@@ -140,9 +166,10 @@ export function listView(shared) {
         el("section", { "aria-labelledby": "all" },
           el("div", { class: "bar" }, el("h2", { id: "all" }, "All fences"),
             el("form", { class: "search", role: "search", onsubmit: (event) => { event.preventDefault(); go({}); } }, el("label", { for: "search" }, "Name"), how, search)),
-          wrong, table, el("div", { class: "bar" }, found, el("div", { class: "pages" }, toFirst, toNext)))),
+          wrong, table, el("div", { class: "bar" }, found, pages))),
       el("section", { class: "side", "aria-labelledby": "happens" }, el("h2", { id: "happens" }, "What happens"), feed)));
 
+  const [attentionItems, feedItems] = [new Keyed(), new Keyed()];
   const rates = new Rates();
   let rows = new Map();
   let look = {};
@@ -153,7 +180,8 @@ export function listView(shared) {
   let closed = false;
 
   const fail = (error) => {
-    if (closed || error.name === "AbortError" || error === "new") return;
+    // That the gate doesn't answer stands above everything already.
+    if (closed || error.name === "AbortError" || error === "new" || (error.status === 0 && !shared.live)) return;
     text(wrong, error.message);
     wrong.hidden = false;
   };
@@ -164,9 +192,8 @@ export function listView(shared) {
     fill(summary, el("strong", {}, plural(fences, "fence")), " · ",
       el("span", { class: quarantined ? "stuck" : "" }, `${quarantined.toLocaleString("en")} quarantined`), " · ",
       el("span", { class: refused ? "knocking" : "" }, `${refused.toLocaleString("en")} refused in the last minute`), knocking ? ` on ${plural(knocking, "fence")}` : "");
-    const all = [...troubles(overview), ...overview.attention.map(attentionItem)];
-    if (all.length > 0) fill(attention, all);
-    else fill(attention, el("li", { class: "quiet calm" }, "Nothing: no fence is quarantined, and nobody was refused in the last ten minutes."));
+    const all = [...troubles(overview), ...overview.attention.map(reasonFor)];
+    attentionItems.show(attention, all.length > 0 ? all : [CALM], (reason) => reason.key, attentionItem, updateAttention);
   };
 
   const readOverview = async () => {
@@ -210,7 +237,7 @@ export function listView(shared) {
     rates.take(fences, at);
     const before = rows;
     rows = new Map(fences.map((info) => { const shown = before.get(info.fence) ?? row(info); shown.info = info; shown.update(info); return [info.fence, shown]; }));
-    fill(body, [...rows.values()].map((shown) => shown.element));
+    arrange(body, [...rows.values()].map((shown) => shown.element));
     table.hidden = fences.length === 0;
     const isEmpty = !look.after && !look.prefix && !look.part && !next && fences.every((info) => info.highest === null);
     first.hidden = !isEmpty || !shared.status;
@@ -235,6 +262,7 @@ export function listView(shared) {
     wrong.hidden = true;
     next = after ?? null;
     showPage(all, answer.at);
+    pages.hidden = !look.after && !next;
     toFirst.disabled = !look.after;
     toNext.disabled = !next;
     const searched = look.prefix || look.part;
@@ -259,8 +287,7 @@ export function listView(shared) {
   const showFeed = () => {
     const items = shared.feed.slice(0, 40);
     if (items.length === 0) fill(feed, el("li", { class: "quiet" }, "Nothing since this page was opened. What happens appears here at once."));
-    else if (feed.dataset.last !== String(items[0].key)) fill(feed, items.map(feedItem));
-    feed.dataset.last = String(items[0]?.key);
+    else feedItems.show(feed, items, (item) => item.key, feedItem, updateFeedItem);
   };
   /** Whether a new fence of this name would stand on this page. */
   const isOnPage = (fence) =>
@@ -300,14 +327,16 @@ export function listView(shared) {
       rowsSoon();
     },
     tick() {
+      // What is from an earlier time stands still.
+      if (!shared.live) return;
       turn += 1;
       showOverview();
       rows.forEach((shown) => shown.update(shown.info));
-      if (!shared.live) return;
       if (turn % (RATES_EVERY_MS / 1000) === 0 || turn === 1) rowsSoon();
       if (turn % 5 === 0) overviewSoon();
     },
     stale() {
+      wrong.hidden = true;
       // A rate of then is nothing that one should take for now's.
       rows.forEach((shown) => { delete shown.info.writesRate; delete shown.info.refusedRate; shown.update(shown.info); });
     },

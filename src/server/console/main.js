@@ -81,16 +81,16 @@ function say(event) {
 }
 
 const FEED_MAX = 60;
+let noted = 0;
 
 /** Somebody who knocks on and on is one line, with a count. */
 const sameKnock = (one, other) => ["event", "fence", "token", "holder"].every((key) => one[key] === other[key]);
 const KNOCKS = ["stale", "conflict", "unissued"];
 
 function note(item) {
-  const key = (shared.feed[0]?.key ?? 0) + 1;
   const place = KNOCKS.includes(item.event) ? shared.feed.slice(0, 8).findIndex((other) => sameKnock(item, other)) : -1;
   const before = place < 0 ? null : shared.feed.splice(place, 1)[0];
-  shared.feed.unshift({ ...item, count: (item.count ?? 1) + (before?.count ?? 0), key });
+  shared.feed.unshift({ ...item, count: (item.count ?? 1) + (before?.count ?? 0), key: before?.key ?? (noted += 1) });
   shared.feed.length = Math.min(shared.feed.length, FEED_MAX);
 }
 

@@ -78,8 +78,10 @@ function segment(term, now) {
 export function drawTerms(strip, terms) {
   const now = gateNow();
   const shown = terms.slice(-SHOWN);
+  // Whoever looks at earlier ones is left there, until there is a new one.
+  const isLonger = shown.length !== strip.children.length;
   fill(strip, shown.map((term) => segment(term, now)));
-  strip.scrollLeft = strip.scrollWidth;
+  if (isLonger) strip.scrollLeft = strip.scrollWidth;
 }
 
 const ENDS = { advanced: "a newer leader came", reset: "an operator set the mark" };

@@ -80,6 +80,12 @@ test("everything by keyboard", async (t) => {
   await page.keyboard.type("sho");
   await until(async () => (await page.locator(".fences tbody tr").count()) === 1);
   await tabTo("shop");
+  // What happens meanwhile takes the focus away from nobody.
+  await gate.claim("scheduler", 1);
+  await gate.sql(5, undefined, "node-a");
+  await page.locator("#attention .knocking").filter({ hasText: "shop" }).waitFor();
+  await page.locator("#attention .knocking").filter({ hasText: /last [2-9] s ago/ }).waitFor();
+  assert.equal(await focused(), "shop");
   const outline = await page.evaluate(() => getComputedStyle(document.activeElement).outlineStyle);
   assert.equal(outline, "solid", "where the focus is can be seen");
   await press("Enter");
