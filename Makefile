@@ -38,7 +38,7 @@ build: ## build target/release/fencegate
 
 .PHONY: test
 test: ## everything: format, lints, tests, docs, drivers
-	@scripts/ensure rust cc protoc node python nginx etcd iptables iproute2
+	@scripts/ensure rust cc protoc node python chromium nginx etcd iptables iproute2
 	$(CARGO) fmt --check
 	$(CARGO) clippy --all-targets --locked -- -D warnings
 	@$(MAKE) test-features
@@ -60,8 +60,8 @@ test-features: ## each part builds by itself, and the client without what only t
 	done
 
 .PHONY: test-drivers
-test-drivers: ## drive the gate with real libSQL drivers (Node, Python, Rust)
-	@scripts/ensure rust cc protoc node python etcd
+test-drivers: ## drive the gate with real libSQL drivers (Node, Python, Rust), and its console with a real browser
+	@scripts/ensure rust cc protoc node python chromium etcd
 	tests/drivers/run
 
 .PHONY: soak
@@ -104,7 +104,7 @@ bench-failover: ## how long nobody leads over etcd: crashes and hand-overs of `f
 
 .PHONY: deps
 deps: ## install the tools that the other targets need and fetch the crates
-	@scripts/ensure rust cc protoc node python nginx etcd iptables iproute2
+	@scripts/ensure rust cc protoc node python chromium nginx etcd iptables iproute2
 	$(CARGO) fetch --locked
 
 .PHONY: deny

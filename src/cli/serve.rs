@@ -53,6 +53,9 @@ pub struct ServeArgs {
     /// Admin listener; port 0 picks a free one [default: 127.0.0.1:7071].
     #[arg(long, value_name = "ADDR", env = "FENCEGATE_ADMIN")]
     admin: Option<String>,
+    /// Names under which the admin listener may be asked, besides its addresses and localhost; a comma between each two.
+    #[arg(long, value_name = "NAMES", env = "FENCEGATE_ADMIN_HOSTS")]
+    admin_hosts: Option<String>,
     /// Folder for what belongs to no database of yours [default: fencegate-data].
     #[arg(long, value_name = "DIR", env = "FENCEGATE_DATA_DIR")]
     data_dir: Option<PathBuf>,
@@ -89,6 +92,7 @@ impl ServeArgs {
         let overrides = Overrides {
             listen: self.listen.clone(),
             admin: self.admin.clone(),
+            admin_hosts: self.admin_hosts.clone(),
             data_dir: self.data_dir.clone(),
             sqlite: self.sqlite.clone(),
             upstream: self.upstream.clone(),

@@ -13,7 +13,7 @@ use crate::resource::sqlite::{RESERVED, TableFence};
 
 use super::{
     ADMIN_DEFAULT, Config, DATA_DIR_DEFAULT, KindConfig, LISTEN_DEFAULT, Limits, NAME_CHARS_MAX, ResourceConfig,
-    SqliteConfig, TrustConfig, address, is_name_char, trust,
+    SqliteConfig, TrustConfig, address, host, is_name_char, trust,
 };
 
 mod http;
@@ -54,6 +54,8 @@ impl fmt::Display for Place {
 struct FileToml {
     listen: Option<Spanned<String>>,
     admin: Option<Spanned<String>>,
+    #[serde(default)]
+    admin_hosts: Vec<Spanned<String>>,
     data_dir: Option<PathBuf>,
     #[serde(default)]
     limits: BTreeMap<String, Spanned<toml::Value>>,
@@ -207,6 +209,7 @@ pub fn parse(path: &Path, text: &str) -> Result<Config, ConfigError> {
     Ok(Config {
         listen: listener(&file.listen, LISTEN_DEFAULT)?,
         admin: listener(&file.admin, ADMIN_DEFAULT)?,
+        admin_hosts: file.admin_hosts.iter().map(|name| source.parse(name, host)).collect::<Result<_, _>>()?,
         data_dir: folder.join(file.data_dir.unwrap_or_else(|| DATA_DIR_DEFAULT.into())),
         resources,
         limits,

@@ -177,6 +177,58 @@ pub struct FenceInfo {
     pub quarantine: Option<Quarantined>,
     /// Requests refused since the gate started.
     pub refused: u64,
+    /// Writes let through since the gate started: committed (*atomic*), forwarded (*drained*, where the count begins anew after 2^32).
+    pub writes: u64,
+}
+
+/// What an operator looks for among the fences of a resource.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Look {
+    /// The names begin with this.
+    pub prefix: String,
+    /// The names have this somewhere in them, in whatever case.
+    pub part: String,
+    /// The names come after this one.
+    pub after: String,
+    /// At most so many.
+    pub limit: usize,
+}
+
+impl Look {
+    /// The first fences of all.
+    pub fn first(limit: usize) -> Look {
+        Look { limit, ..Look::default() }
+    }
+
+    /// Whether a name has the part that is looked for.
+    pub fn has_part(&self, name: &str) -> bool {
+        let (name, part) = (name.as_bytes(), self.part.as_bytes());
+        part.is_empty() || name.windows(part.len()).any(|window| window.eq_ignore_ascii_case(part))
+    }
+
+    /// Whether this is a fence that is looked for.
+    pub fn fits(&self, name: &str) -> bool {
+        name.starts_with(&self.prefix) && name > self.after.as_str() && self.has_part(name)
+    }
+}
+
+/// What was found.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Found {
+    /// The fences, in order.
+    pub fences: Vec<FenceInfo>,
+    /// There may be more after this name. It needs not be the last one's: whoever looks through very many names stops somewhere, and
+    /// goes on when asked again.
+    pub next: Option<String>,
+}
+
+/// How many fences a resource has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Tally {
+    /// In all.
+    pub fences: u64,
+    /// Of them, quarantined.
+    pub quarantined: u64,
 }
 
 /// How long a quarantine lasts.
@@ -249,22 +301,41 @@ const HAPPENED_MAX: usize = 4096;
 /// Events that wait to be told to whoever watches.
 #[derive(Debug, Default)]
 pub struct Told {
-    waiting: Mutex<VecDeque<Happened>>,
+    waiting: Mutex<Waiting>,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    happened: VecDeque<Happened>,
+    /// Forgotten since the last time.
+    lost: u64,
+}
+
+/// What happened since the last time.
+#[derive(Debug, Default)]
+pub struct News {
+    /// In order.
+    pub happened: Vec<Happened>,
+    /// How many events before these were forgotten, because there were too many.
+    pub lost: u64,
 }
 
 impl Told {
     /// Adds an event.
     pub fn add(&self, happened: Happened) {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        if waiting.len() == HAPPENED_MAX {
-            waiting.pop_front();
+        if waiting.happened.len() == HAPPENED_MAX {
+            waiting.happened.pop_front();
+            waiting.lost += 1;
         }
-        waiting.push_back(happened);
+        waiting.happened.push_back(happened);
     }
 
     /// Takes all events.
-    pub fn take(&self) -> Vec<Happened> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).drain(..).collect()
+    pub fn take(&self) -> News {
+        let Waiting { happened, lost } =
+            std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
+        News { happened: happened.into(), lost }
     }
 }
 
@@ -285,8 +356,14 @@ pub trait Resource: Send + Sync {
     /// The state of the fence of this name; `None` for a name that this resource can't have.
     fn fence(&self, name: &str) -> Option<FenceInfo>;
 
-    /// Fences that have the prefix and come after the name `after`, in order, at most `limit`.
-    fn fences(&self, prefix: &str, after: &str, limit: usize) -> Vec<FenceInfo>;
+    /// Fences that are looked for. Its time and memory are bounded however many there are; it may read a file.
+    fn fences(&self, look: &Look) -> Found;
+
+    /// How many there are.
+    fn tally(&self) -> Tally;
+
+    /// Fences that are quarantined, in no order, at most `limit`.
+    fn quarantined(&self, limit: usize) -> Vec<FenceInfo>;
 
     /// Answers a request, judging the token that it presents.
     fn call(&self, call: Call) -> Boxed<'_, Result<Served, Problem>>;
@@ -319,7 +396,7 @@ pub trait Resource: Send + Sync {
     fn gauges(&self) -> Vec<(&'static str, f64)>;
 
     /// What happened since the last call, for whoever watches.
-    fn happened(&self) -> Vec<Happened>;
+    fn happened(&self) -> News;
 
     /// Finishes what is in work and stops. Later calls are answered 503.
     fn stop(&self);

@@ -3,6 +3,7 @@
 //! - [`data`]: the data listener's routes: resources, `/-/fences`, `/-/elections`
 //! - [`elections`]: the embedded coordinator's routes
 //! - [`admin`]: the admin listener's routes: state, history, metrics, events
+//! - [`console`]: the page that it shows in a browser; [`origin`]: which browsers' requests it takes; [`listing`]: fences for both
 //! - [`respond`]: the one place where an outcome becomes a response
 //! - [`http`]: accepting connections and speaking HTTP on them
 
@@ -14,17 +15,20 @@ use std::time::{Duration, Instant};
 
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::runtime::Runtime;
-use tokio::sync::{broadcast, watch};
+use tokio::sync::{Semaphore, broadcast, watch};
 
 use crate::coordinator::embedded::Embedded;
-use crate::resource::{Happened, Resource};
+use crate::resource::Resource;
 
 pub mod admin;
+pub mod console;
 pub mod data;
 pub mod elections;
 pub mod events;
 pub mod http;
+pub mod listing;
 pub mod metrics;
+pub mod origin;
 pub mod respond;
 mod serve;
 mod trust;
@@ -38,6 +42,8 @@ pub struct Setup {
     pub listen: SocketAddr,
     /// Address of the admin listener; port 0 picks a free one.
     pub admin: SocketAddr,
+    /// Names under which the admin listener may be asked, besides its addresses and `localhost`.
+    pub admin_hosts: Vec<String>,
     /// The resources, each with its mount point: `/`, or `/shop` without a slash at its end.
     pub resources: Vec<Mount>,
     /// The embedded coordinator, if there is one.
@@ -129,7 +135,13 @@ pub struct Gate {
     /// The metrics.
     pub metrics: PrometheusHandle,
     /// What happens, for whoever watches.
-    pub events: broadcast::Sender<Arc<Happened>>,
+    pub events: broadcast::Sender<Arc<events::Event>>,
+    /// Places for those who watch.
+    pub watchers: Arc<Semaphore>,
+    /// What was refused lately.
+    pub recent: console::recent::Recent,
+    /// Names under which the admin listener may be asked, besides its addresses and `localhost`.
+    pub admin_hosts: Vec<String>,
     counters: Vec<metrics::RequestCounters>,
 }
 
@@ -171,15 +183,29 @@ fn bind(addr: SocketAddr, which: &'static str) -> Result<(TcpListener, SocketAdd
     Ok((listener, bound))
 }
 
+/// How long a client of the admin listener may leave what it was sent: a browser that reads its stream of events no more gives its
+/// place back.
+const SILENT: Duration = Duration::from_secs(60);
+
+/// Connections of this listener end where the other side takes nothing for [`SILENT`]. They inherit that from it (tcp(7)).
+fn give_up_on_silent_peers(listener: &TcpListener) -> std::io::Result<()> {
+    #[cfg(target_os = "linux")]
+    socket2::SockRef::from(listener).set_tcp_user_timeout(Some(SILENT))?;
+    Ok(())
+}
+
 impl Server {
     /// Binds the listeners.
     ///
     /// # Errors
     /// [`ServeError::Listen`].
     pub fn start(setup: Setup) -> Result<Server, ServeError> {
-        let Setup { listen, admin, mut resources, coordinator, connections, header_time, drain, threads } = setup;
+        let Setup { listen, admin, admin_hosts, mut resources, coordinator, connections, header_time, drain, threads } =
+            setup;
         let (data, data_addr) = bind(listen, "data listener")?;
         let (admin, admin_addr) = bind(admin, "admin listener")?;
+        give_up_on_silent_peers(&admin)
+            .map_err(|source| ServeError::System { what: "setting up the admin listener", source })?;
         resources.sort_by_key(|mount| std::cmp::Reverse(mount.path.len()));
         let metrics = metrics::install();
         let gate = Gate {
@@ -191,7 +217,10 @@ impl Server {
             data_addr,
             admin_addr,
             metrics,
-            events: broadcast::channel(1024).0,
+            events: broadcast::channel(events::KEPT).0,
+            watchers: Arc::new(Semaphore::new(events::STREAMS_MAX)),
+            recent: console::recent::Recent::default(),
+            admin_hosts,
         };
         let http = http::Settings { connections, header_time };
         let system = |what| move |source| ServeError::System { what, source };

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::process::{Answer, Client, Gate};
+use crate::process::{Answer, Client, Gate, JSON};
 
 fn gate() -> (tempfile::TempDir, Gate) {
     let dir = tempfile::tempdir().expect("a directory");
@@ -237,7 +237,8 @@ fn what_operators_do() {
     assert_eq!((&fence["refusals"][0]["count"], &fence["refusals"][0]["token"]), (&json!(3), &json!("49")));
     let mut post = |action: &str, headers: &[(&str, &str)], body: &Value| {
         let path = format!("/v1/fences/app/{action}");
-        admin.request("POST", &path, headers, body.to_string().as_bytes()).expect("an answer")
+        let headers = [&[JSON], headers].concat();
+        admin.request("POST", &path, &headers, body.to_string().as_bytes()).expect("an answer")
     };
     let reset = json!({ "highest": "40", "reason": "restored from a backup" });
     assert_eq!(post("reset", &[("origin", "http://evil.example")], &reset).status, 403);
@@ -275,7 +276,7 @@ fn what_operators_do() {
 fn events_are_told_as_they_happen() {
     let (_dir, gate) = gate();
     let mut watcher = gate.admin();
-    watcher.send(b"GET /v1/events HTTP/1.1\r\nhost: gate\r\n\r\n").expect("sent");
+    watcher.send(b"GET /v1/events HTTP/1.1\r\nhost: localhost\r\n\r\n").expect("sent");
     assert!(watcher.read_until("watching").contains("text/event-stream"));
     let mut client = gate.client();
     client.sql(Some("8"), &["CREATE TABLE t (v)"]);

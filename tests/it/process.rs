@@ -37,6 +37,9 @@ pub struct Gate {
     pub admin: SocketAddr,
 }
 
+/// What a change is asked for with on the admin listener.
+pub const JSON: (&str, &str) = ("content-type", "application/json");
+
 /// The program under test.
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_fencegate");
 
@@ -216,7 +219,7 @@ impl Client {
         headers: &[(&str, &str)],
         body: &[u8],
     ) -> std::io::Result<Answer> {
-        let mut head = format!("{method} {path} HTTP/1.1\r\nhost: gate\r\ncontent-length: {}\r\n", body.len());
+        let mut head = format!("{method} {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {}\r\n", body.len());
         for (name, value) in headers {
             head.push_str(&format!("{name}: {value}\r\n"));
         }

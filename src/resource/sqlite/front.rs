@@ -16,7 +16,8 @@ use crate::fence::{Claim, FenceName, Mark, Presented, Token, Verdict};
 use crate::lock::LockFile;
 use crate::problem::{Kind, Problem};
 use crate::resource::{
-    Boxed, Call, Claimed, Event, FenceInfo, Guarantee, Happened, Judged, Knock, Received, Resource, Served,
+    Boxed, Call, Claimed, Event, FenceInfo, Found, Guarantee, Judged, Knock, Look, News, Received, Resource, Served,
+    Tally,
 };
 use crate::resource::{issuer, refusals};
 
@@ -319,6 +320,7 @@ impl Sqlite {
             in_flight: state.in_flight.load(Ordering::Relaxed),
             quarantine: None,
             refused: state.refused.load(Ordering::Relaxed),
+            writes: state.writes.load(Ordering::Relaxed),
         }
     }
 }
@@ -369,12 +371,21 @@ impl Resource for Sqlite {
         self.shared.fences.id(name).map(|id| self.info(id))
     }
 
-    fn fences(&self, prefix: &str, after: &str, limit: usize) -> Vec<FenceInfo> {
+    fn fences(&self, look: &Look) -> Found {
         let names = self.shared.fences.names();
-        let mut ids: Vec<usize> =
-            (0..names.len()).filter(|id| names[*id].starts_with(prefix) && names[*id].as_str() > after).collect();
+        let mut ids: Vec<usize> = (0..names.len()).filter(|id| look.fits(&names[*id])).collect();
         ids.sort_by_key(|id| names[*id].clone());
-        ids.into_iter().take(limit).map(|id| self.info(id)).collect()
+        let has_more = ids.len() > look.limit;
+        let fences: Vec<FenceInfo> = ids.into_iter().take(look.limit).map(|id| self.info(id)).collect();
+        Found { next: fences.last().filter(|_| has_more).map(|info| info.fence.to_string()), fences }
+    }
+
+    fn tally(&self) -> Tally {
+        Tally { fences: self.shared.states.len() as u64, quarantined: 0 }
+    }
+
+    fn quarantined(&self, _limit: usize) -> Vec<FenceInfo> {
+        Vec::new()
     }
 
     fn call(&self, call: Call) -> Boxed<'_, Result<Served, Problem>> {
@@ -461,7 +472,11 @@ impl Resource for Sqlite {
         ]
     }
 
-    fn happened(&self) -> Vec<Happened> {
+    fn happened(&self) -> News {
+        // Not left to the writer, which looks after them less often and may be busy.
+        for (presenter, knocks) in self.shared.refusals.fresh() {
+            self.shared.told.add(presenter.happened(knocks));
+        }
         self.shared.told.take()
     }
 

@@ -101,6 +101,8 @@ pub struct FenceState {
     pub in_flight: AtomicU64,
     /// Requests refused since the gate started.
     pub refused: AtomicU64,
+    /// Requests that the writer has carried out since then.
+    pub writes: AtomicU64,
 }
 
 impl FenceState {
@@ -307,6 +309,14 @@ impl Shared {
             self.states[id].refused.fetch_add(1, Ordering::Relaxed);
         }
         self.refusals.count_presenter(presenter);
+    }
+
+    /// Counts requests of these fences that the writer has carried out. It does so once for many, so that its thread seldom waits
+    /// for a line of memory that the threads of connections use.
+    pub fn count_writes(&self, presented: FenceSet, count: u64) {
+        presented.iter().for_each(|id| {
+            self.states[id].writes.fetch_add(count, Ordering::Relaxed);
+        });
     }
 
     /// Counts a request in its fences' `in_flight`.

@@ -390,7 +390,10 @@ impl Writer {
         shared.set_running(None);
         work.stream.stored = stored;
         match result {
-            Ok(()) => shared.finish(work, Ok(())),
+            Ok(()) => {
+                shared.count_writes(presented, 1);
+                shared.finish(work, Ok(()));
+            }
             Err(Halt::Refuse(problem)) if applied => shared.finish(work, Err(partly(&problem.detail))),
             Err(Halt::Refuse(problem)) => shared.finish(work, Err(*problem)),
             Err(Halt::Again) if applied => shared.finish(work, Err(partly("a newer leader came"))),
