@@ -6,6 +6,8 @@ use std::process::ExitCode;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
+#[cfg(target_os = "linux")]
+pub mod bench;
 pub mod check_config;
 pub mod claim;
 pub mod failure;
@@ -46,6 +48,8 @@ enum Command {
     Serve(serve::ServeArgs),
     #[cfg(target_os = "linux")]
     Lead(lead::LeadArgs),
+    #[cfg(target_os = "linux")]
+    Bench(Box<bench::BenchArgs>),
     Claim(claim::ClaimArgs),
     Sql(sql::SqlArgs),
     Status(status::StatusArgs),
@@ -104,6 +108,8 @@ fn run(matches: &ArgMatches, out: &mut dyn Write) -> Result<(), Failure> {
         }
         #[cfg(target_os = "linux")]
         Command::Lead(args) => lead::run(&args),
+        #[cfg(target_os = "linux")]
+        Command::Bench(args) => bench::run(&args, out),
         Command::Claim(args) => claim::run(&args, out),
         Command::Sql(args) => sql::run(&args, out),
         Command::Status(args) => status::run(&args, out),
