@@ -97,7 +97,10 @@ mod tests {
             let time = Duration::from_millis(50);
             let sample = plain.run(batch, time / 5, time, &Stop::default()).unwrap();
             let rows: i64 = plain.db.query_row("SELECT count(*) FROM bench", [], |row| row.get(0)).unwrap();
-            assert!(i64::try_from(sample.latency.len()).unwrap() <= rows && sample.latency.len() % batch as u64 == 0);
+            assert!(
+                i64::try_from(sample.latency.len()).unwrap() <= rows
+                    && sample.latency.len().is_multiple_of(batch as u64)
+            );
             assert!(sample.per_second > 0.0);
         }
     }

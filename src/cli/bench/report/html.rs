@@ -19,7 +19,7 @@ const STYLE: &str = "
 @media (prefers-color-scheme: dark) { :root { --text: #e6e9ed; --soft: #9aa4b0; --page: #14171b; --box: #1d2127; --line: #343a43;
   --warn: #f0b43c; --c0: #9ca3af; --c1: #e6b422; --c2: #4aa8e0; --c3: #2cc295; --c4: #f08a3c; --c5: #d58cc8; --c6: #8fd0f5; } }
 * { box-sizing: border-box; }
-body { font: 16px/1.5 system-ui, sans-serif; color: var(--text); background: var(--page); max-width: 60rem; margin: 0 auto;
+body { font: 16px/1.5 system-ui, sans-serif; color: var(--text); background: var(--page); max-width: 64rem; margin: 0 auto;
   padding: 1.5rem 1rem 4rem; }
 h1 { font-size: 1.5rem; margin: 0; } h2 { font-size: 1.15rem; margin: 2.2rem 0 .6rem; }
 p.sub, figcaption, footer { color: var(--soft); margin: .3rem 0; font-size: .92rem; }
@@ -29,6 +29,7 @@ p.sub, figcaption, footer { color: var(--soft); margin: .3rem 0; font-size: .92r
 .wide { overflow-x: auto; } figure { margin: 0; }
 table { border-collapse: collapse; width: 100%; font-size: .92rem; }
 th, td { padding: .35rem .6rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
+th { white-space: normal; vertical-align: bottom; font-weight: 600; }
 th:first-child, td:first-child { text-align: left; } td.what { white-space: normal; text-align: left; color: var(--soft); }
 table.facts td { text-align: left; white-space: normal; } td, svg text { font-variant-numeric: tabular-nums; }
 svg { width: 100%; height: auto; display: block; } svg text { font-size: 12px; fill: var(--text); }
@@ -140,7 +141,9 @@ fn row(outcome: &Outcome, run: &Run<'_>) -> String {
 
 fn curve(outcome: &Outcome) -> Curve {
     let quantiles = quantiles(outcome.total.latency.len());
-    let points = quantiles.into_iter().map(|quantile| (quantile, outcome.latency_us(quantile))).collect();
+    // The slowest of all stands where half of it is above: beyond it nothing is known.
+    let last = 1.0 - 0.5 / outcome.total.latency.len().max(1) as f64;
+    let points = quantiles.into_iter().map(|quantile| (quantile.min(last), outcome.latency_us(quantile))).collect();
     Curve { name: outcome.lane.kind.name().into(), points }
 }
 

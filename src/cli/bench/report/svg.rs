@@ -47,7 +47,7 @@ pub fn latencies(curves: &[Curve]) -> String {
     const HEIGHT: f64 = 300.0;
     let points = || curves.iter().flat_map(|curve| &curve.points);
     let below_all = |quantile: f64| if quantile < 1.0 { -(1.0 - quantile).log10() } else { 0.0 };
-    let last = points().map(|(quantile, _)| below_all(*quantile)).fold(1.0, f64::max) + 0.3;
+    let last = points().map(|(quantile, _)| below_all(*quantile)).fold(1.0, f64::max) + 0.1;
     let decades = |us: f64| us.max(0.1).log10();
     let low = points().map(|(_, us)| decades(*us)).fold(f64::INFINITY, f64::min).floor().min(6.0);
     let high = points().map(|(_, us)| decades(*us)).fold(f64::NEG_INFINITY, f64::max).ceil().max(low + 1.0);

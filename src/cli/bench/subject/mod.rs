@@ -1,7 +1,8 @@
 //! What is measured: a database of `bench`'s own, an HTTP service, or a gate that runs.
 //!
-//! **Invariant.** Without `--write-to-it`, nothing that may write goes to what `bench` has not made: to a service only GETs, to a
-//! running gate only requests that it would refuse if they wrote (no token, or a stale one), and no mark of a running gate rises.
+//! **Invariant.** Without `--write-to-it`, nothing that may write goes to what `bench` has not made: to a service only GETs, with no
+//! token above 2; to a running gate only requests that it would refuse if they wrote (no token, or a stale one), and no mark of a
+//! running gate rises.
 
 use std::time::Duration;
 

@@ -23,6 +23,8 @@ pub struct Upstream {
     direct: Fenced,
     on: (OwnGate, Fenced),
     off: (OwnGate, Fenced),
+    /// One for claims, where nothing is written: reads carry the token that leads to the service, and no high one is to reach it.
+    claims: Option<(OwnGate, Fenced)>,
 }
 
 /// What is asked of the service.
@@ -77,7 +79,8 @@ impl Upstream {
         };
         let (on, off) = (gate("gate", &[])?, gate("unchecked", &["--no-enforce"])?);
         on.1.probe(Kind::Refused, plan.answer_time)?;
-        Ok(Upstream { url: url.to_owned(), writes: method.is_some(), direct, on, off })
+        let claims = if method.is_some() { None } else { Some(gate("claims", &[])?) };
+        Ok(Upstream { url: url.to_owned(), writes: method.is_some(), direct, on, off, claims })
     }
 }
 
@@ -105,7 +108,7 @@ impl Subject for Upstream {
     }
 
     fn processes(&self) -> Vec<u32> {
-        vec![self.on.0.pid(), self.off.0.pid()]
+        [&self.on, &self.off].into_iter().chain(&self.claims).map(|(gate, _)| gate.pid()).collect()
     }
 
     fn lanes(&self) -> Vec<Lane> {
@@ -130,6 +133,7 @@ impl Subject for Upstream {
         let (gate, fenced) = match kind {
             Kind::Direct => return self.direct.visit(kind, plan, stop),
             Kind::Off => &mut self.off,
+            Kind::Claim => self.claims.as_mut().unwrap_or(&mut self.on),
             _ => &mut self.on,
         };
         let visited = fenced.visit(kind, plan, stop);
