@@ -16,6 +16,7 @@ use crate::cli::lead::warden::r#become;
 
 use super::clock::CpuClock;
 use super::stop::Stop;
+use super::subject::stopped;
 
 /// How long a gate may take to listen.
 const START_TIME: Duration = Duration::from_secs(20);
@@ -74,7 +75,7 @@ impl OwnGate {
         let line = loop {
             match told.recv_timeout(Duration::from_millis(20)) {
                 Ok(line) => break line.unwrap_or_default(),
-                Err(RecvTimeoutError::Timeout) if stop.is_set() => return Err(Failure::Exit(1, None)),
+                Err(RecvTimeoutError::Timeout) if stop.is_set() => return Err(stopped(stop.signal())),
                 Err(RecvTimeoutError::Timeout) if Instant::now() < until => {}
                 Err(_) => return Err(gate.failed(&format!("does not listen within {START_TIME:?}"))),
             }

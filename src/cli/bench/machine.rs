@@ -50,7 +50,8 @@ impl Machine {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Ticks {
     all: u64,
-    idle: u64,
+    /// What processes did. Interrupts are nobody's: those of a load over loopback, or of its disk, too.
+    worked: u64,
     /// Time that the machine would have worked, had not another machine on the same hardware had its processors.
     stolen: u64,
 }
@@ -64,15 +65,15 @@ impl Ticks {
     fn parse(text: &str) -> Option<Ticks> {
         let line = text.lines().find_map(|line| line.strip_prefix("cpu "))?;
         let numbers: Vec<u64> = line.split_whitespace().take(8).map_while(|number| number.parse().ok()).collect();
-        let [.., idle, waiting, _, _, stolen] = numbers[..] else { return None };
-        Some(Ticks { all: numbers.iter().sum(), idle: idle + waiting, stolen })
+        let [user, nice, system, _, _, _, _, stolen] = numbers[..] else { return None };
+        Some(Ticks { all: numbers.iter().sum(), worked: user + nice + system, stolen })
     }
 }
 
 /// What was going on over some time, as parts of what all processors could do.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Load {
-    /// What they did.
+    /// What processes had of them.
     pub busy: f64,
     /// What was stolen from them.
     pub stolen: f64,
@@ -97,8 +98,8 @@ impl Watch {
         let (before, now) = (self.ticks?, Ticks::now()?);
         let all = now.all.saturating_sub(before.all);
         let part = |now: u64, before: u64| now.saturating_sub(before) as f64 / all as f64;
-        let stolen = part(now.stolen, before.stolen);
-        (all > 0).then(|| Load { busy: 1.0 - part(now.idle, before.idle) - stolen, stolen })
+        let (busy, stolen) = (part(now.worked, before.worked), part(now.stolen, before.stolen));
+        (all > 0).then_some(Load { busy, stolen })
     }
 
     /// What others have done since: not the processes of these clocks.
@@ -225,9 +226,9 @@ mod tests {
     #[test]
     fn processors_as_the_kernel_tells_of_them() {
         let text = "cpu  100 10 50 800 20 5 10 5 7 0\ncpu0 1 2 3\nintr 1\n";
-        assert_eq!(Ticks::parse(text), Some(Ticks { all: 1000, idle: 820, stolen: 5 }));
+        assert_eq!(Ticks::parse(text), Some(Ticks { all: 1000, worked: 160, stolen: 5 }));
         assert_eq!(Ticks::parse("cpu  1 2 3\n"), None);
-        assert!(Ticks::now().is_some_and(|ticks| ticks.all > ticks.idle));
+        assert!(Ticks::now().is_some_and(|ticks| ticks.all > ticks.worked));
         let machine = Machine::this();
         assert!(machine.cpus > 0 && !machine.kernel.is_empty() && machine.memory_bytes.is_some());
     }

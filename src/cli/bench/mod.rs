@@ -93,6 +93,14 @@ pub struct Run<'a> {
     pub verdict: Verdict,
 }
 
+impl Run<'_> {
+    /// How much of a processor a thread of the load generator took where it took most, from 0 to 1. A loop without a gate isn't one.
+    pub fn busiest(&self) -> f64 {
+        let loads = self.outcomes.iter().filter(|outcome| !outcome.total.answers.is_empty());
+        loads.map(|outcome| outcome.total.busy).fold(0.0, f64::max)
+    }
+}
+
 /// For so long it is looked whether the machine is quiet, before and after.
 const LOOK: Duration = Duration::from_millis(300);
 
@@ -123,7 +131,16 @@ pub fn run(args: &BenchArgs, out: &mut dyn Write) -> Result<(), Failure> {
     let clocks: Vec<CpuClock> =
         [std::process::id()].into_iter().chain(subject.processes()).filter_map(CpuClock::of).collect();
     let (watch, begun) = (Watch::start(&clocks), Instant::now());
-    let outcomes = rounds::run(&mut *subject, &plan, &stop, &progress)?;
+    let outcomes = match rounds::run(&mut *subject, &plan, &stop, &progress) {
+        Ok(outcomes) => outcomes,
+        Err(failure) => {
+            drop(progress);
+            if let Some(tokens) = subject.tokens().filter(Tokens::have_risen) {
+                let _ = writeln!(std::io::stderr(), "fencegate: {}", report::json::tokens_told(&tokens));
+            }
+            return Err(failure);
+        }
+    };
     let machine = Machine::this();
     noise.stolen = watch.load().map(|load| load.stolen);
     noise.others = watch.others(&clocks, machine.cpus).filter(|_| subject.is_own());

@@ -84,6 +84,11 @@ impl Target {
         Target { addr, authority: addr.to_string(), base: String::new(), headers }
     }
 
+    /// The same server, without what stands before every path.
+    pub fn root(&self) -> Target {
+        Target { base: String::new(), ..self.clone() }
+    }
+
     /// A request.
     pub fn request(&self, method: &str, path: &str, token: Option<u64>, body: &Body) -> Vec<u8> {
         let (mut request, after) = self.around_token(method, path, body);

@@ -94,7 +94,7 @@ fn a_service_that_hangs_ends_it() {
         let said = bench(dir.path(), &["--upstream", &service.url(), "--answer-time", "500ms", "--duration", "10s"]);
         assert_eq!(said.status, 1, "from {from}: {}", said.err);
         assert!(
-            said.err.contains("no answer for 500ms") || said.err.contains("status 504"),
+            said.err.contains("there was no answer for 500ms") || said.err.contains("status 504"),
             "from {from}: {}",
             said.err
         );

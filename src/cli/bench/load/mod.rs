@@ -66,7 +66,7 @@ pub enum LoadError {
         why: String,
     },
     /// Answers don't come.
-    #[error("{count} requests have had no answer for {limit:?}: it hangs, or --answer-time is too short")]
+    #[error("there was no answer for {limit:?} ({count} waited for): it hangs, or --answer-time is too short")]
     Late {
         /// How many.
         count: usize,

@@ -39,7 +39,7 @@ pub struct Sample {
     pub busy: f64,
     /// How many processors the gate took; `None` where its process isn't known.
     pub gate_busy: Option<f64>,
-    /// The highest token that was presented, where it rose.
+    /// The highest token that was presented and not refused, where it rose.
     pub token: Option<u64>,
 }
 

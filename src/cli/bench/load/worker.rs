@@ -155,7 +155,7 @@ impl<'a> Worker<'a> {
     }
 
     /// Notes what was used and done, once at each end of the time that counts. Clock and count are read at one moment, whenever
-    /// that is.
+    /// that is: a thread that is kept waiting for a processor begins late, and ends not before something was done.
     fn mark(&mut self, now: Instant) {
         let mark = |worker: &Worker<'_>| Mark {
             at: Instant::now(),
@@ -164,10 +164,25 @@ impl<'a> Worker<'a> {
             gate: worker.gate.and_then(CpuClock::now),
         };
         if self.marks.0.is_none() && now >= self.window.from {
-            self.marks.0 = Some(mark(self));
+            let begun = mark(self);
+            if self.schedule.is_none() {
+                self.window.from = begun.at;
+                self.window.to = begun.at + self.load.duration;
+            }
+            self.marks.0 = Some(begun);
         }
-        if self.marks.1.is_none() && (now >= self.window.to || self.work.is_over()) {
+        let has_done = self.marks.0.is_some_and(|begun| self.done > begun.done);
+        let is_late = now > self.window.to + self.load.answer_time;
+        if self.marks.1.is_none() && (now >= self.window.to && (has_done || is_late) || self.work.is_over()) {
             self.marks.1 = Some(mark(self));
+        }
+    }
+
+    /// Whether the latency of an operation counts that was due, or begun, then.
+    fn counts(&self, due: Instant) -> bool {
+        match &self.schedule {
+            Some(_) => (self.window.from..self.window.to).contains(&due),
+            None => self.marks.0.is_some_and(|begun| due >= begun.at),
         }
     }
 
@@ -189,7 +204,7 @@ impl<'a> Worker<'a> {
         while let Some(index) = self.idle.pop() {
             let due = match &mut self.schedule {
                 Some(schedule) => schedule.take(now),
-                None => (now < self.window.to).then_some(now),
+                None => self.marks.1.is_none().then_some(now),
             };
             let Some(due) = due.filter(|_| !self.work.is_over()) else {
                 self.idle.push(index);
@@ -247,7 +262,7 @@ impl<'a> Worker<'a> {
             Event::Nothing => Ok(()),
             Event::Broken => {
                 let due = self.conns[index].due;
-                if (self.window.from..self.window.to).contains(&due) {
+                if self.counts(due) {
                     self.sample.broken += 1;
                     self.sample.latency.saturating_record(ns(due.elapsed()));
                 }
@@ -259,6 +274,9 @@ impl<'a> Worker<'a> {
             Event::Answered { status, is_spoilt } => {
                 let now = Instant::now();
                 let is_met = self.load.expect_of(self.conns[index].step).is_met(status) && !is_spoilt;
+                if let (Work::Rising(rising), true) = (&self.work, is_met) {
+                    self.sample.token = Some(rising.token);
+                }
                 let step = self.conns[index].step + 1;
                 if is_met && step < self.work.steps() {
                     return self.begin(index, step, now);
@@ -272,16 +290,13 @@ impl<'a> Worker<'a> {
     /// An operation has ended.
     fn count(&mut self, index: usize, status: u16, is_met: bool, now: Instant) {
         let due = self.conns[index].due;
-        if now < self.window.to {
+        if self.marks.1.is_none() {
             self.done += 1;
         }
-        if (self.window.from..self.window.to).contains(&due) {
+        if self.counts(due) {
             self.sample.latency.saturating_record(ns(now.duration_since(due)));
             *self.sample.answers.entry(status).or_default() += 1;
             self.sample.unexpected += u64::from(!is_met);
-        }
-        if let Work::Rising(rising) = &self.work {
-            self.sample.token = Some(rising.token);
         }
         self.work.advance();
         self.idle.push(index);
@@ -289,7 +304,7 @@ impl<'a> Worker<'a> {
 
     /// Whether nothing is due, and nothing under way. An open loop that can't keep up is cut off after some time.
     fn is_over(&self, now: Instant) -> bool {
-        if now < self.window.to && !self.work.is_over() {
+        if self.marks.1.is_none() {
             return false;
         }
         let is_quiet = self.idle.len() == self.conns.len();
@@ -314,12 +329,12 @@ impl<'a> Worker<'a> {
 
     fn finish(mut self, now: Instant) -> Sample {
         // What was due and has no answer has waited at least until now.
-        let counts = |due: &Instant| (self.window.from..self.window.to).contains(due);
         let mut unfinished: Vec<Instant> =
-            self.conns.iter().filter(|conn| conn.has_request).map(|conn| conn.due).filter(counts).collect();
+            self.conns.iter().filter(|conn| conn.has_request).map(|conn| conn.due).collect();
         while let Some(due) = self.schedule.as_mut().and_then(|schedule| schedule.take(now)) {
-            unfinished.extend(Some(due).filter(counts));
+            unfinished.push(due);
         }
+        unfinished.retain(|due| self.counts(*due));
         for due in &unfinished {
             self.sample.latency.saturating_record(ns(now.duration_since(*due)));
         }

@@ -166,7 +166,6 @@ fn facts(run: &Run<'_>) -> String {
         let sync = disk.sync_us.map_or_else(unknown, |sync| micros(sync.median));
         fact("Databases on", &format!("{}; a page written and synced: {sync} (median)", disk.kind))
     });
-    let busiest = run.outcomes.iter().map(|outcome| outcome.total.busy).fold(0.0, f64::max);
     let rows = [
         fact_code("Command", &run.command),
         fact("Processors", &format!("{cpus}, {arch}, {}", cpu_model.clone().unwrap_or_else(unknown))),
@@ -177,7 +176,7 @@ fn facts(run: &Run<'_>) -> String {
         fact("Others' work during the run", &part(others)),
         fact("Stolen by other machines", &part(stolen)),
         fact("Load average before", &load_average.map_or_else(unknown, short)),
-        fact("Load generator", &format!("up to {} of a processor for each thread", percent(busiest * 100.0))),
+        fact("Load generator", &format!("up to {} of a processor for each thread", percent(run.busiest() * 100.0))),
         fact("Took", &format!("{:.1} s", run.took.as_secs_f64())),
     ];
     format!("<h2>How and where</h2><table class=\"facts\">{}</table>", rows.concat())

@@ -131,9 +131,10 @@ fn tokens(tokens: &Tokens) -> Value {
 
 /// The same in a sentence.
 pub fn tokens_told(tokens: &Tokens) -> String {
-    let Tokens { fence, before, now, taken } = tokens;
+    let Tokens { fence, before, now, is_taken, taken } = tokens;
     let before = before.as_ref().map(|(highest, _)| *highest);
     let raised = match before {
+        _ if *is_taken => format!("Fence {fence} was at token {now} when somebody else claimed it."),
         Some(before) if before < *now => format!(
             "Fence {fence} is at token {now}, and was at {before}: a leader with a lower token is refused until an operator \
              resets it (fencegate fences reset {fence} --to {before} --reason …)."

@@ -50,6 +50,7 @@ pub fn print(out: &mut dyn Write, run: &Run, colour: bool) -> std::io::Result<()
             writeln!(out, "{line}")?;
         }
     }
+    writeln!(out, "Each thread of the load generator took up to {:.0}% of a processor.", run.busiest() * 100.0)?;
     for line in conclusion(run, colour) {
         writeln!(out, "{line}")?;
     }

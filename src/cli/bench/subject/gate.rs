@@ -3,6 +3,8 @@
 //! **Invariant.** Without `--advance-by`, a mark rises only where there was none, and then to 1. With it, by no more than that, and
 //! only as long as nobody else has claimed; a fence with a holder only with `--depose`.
 
+use std::time::Duration;
+
 use serde_json::Value;
 
 use super::{Fenced, Kind, Lane, Shape, Subject, Tokens, failure};
@@ -60,6 +62,8 @@ pub struct Running {
     path: String,
     writes: bool,
     before: Option<(u64, Option<String>)>,
+    /// Whether somebody else has claimed meanwhile.
+    is_taken: bool,
     /// How many tokens one visit may take; `None` where the mark may not rise.
     quota: Option<u64>,
 }
@@ -101,6 +105,12 @@ impl Running {
             );
             return Err(Failure::Refused(why));
         }
+        let visits = 2 * plan.rounds as u64;
+        if let Some(by) = asked.advance_by.filter(|by| *by < visits) {
+            let why =
+                format!("--advance-by {by} is too few: two things raise the mark in each of {} rounds", plan.rounds);
+            return Err(Failure::Usage(why));
+        }
         let pipeline = format!("{}/v3/pipeline", asked.path.trim_end_matches('/'));
         let http = asked.method.map_or_else(Body::default, |_| Body::text(plan.size));
         let shape = Shape {
@@ -138,15 +148,21 @@ impl Running {
             path,
             writes: asked.writes,
             before: state.highest.map(|highest| (highest, state.holder.clone())),
-            // Two of what is measured raise it.
-            quota: asked.advance_by.map(|by| (by / (2 * plan.rounds.max(1) as u64)).max(1)),
+            is_taken: false,
+            quota: asked.advance_by.map(|by| by / visits),
         };
         if asked.writes && state.highest.is_none() {
             // Nobody can write to a fence without a mark; the lowest token does the least.
             running.fenced.claim(1, plan.answer_time)?;
             running.fenced.last = running.fenced.last.max(1);
         }
-        running.bare.probe(Kind::Read, plan.answer_time)?;
+        let hint = |failure| match failure {
+            Failure::Other(why) if asked.sql.is_none() => {
+                Failure::Other(format!("{why}; a database's requests need --sql, a service's --path"))
+            }
+            other => other,
+        };
+        running.bare.probe(Kind::Read, plan.answer_time).map_err(hint)?;
         for kind in running.lanes().iter().map(|lane| lane.kind) {
             match kind {
                 Kind::Refused => running.without_holder(&running.refused).probe(kind, plan.answer_time)?,
@@ -175,14 +191,23 @@ impl Running {
         let state = State::read(&self.bare.target, &self.path, plan)?;
         let (fence, mark, last) = (self.fenced.fence.clone(), self.fenced.mark, self.fenced.last);
         if state.highest.unwrap_or(0) != mark {
+            self.is_taken = true;
             let now = state.highest.unwrap_or(0);
             let who = state.holder.map(|holder| format!(" by {holder}")).unwrap_or_default();
             let why = format!("fence {fence} was claimed{who} meanwhile: its mark is {now}, and was {mark}");
             return Err(Failure::Refused(why));
         }
         self.fenced.last = last.min(mark + self.quota.unwrap_or(0));
-        let visited = self.fenced.visit(kind, plan, stop);
+        // None of the few is spent on warming up.
+        let visited = self.fenced.visit(kind, &Plan { warm_up: Duration::ZERO, ..*plan }, stop);
         self.fenced.last = last;
+        if visited.is_err() {
+            // Whoever ended it should still be told where the mark is now.
+            if let Ok(State { highest: Some(highest), holder }) = State::read(&self.bare.target, &self.path, plan) {
+                self.is_taken = holder.is_some_and(|holder| holder != HOLDER);
+                self.fenced.mark = if self.is_taken { self.fenced.mark } else { highest.max(mark) };
+            }
+        }
         visited
     }
 }
@@ -227,6 +252,7 @@ impl Subject for Running {
             fence: self.fenced.fence.to_string(),
             before: self.before.clone(),
             now: self.fenced.mark,
+            is_taken: self.is_taken,
             taken: self.writes.then_some(self.fenced.mark),
         })
     }

@@ -81,10 +81,19 @@ pub struct Tokens {
     pub fence: String,
     /// Its mark before, with its holder; `None` where it had none.
     pub before: Option<(u64, Option<String>)>,
-    /// Its mark now.
+    /// Its mark now, as far as `bench` has raised it.
     pub now: u64,
+    /// Whether somebody else has raised it since.
+    pub is_taken: bool,
     /// The token that is presented where nothing is to be refused; `None` where none is.
     pub taken: Option<u64>,
+}
+
+impl Tokens {
+    /// Whether the mark is another than it was.
+    pub fn have_risen(&self) -> bool {
+        self.before.as_ref().map_or(0, |(highest, _)| *highest) < self.now
+    }
 }
 
 /// What is measured.
@@ -221,7 +230,11 @@ impl Fenced {
         let load = plan.load(&self.target, work, expect, kind);
         let sample = load.run(stop, self.cpu).map_err(|error| failure(&error, Some(stop)))?;
         self.mark = self.mark.max(sample.token.unwrap_or(0));
-        if sample.unexpected > 0 && sample.unexpected == sample.answered() {
+        if sample.answered() == 0 {
+            let why = format!("{}: no answer came; {} connections broke", kind.name(), sample.broken);
+            return Err(Failure::Other(why));
+        }
+        if sample.unexpected == sample.answered() {
             let statuses: Vec<String> = sample.answers.keys().map(u16::to_string).collect();
             let why = format!("{}: no answer was as expected; they had status {}", kind.name(), statuses.join(", "));
             return Err(Failure::Other(why));

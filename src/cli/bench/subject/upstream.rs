@@ -86,7 +86,7 @@ impl Upstream {
 
 /// A gate takes the tokens that reach it for claims: tokens of a benchmark would depose its leaders.
 fn refuse_gate(target: &Target, plan: &Plan) -> Result<(), Failure> {
-    let request = target.request("GET", "/-/fences/fencegate-bench", None, &Body::default());
+    let request = target.root().request("GET", "/-/fences/fencegate-bench", None, &Body::default());
     let answer = once(target.addr, &request, plan.answer_time).map_err(|error| failure(&error, None))?;
     let body = answer.json();
     let is_gate = body["type"].as_str().is_some_and(|name| name.starts_with("urn:fencegate:"))
