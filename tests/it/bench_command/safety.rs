@@ -182,8 +182,10 @@ fn it_stops_where_somebody_else_claims_and_tells_where_the_mark_is() {
     assert_eq!(claimed.status, 200);
     let output = child.wait_with_output().expect("it ends");
     let error = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(77), "{error}");
-    assert!(error.contains("was claimed by node-b meanwhile: its mark is 5000"), "{error}");
+    // Found out by a look before it raises the mark the next time, or by the refusals that it then gets.
+    let is_told =
+        error.contains("was claimed by node-b meanwhile: its mark is 5000") || error.contains("had status 412");
+    assert!(matches!(output.status.code(), Some(77 | 1)) && is_told, "{error}");
     assert!(!error.contains("fences reset"), "that would shut out whoever has claimed: {error}");
     assert_eq!(mark(&running.gate, "app"), "5000");
 }

@@ -166,12 +166,14 @@ impl<'a> Worker<'a> {
         if self.marks.0.is_none() && now >= self.window.from {
             let begun = mark(self);
             if self.schedule.is_none() {
-                self.window.from = begun.at;
-                self.window.to = begun.at + self.load.duration;
+                self.window.from = now;
+                self.window.to = now + self.load.duration;
             }
             self.marks.0 = Some(begun);
         }
-        let has_done = self.marks.0.is_some_and(|begun| self.done > begun.done);
+        // Of a closed loop, one that was begun in the time that counts.
+        let has_counted = self.schedule.is_some() || !self.sample.latency.is_empty();
+        let has_done = has_counted && self.marks.0.is_some_and(|begun| self.done > begun.done);
         let is_late = now > self.window.to + self.load.answer_time;
         if self.marks.1.is_none() && (now >= self.window.to && (has_done || is_late) || self.work.is_over()) {
             self.marks.1 = Some(mark(self));
@@ -182,13 +184,15 @@ impl<'a> Worker<'a> {
     fn counts(&self, due: Instant) -> bool {
         match &self.schedule {
             Some(_) => (self.window.from..self.window.to).contains(&due),
-            None => self.marks.0.is_some_and(|begun| due >= begun.at),
+            None => self.marks.0.is_some() && due >= self.window.from,
         }
     }
 
     /// Looks whether to stop, and for answers that don't come.
     fn look(&self, now: Instant) -> Result<(), LoadError> {
-        if self.stop.is_set() {
+        // A token that is under way is waited for, so that the mark can be told afterwards.
+        let is_rising = matches!(self.work, Work::Rising(_)) && self.idle.len() < self.conns.len();
+        if self.stop.is_set() && !is_rising {
             return Err(LoadError::Stopped);
         }
         let limit = self.load.answer_time;
@@ -201,6 +205,9 @@ impl<'a> Worker<'a> {
 
     /// Gives work to those that have none.
     fn dispatch(&mut self, now: Instant) -> Result<(), LoadError> {
+        if self.stop.is_set() {
+            return Ok(());
+        }
         while let Some(index) = self.idle.pop() {
             let due = match &mut self.schedule {
                 Some(schedule) => schedule.take(now),
