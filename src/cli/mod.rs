@@ -6,6 +6,8 @@ use std::process::ExitCode;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
+#[cfg(target_os = "linux")]
+pub mod bench;
 pub mod check_config;
 pub mod claim;
 #[cfg(target_os = "linux")]
@@ -48,6 +50,8 @@ enum Command {
     Serve(serve::ServeArgs),
     #[cfg(target_os = "linux")]
     Lead(lead::LeadArgs),
+    #[cfg(target_os = "linux")]
+    Bench(Box<bench::BenchArgs>),
     Claim(claim::ClaimArgs),
     #[cfg(target_os = "linux")]
     Demo(demo::DemoArgs),
@@ -108,6 +112,8 @@ fn run(matches: &ArgMatches, out: &mut dyn Write) -> Result<(), Failure> {
         }
         #[cfg(target_os = "linux")]
         Command::Lead(args) => lead::run(&args),
+        #[cfg(target_os = "linux")]
+        Command::Bench(args) => bench::run(&args, out),
         Command::Claim(args) => claim::run(&args, out),
         #[cfg(target_os = "linux")]
         Command::Demo(args) => demo::run(&args, out),

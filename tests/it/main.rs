@@ -4,6 +4,8 @@
 //! starts what HTTP resources are in front of.
 #![allow(clippy::unwrap_used, reason = "a test that can't go on ends here")]
 
+#[cfg(target_os = "linux")]
+mod bench_command;
 mod cli;
 mod client;
 mod client_examples;

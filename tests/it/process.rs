@@ -203,7 +203,12 @@ impl Client {
         stream.set_nodelay(true)?;
         // A test that waits longer than this for one answer has found a hang. Longer than what a test has the gate wait for.
         stream.set_read_timeout(Some(2 * LONG))?;
-        Ok(Client { stream: BufReader::new(stream) })
+        Ok(Client::over(stream))
+    }
+
+    /// Over a connection that is there already.
+    pub fn over(stream: TcpStream) -> Client {
+        Client { stream: BufReader::new(stream) }
     }
 
     /// Sends bytes as they are.
