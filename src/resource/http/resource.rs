@@ -7,7 +7,7 @@ use std::time::Instant;
 use crate::fence::drain::Purpose;
 use crate::fence::{Claim, FenceName, Token};
 use crate::problem::Problem;
-use crate::resource::{Boxed, Call, Claimed, Event, FenceInfo, Guarantee, Happened, Knock, Resource, Served};
+use crate::resource::{Answering, Boxed, Call, Claimed, Event, FenceInfo, Guarantee, Happened, Knock, Resource};
 
 use super::fences::Fences;
 use super::limits::Limits;
@@ -138,8 +138,8 @@ impl Resource for Http {
         found
     }
 
-    fn call(&self, call: Call) -> Boxed<'_, Result<Served, Problem>> {
-        Box::pin(self.serve(call))
+    fn call(&self, call: Call) -> Answering<'_> {
+        self.serve(call)
     }
 
     fn claim(&self, claim: Claim) -> Boxed<'_, Result<Claimed, Problem>> {

@@ -16,7 +16,7 @@ use crate::fence::{Claim, FenceName, Mark, Presented, Token, Verdict};
 use crate::lock::LockFile;
 use crate::problem::{Kind, Problem};
 use crate::resource::{
-    Boxed, Call, Claimed, Event, FenceInfo, Guarantee, Happened, Judged, Knock, Received, Resource, Served,
+    Answering, Boxed, Call, Claimed, Event, FenceInfo, Guarantee, Happened, Judged, Knock, Received, Resource, Served,
 };
 use crate::resource::{issuer, refusals};
 
@@ -159,8 +159,8 @@ impl Sqlite {
     }
 
     async fn answer(&self, call: Call, claims: Arc<[Claim]>, presented: FenceSet) -> Result<Served, Problem> {
-        let Some(endpoint) = endpoint(&call.path) else {
-            let why = format!("{} is not here; SQL is at v2/pipeline, v3/pipeline and v3/cursor", call.path);
+        let Some(endpoint) = endpoint(call.path()) else {
+            let why = format!("{} is not here; SQL is at v2/pipeline, v3/pipeline and v3/cursor", call.path());
             return Err(Problem::new(Kind::NotFound, why));
         };
         let (version, format) = match endpoint {
@@ -377,8 +377,10 @@ impl Resource for Sqlite {
         ids.into_iter().take(limit).map(|id| self.info(id)).collect()
     }
 
-    fn call(&self, call: Call) -> Boxed<'_, Result<Served, Problem>> {
-        Box::pin(async move { self.serve(call).await.map_err(|problem| issuer::explain(&self.shared.trust, problem)) })
+    fn call(&self, call: Call) -> Answering<'_> {
+        Answering::Later(Box::pin(async move {
+            self.serve(call).await.map_err(|problem| issuer::explain(&self.shared.trust, problem))
+        }))
     }
 
     fn claim(&self, claim: Claim) -> Boxed<'_, Result<Claimed, Problem>> {
