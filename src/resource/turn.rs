@@ -99,7 +99,7 @@ mod tests {
         assert_eq!(wakes(), 1);
         hushed(|| (waker.wake_by_ref(), false));
         assert_eq!(wakes(), 0);
-        hushed(|| (waker.clone().wake(), true));
+        hushed(|| (waker.wake_by_ref(), true));
         assert_eq!(wakes(), 1);
         hushed(|| ((), true));
         assert_eq!(wakes(), 0);

@@ -23,12 +23,15 @@ pub enum Style {
     Sql,
 }
 
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
+
 /// A JSON answer.
 pub fn json(status: StatusCode, body: &impl serde::Serialize) -> Answer {
     let body = serde_json::to_vec(body).expect("our own answers have string keys and no failing values");
     let mut answer = Response::new(Full::new(Bytes::from(body)));
     *answer.status_mut() = status;
-    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    answer.headers_mut().insert(CONTENT_TYPE, JSON);
     answer
 }
 
@@ -137,10 +140,10 @@ fn told(problem: &Problem, style: Style, body: Bytes) -> Answer {
     *answer.headers_mut() = HeaderMap::with_capacity(HEADERS);
     let headers = answer.headers_mut();
     let media_type = match style {
-        Style::Problem => "application/problem+json",
-        Style::Sql => "application/json",
+        Style::Problem => PROBLEM_JSON,
+        Style::Sql => JSON,
     };
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
+    headers.insert(CONTENT_TYPE, media_type);
     if let Some(verdict) = row.verdict.or(problem.verdict.map(Verdict::as_str)) {
         headers.insert(FENCING_VERDICT, HeaderValue::from_static(verdict));
         if let Some(highest) = problem.highest {

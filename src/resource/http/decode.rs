@@ -304,15 +304,15 @@ fn plain(from: &[u8], ends: &mut [usize; PLAIN_LINES_MAX]) -> Option<(StatusCode
     }
     let mut start = from.len() - words.len() + 2;
     ends[0] = start;
-    for lines in 1..PLAIN_LINES_MAX {
+    for (before, end) in (1..).zip(&mut ends[1..]) {
         let len = memchr::memchr(b'\n', &from[start..])?;
         if len == 0 || from[start + len - 1] != b'\r' {
             return None;
         }
         start += len + 1;
-        ends[lines] = start;
+        *end = start;
         if len == 1 {
-            return Some((status, lines + 1));
+            return Some((status, before + 1));
         }
     }
     None
@@ -411,6 +411,11 @@ impl Said {
 
     /// Reads one line of `Connection`. `hops`: the headers that it names.
     fn connection(&mut self, value: &HeaderValue, hops: &mut Vec<HeaderName>) {
+        if value.as_bytes() == b"keep-alive" {
+            // Mostly it says only this.
+            self.keeps_alive = true;
+            return;
+        }
         for option in value.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
             if option.eq_ignore_ascii_case(b"keep-alive") {
                 self.keeps_alive = true;

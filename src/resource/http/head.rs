@@ -252,11 +252,15 @@ pub fn answer(headers: &mut HeaderMap, seen: Seen, version: Version) {
 
 /// What this hop adds to `Via`.
 pub fn via(version: Version) -> HeaderValue {
-    HeaderValue::from_static(match version {
-        Version::HTTP_10 => "1.0 fencegate",
-        Version::HTTP_2 => "2.0 fencegate",
-        _ => "1.1 fencegate",
-    })
+    // Constants: their text is checked when they are compiled.
+    const OLD: HeaderValue = HeaderValue::from_static("1.0 fencegate");
+    const USUAL: HeaderValue = HeaderValue::from_static("1.1 fencegate");
+    const NEW: HeaderValue = HeaderValue::from_static("2.0 fencegate");
+    match version {
+        Version::HTTP_10 => OLD,
+        Version::HTTP_2 => NEW,
+        _ => USUAL,
+    }
 }
 
 /// Removes from trailers what is no trailer's to say (RFC 9110, section 6.5.1), for readers that merge them into the headers.
