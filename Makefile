@@ -87,15 +87,16 @@ bench: ## benchmarks: the core, fences, and durable writes against a plain loop 
 	$(CARGO) bench --locked
 
 .PHONY: bench-proxy
-bench-proxy: ## CPU time and latency of a proxied, fenced write, against nginx and HAProxy in one run; ARGS="--body 65536" …
+bench-proxy: ## CPU time and latency of a proxied, fenced write, and of a refusal, against others in one run; ARGS="--body 1024" …
 	@scripts/ensure rust cc protoc nginx wrk haproxy
 	PATH=$$PATH:/usr/sbin $(CARGO) bench --locked --bench proxy -- $(ARGS)
 
 .PHONY: instructions
-instructions: ## count the instructions of a proxied, fenced write (needs valgrind)
+instructions: ## count the instructions of a proxied, fenced write, and of a refusal (needs valgrind)
 	@scripts/ensure rust cc protoc nginx python
 	$(CARGO) build --release --locked
-	PATH=$$PATH:/usr/sbin scripts/instructions
+	PATH=$$PATH:/usr/sbin scripts/instructions target/release/fencegate 128 7
+	PATH=$$PATH:/usr/sbin scripts/instructions target/release/fencegate 128 6
 
 .PHONY: bench-failover
 bench-failover: ## how long nobody leads over etcd: crashes and hand-overs of `fencegate lead`, beside etcdctl; ARGS="--trials 18"
