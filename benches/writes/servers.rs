@@ -1,7 +1,7 @@
 //! The servers that are measured, each on a fresh directory of the same disk, each durable at every answer, and how they are talked to.
 
 use std::ffi::OsStr;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -217,6 +217,14 @@ pub fn postgres(dir: &Path) -> Option<(Server, Talk)> {
     let child = as_user("postgres", dir).args(options).arg(OsStr::new(&data)).spawn();
     let server = wait_for(child.ok()?, addr);
     let startup = message(0, &[&196_608_u32.to_be_bytes(), b"user\0postgres\0database\0postgres\0\0"])[1..].to_vec();
+    // It listens before it lets anybody in: until then it answers with an error.
+    let lets_in = || {
+        let (mut stream, mut first) = (TcpStream::connect(addr).expect("it accepts"), [0]);
+        stream.write_all(&startup).and_then(|()| stream.read_exact(&mut first)).is_ok() && first == *b"R"
+    };
+    while !lets_in() {
+        std::thread::yield_now();
+    }
     let create = "CREATE TABLE mark (token bigint); INSERT INTO mark VALUES (7); CREATE TABLE t (id bigserial PRIMARY KEY, v text)\0";
     ask(addr, &[startup.clone(), message(b'Q', &[create.as_bytes()])], postgres_len);
     let sync = message(b'S', &[]);

@@ -45,11 +45,72 @@ pub fn to_writer(shared: &SharedRef, work: Box<Work>) {
         return reader::to_writer(shared, work, false);
     };
     HERE.with(|outbox| {
-        let mut works = outbox.lock().unwrap_or_else(PoisonError::into_inner);
-        works.push((Arc::clone(shared), work));
-        if works.len() == 1 {
+        let is_first = {
+            let mut works = outbox.lock().unwrap_or_else(PoisonError::into_inner);
+            works.push((Arc::clone(shared), work));
+            works.len() == 1
+        };
+        // Unlocked: a runtime that is ending drops the task at once, here.
+        if is_first {
             let flush = Flush(Arc::clone(outbox));
             runtime.spawn(async move { drop(flush) });
         }
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::problem::Kind;
+    use crate::resource::sqlite::Limits;
+    use crate::resource::sqlite::answers::Waiting;
+    use crate::resource::sqlite::answers::tests::{shared, work};
+
+    fn runtime() -> tokio::runtime::Runtime {
+        tokio::runtime::Builder::new_current_thread().build().expect("a runtime")
+    }
+
+    #[test]
+    fn what_comes_in_one_go_is_queued_in_one_go() {
+        let (shared, other) = (shared(Limits::default()), shared(Limits::default()));
+        runtime().block_on(async {
+            for shared in [&shared, &shared, &other, &shared] {
+                to_writer(shared, work(shared, None));
+            }
+            assert_eq!((shared.writer.waiting(), other.writer.waiting()), (0, 0));
+            tokio::task::yield_now().await;
+            assert_eq!((shared.writer.waiting(), other.writer.waiting()), (3, 1));
+            to_writer(&shared, work(&shared, None));
+            tokio::task::yield_now().await;
+            assert_eq!(shared.writer.waiting(), 4);
+        });
+    }
+
+    #[test]
+    fn nothing_is_left_behind_where_the_runtime_ends_or_there_is_none() {
+        let shared = shared(Limits::default());
+        let runtime = runtime();
+        runtime.block_on(async { to_writer(&shared, work(&shared, None)) });
+        drop(runtime);
+        assert_eq!(shared.writer.waiting(), 1);
+        to_writer(&shared, work(&shared, None));
+        assert_eq!(shared.writer.waiting(), 2);
+    }
+
+    #[test]
+    fn what_has_no_place_in_the_queue_is_told_so() {
+        let shared = shared(Limits { queue_requests: 1, ..Limits::default() });
+        let [taken, mut turned_away] = runtime().block_on(async {
+            let waits = [(); 2].map(|()| {
+                let (waiting, arrives) = Waiting::here();
+                to_writer(&shared, work(&shared, Some(waiting)));
+                arrives
+            });
+            tokio::task::yield_now().await;
+            waits
+        });
+        let answer = turned_away.try_recv().expect("told").open();
+        assert_eq!(answer.expect_err("no place").kind, Kind::Overloaded);
+        drop(taken);
+    }
 }
