@@ -18,11 +18,7 @@ pub fn pipeline(body: &str) -> Option<Pipeline> {
     let (mut baton, mut requests) = (None, None);
     reader.members(|reader, name| match name {
         "baton" => once(&mut baton, if reader.is_null() { None } else { Some(reader.string()?.to_owned()) }),
-        "requests" => {
-            let mut all = Vec::new();
-            reader.items(|reader| Some(all.push(request(reader)?)))?;
-            once(&mut requests, all)
-        }
+        "requests" => once(&mut requests, reader.items(request)?),
         _ => None,
     })?;
     reader.is_at_end().then(|| Pipeline { baton: baton.flatten(), requests: requests.unwrap_or_default() })
@@ -55,16 +51,9 @@ fn statement(reader: &mut Reader<'_>) -> Option<Statement> {
     let (mut sql, mut positional, mut named, mut want_rows) = (None, None, None, None);
     reader.members(|reader, name| match name {
         "sql" => once(&mut sql, reader.string()?.to_owned()),
-        "args" => {
-            let mut all = Vec::new();
-            reader.items(|reader| Some(all.push(value(reader)?)))?;
-            once(&mut positional, all)
-        }
+        "args" => once(&mut positional, reader.items(value)?),
         // There they are none.
-        "named_args" => {
-            reader.items(|_| None)?;
-            once(&mut named, ())
-        }
+        "named_args" => once(&mut named, reader.items(|_| None::<()>)?),
         "want_rows" => once(&mut want_rows, reader.boolean()?),
         _ => None,
     })?;
@@ -156,8 +145,13 @@ impl<'a> Reader<'a> {
     }
 
     /// An array: `item` reads each of its items.
-    fn items(&mut self, item: impl FnMut(&mut Reader<'a>) -> Option<()>) -> Option<()> {
-        self.list(b'[', b']', item)
+    fn items<T>(&mut self, mut item: impl FnMut(&mut Reader<'a>) -> Option<T>) -> Option<Vec<T>> {
+        let mut all = Vec::new();
+        self.list(b'[', b']', |reader| {
+            all.push(item(reader)?);
+            Some(())
+        })?;
+        Some(all)
     }
 
     fn list(&mut self, start: u8, end: u8, mut item: impl FnMut(&mut Reader<'a>) -> Option<()>) -> Option<()> {
