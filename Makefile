@@ -82,8 +82,8 @@ sanitize: ## random SQL (SQL=20000 requests) with Rust and SQLite under the addr
 		sandbox sharing hrana interactive table_fences garbage fences
 
 .PHONY: bench
-bench: ## benchmarks: the core, fences, and durable writes against a plain loop and Redis
-	@scripts/ensure rust cc protoc redis
+bench: ## benchmarks: the core, fences, and durable writes against a plain loop, Redis and PostgreSQL
+	@scripts/ensure rust cc protoc redis postgres
 	$(CARGO) bench --locked
 
 .PHONY: bench-proxy
@@ -92,11 +92,12 @@ bench-proxy: ## CPU time and latency of a proxied, fenced write, and of a refusa
 	PATH=$$PATH:/usr/sbin $(CARGO) bench --locked --bench proxy -- $(ARGS)
 
 .PHONY: instructions
-instructions: ## count the instructions of a proxied, fenced write, and of a refusal (needs valgrind)
+instructions: ## count the instructions of a fenced write, proxied and to SQLite, and of a refusal (needs valgrind)
 	@scripts/ensure rust cc protoc nginx python
 	$(CARGO) build --release --locked
 	PATH=$$PATH:/usr/sbin scripts/instructions target/release/fencegate 128 7
 	PATH=$$PATH:/usr/sbin scripts/instructions target/release/fencegate 128 6
+	scripts/instructions target/release/fencegate sqlite
 
 .PHONY: bench-failover
 bench-failover: ## how long nobody leads over etcd: crashes and hand-overs of `fencegate lead`, beside etcdctl; ARGS="--trials 18"
