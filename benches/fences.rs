@@ -14,6 +14,7 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use fencegate::fence::drain::{OnUnknown, Outcome, Policy, Purpose};
 use fencegate::fence::{Claim, Token};
 use fencegate::problem::Kind;
+use fencegate::resource::Look;
 use fencegate::resource::http::fences::{Fences, Scope};
 
 /// Claims that a benchmark goes through in turn.
@@ -124,7 +125,12 @@ fn check(c: &mut Criterion) {
                 });
             });
             group.bench_function(format!("a page of 100 of {number} fences"), |b| {
-                b.iter(|| fences.list(0, "tenant-", &claim().fence, 100).len());
+                let look = |after: String| Look { prefix: "tenant-".into(), after, limit: 100, ..Look::default() };
+                b.iter(|| fences.list(0, &look(claim().fence.to_string())).fences.len());
+            });
+            group.bench_function("a part that no name has, among a hundred thousand", |b| {
+                let look = Look { part: "nowhere".into(), ..Look::first(100) };
+                b.iter(|| fences.list(0, &look).fences.len());
             });
         }
     }

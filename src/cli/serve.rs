@@ -62,6 +62,9 @@ pub struct ServeArgs {
     /// Listen where other machines can reach it, without TLS and principals.
     #[arg(long, env = "FENCEGATE_ALLOW_INSECURE", value_parser = clap::builder::FalseyValueParser::new())]
     allow_insecure: bool,
+    /// Names under which the admin listener may be asked, besides its addresses and localhost; a comma between each two.
+    #[arg(long, value_name = "NAMES", env = "FENCEGATE_ADMIN_HOSTS")]
+    admin_hosts: Option<String>,
     /// Folder for what belongs to no database of yours [default: fencegate-data].
     #[arg(long, value_name = "DIR", env = "FENCEGATE_DATA_DIR")]
     data_dir: Option<PathBuf>,
@@ -98,6 +101,7 @@ impl ServeArgs {
         let overrides = Overrides {
             listen: self.listen.clone(),
             admin: self.admin.clone(),
+            admin_hosts: self.admin_hosts.clone(),
             data_dir: self.data_dir.clone(),
             sqlite: self.sqlite.clone(),
             upstream: self.upstream.clone(),

@@ -15,7 +15,7 @@ use crate::resource::sqlite::{RESERVED, TableFence};
 
 use super::{
     ADMIN_DEFAULT, Config, DATA_DIR_DEFAULT, KindConfig, LISTEN_DEFAULT, Limits, NAME_CHARS_MAX, ResourceConfig,
-    SqliteConfig, TrustConfig, address, is_name_char, trust,
+    SqliteConfig, TrustConfig, address, host, is_name_char, trust,
 };
 
 mod access;
@@ -57,6 +57,8 @@ impl fmt::Display for Place {
 struct FileToml {
     listen: Option<Spanned<String>>,
     admin: Option<Spanned<String>>,
+    #[serde(default)]
+    admin_hosts: Vec<Spanned<String>>,
     data_dir: Option<PathBuf>,
     allow_insecure: Option<bool>,
     tls: Option<Spanned<access::TlsToml>>,
@@ -233,6 +235,7 @@ pub fn parse(path: &Path, text: &str) -> Result<Config, ConfigError> {
         access: access.map(Arc::new),
         signer,
         allow_insecure: file.allow_insecure.unwrap_or(false),
+        admin_hosts: file.admin_hosts.iter().map(|name| source.parse(name, host)).collect::<Result<_, _>>()?,
         data_dir: folder.join(file.data_dir.unwrap_or_else(|| DATA_DIR_DEFAULT.into())),
         resources,
         limits,

@@ -37,6 +37,8 @@ pub struct Config {
     pub signer: Option<Arc<Signer>>,
     /// Whether listeners may be open to other machines without TLS and principals.
     pub allow_insecure: bool,
+    /// Names under which the admin listener may be asked, besides its addresses and `localhost`.
+    pub admin_hosts: Vec<String>,
     /// Where the gate keeps what belongs to no resource, and the embedded default's database.
     pub data_dir: PathBuf,
     /// The resources, at least one.
@@ -152,6 +154,8 @@ pub struct Overrides {
     pub listen: Option<String>,
     /// `--admin`.
     pub admin: Option<String>,
+    /// `--admin-hosts`.
+    pub admin_hosts: Option<String>,
     /// `--data-dir`.
     pub data_dir: Option<PathBuf>,
     /// `--sqlite`.
@@ -183,6 +187,26 @@ pub fn address(text: &str) -> Result<SocketAddr, String> {
         |why: String| format!("{text:?} is no address to listen on ({why}); write HOST:PORT, such as {LISTEN_DEFAULT}");
     let mut found = text.to_socket_addrs().map_err(|error| wrong(error.to_string()))?;
     found.next().ok_or_else(|| wrong("nothing found".into()))
+}
+
+/// Reads names of hosts, with a comma between each two.
+///
+/// # Errors
+/// A sentence that says what is wrong.
+pub fn hosts(text: &str) -> Result<Vec<String>, String> {
+    text.split(',').map(str::trim).filter(|name| !name.is_empty()).map(host).collect()
+}
+
+/// Reads the name of a host.
+///
+/// # Errors
+/// A sentence that says what is wrong.
+pub fn host(name: &str) -> Result<String, String> {
+    let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+    if name.is_empty() || !name.chars().all(is_name) {
+        return Err(format!("{name:?} is no name of a host; write one without a port, such as gate.internal"));
+    }
+    Ok(name.to_ascii_lowercase())
 }
 
 impl Config {
@@ -234,6 +258,7 @@ impl Config {
             access: None,
             signer: None,
             allow_insecure: false,
+            admin_hosts: hosts(overrides.admin_hosts.as_deref().unwrap_or_default())?,
             data_dir,
             resources: vec![ResourceConfig { name, path: "/".into(), enforce, trust, kind }],
             limits: Limits::default(),
@@ -284,6 +309,9 @@ impl Config {
         }
         if let Some(admin) = &overrides.admin {
             config.admin = address(admin).map_err(flag)?;
+        }
+        if let Some(hosts) = &overrides.admin_hosts {
+            config.admin_hosts = self::hosts(hosts).map_err(flag)?;
         }
         if let Some(data_dir) = &overrides.data_dir {
             config.data_dir.clone_from(data_dir);
@@ -353,6 +381,15 @@ mod tests {
         assert!(sqlite("app.db", Some("two words")).unwrap_err().contains("two words"));
         for no_file in [":memory:", "file:app.db?mode=memory", ""] {
             assert!(sqlite(no_file, None).unwrap_err().contains("is no file"));
+        }
+    }
+
+    #[test]
+    fn names_of_hosts() {
+        assert_eq!(hosts("Gate.internal, gate ,").unwrap(), ["gate.internal", "gate"]);
+        assert!(hosts("").unwrap().is_empty());
+        for bad in ["gate:7071", "http://gate", "a b", "*"] {
+            assert!(hosts(bad).unwrap_err().contains("no name of a host"), "{bad:?}");
         }
     }
 

@@ -77,6 +77,24 @@ enum Pending {
     Reset(Option<Mark>),
 }
 
+/// How many passes a fence has given, for people. It decides nothing, so that two fences which differ in nothing else are the same.
+#[derive(Debug, Clone, Copy, Default)]
+struct Passes(u32);
+
+impl PartialEq for Passes {
+    fn eq(&self, _: &Passes) -> bool {
+        true
+    }
+}
+
+impl Eq for Passes {}
+
+impl std::hash::Hash for Passes {
+    fn hash<H: std::hash::Hasher>(&self, _: &mut H) {
+        // As equality: nothing tells one from another.
+    }
+}
+
 /// The state of one fence.
 ///
 /// **Invariant.** A write gets its pass only while its token is the durable mark's, no store is under way, and nothing that was
@@ -100,6 +118,7 @@ pub struct DrainedFence {
     current: u32,
     /// Whether the advance to the mark has completed: nothing older can be applied any more.
     is_settled: bool,
+    passes: Passes,
 }
 
 /// What a fence at rest has nothing of.
@@ -210,7 +229,7 @@ impl DrainedFence {
         now: Moment,
         policy: &Policy,
     ) -> DrainedFence {
-        let mut fence = DrainedFence { mark, rare: None, term: 0, current: 0, is_settled };
+        let mut fence = DrainedFence { mark, rare: None, term: 0, current: 0, is_settled, passes: Passes(0) };
         if was_dirty {
             fence.quarantine(now, policy);
         }
@@ -253,6 +272,11 @@ impl DrainedFence {
     /// Writes in flight.
     pub fn in_flight(&self) -> u64 {
         u64::from(self.current) + u64::from(self.older())
+    }
+
+    /// Writes that were let through since the start, for people: it begins anew after 2^32.
+    pub fn passes(&self) -> u32 {
+        self.passes.0
     }
 
     /// Whether the advance to the mark has completed.
@@ -343,6 +367,7 @@ impl DrainedFence {
             Purpose::Read => Asked::Go(None),
             Purpose::Write => {
                 self.current += 1;
+                self.passes.0 = self.passes.0.wrapping_add(1);
                 Asked::Go(Some(Pass { term: self.term }))
             }
         }

@@ -12,8 +12,10 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use hyper::body::{Frame, SizeHint};
+use hyper::header::HOST;
+use hyper::http::uri::Authority;
 use hyper::upgrade::OnUpgrade;
-use hyper::{HeaderMap, Method, Response, Version};
+use hyper::{HeaderMap, Method, Response, Uri, Version};
 
 use http_body_util::Full;
 
@@ -29,6 +31,7 @@ pub mod records;
 pub mod refusals;
 pub mod sqlite;
 pub mod threads;
+pub mod turn;
 
 pub use issuer::Issuer;
 pub use received::Received;
@@ -62,16 +65,14 @@ impl Guarantee {
 pub struct Call {
     /// The method.
     pub method: Method,
-    /// The path below the mount point, starting with `/`, as it was sent.
-    pub path: String,
-    /// The query, as it was sent, without its `?`.
-    pub query: Option<String>,
+    /// What is asked for, as it was sent.
+    pub uri: Uri,
+    /// Where in its path that below the mount point begins.
+    pub below: usize,
     /// The version of HTTP that the client speaks.
     pub version: Version,
     /// The headers.
     pub headers: HeaderMap,
-    /// The authority that the client asked, from the request's target or its `Host`.
-    pub authority: Option<String>,
     /// Where the client is.
     pub peer: SocketAddr,
     /// Whether it speaks TLS.
@@ -85,6 +86,25 @@ pub struct Call {
 }
 
 impl Call {
+    /// The path below the mount point, starting with `/`, as it was sent.
+    pub fn path(&self) -> &str {
+        match &self.uri.path()[self.below..] {
+            "" => "/",
+            below => below,
+        }
+    }
+
+    /// The query, as it was sent, without its `?`.
+    pub fn query(&self) -> Option<&str> {
+        self.uri.query()
+    }
+
+    /// The authority that the client asked, from the request's target or its `Host`.
+    pub fn authority(&self) -> Option<&str> {
+        let named = || self.headers.get(HOST).and_then(|host| host.to_str().ok());
+        self.uri.authority().map(Authority::as_str).or_else(named)
+    }
+
     /// What it presents. `own`: the fence that a bare token speaks for.
     ///
     /// # Errors
@@ -147,6 +167,29 @@ pub struct Served {
     pub judged: Option<Judged>,
 }
 
+/// The answer to a call: there at once, as most refusals are, or still to come.
+#[allow(missing_debug_implementations, reason = "one still to come is a trait object")]
+#[allow(clippy::large_enum_variant, reason = "it is looked at once, where it is made")]
+pub enum Answering<'a> {
+    /// It is there.
+    Now(Result<Served, Problem>),
+    /// It is to come.
+    Later(Boxed<'a, Result<Served, Problem>>),
+}
+
+impl Answering<'_> {
+    /// Waits for it.
+    ///
+    /// # Errors
+    /// What was refused, or failed.
+    pub async fn wait(self) -> Result<Served, Problem> {
+        match self {
+            Answering::Now(answer) => answer,
+            Answering::Later(answer) => answer.await,
+        }
+    }
+}
+
 /// What was decided on admitted claims.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Judged {
@@ -182,6 +225,58 @@ pub struct FenceInfo {
     pub quarantine: Option<Quarantined>,
     /// Requests refused since the gate started.
     pub refused: u64,
+    /// Writes let through since the gate started: committed (*atomic*), forwarded (*drained*, where the count begins anew after 2^32).
+    pub writes: u64,
+}
+
+/// What an operator looks for among the fences of a resource.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Look {
+    /// The names begin with this.
+    pub prefix: String,
+    /// The names have this somewhere in them, in whatever case.
+    pub part: String,
+    /// The names come after this one.
+    pub after: String,
+    /// At most so many.
+    pub limit: usize,
+}
+
+impl Look {
+    /// The first fences of all.
+    pub fn first(limit: usize) -> Look {
+        Look { limit, ..Look::default() }
+    }
+
+    /// Whether a name has the part that is looked for.
+    pub fn has_part(&self, name: &str) -> bool {
+        let (name, part) = (name.as_bytes(), self.part.as_bytes());
+        part.is_empty() || name.windows(part.len()).any(|window| window.eq_ignore_ascii_case(part))
+    }
+
+    /// Whether this is a fence that is looked for.
+    pub fn fits(&self, name: &str) -> bool {
+        name.starts_with(&self.prefix) && name > self.after.as_str() && self.has_part(name)
+    }
+}
+
+/// What was found.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Found {
+    /// The fences, in order.
+    pub fences: Vec<FenceInfo>,
+    /// There may be more after this name. It needs not be the last one's: whoever looks through very many names stops somewhere, and
+    /// goes on when asked again.
+    pub next: Option<String>,
+}
+
+/// How many fences a resource has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Tally {
+    /// In all.
+    pub fences: u64,
+    /// Of them, quarantined.
+    pub quarantined: u64,
 }
 
 /// How long a quarantine lasts.
@@ -254,22 +349,41 @@ const HAPPENED_MAX: usize = 4096;
 /// Events that wait to be told to whoever watches.
 #[derive(Debug, Default)]
 pub struct Told {
-    waiting: Mutex<VecDeque<Happened>>,
+    waiting: Mutex<Waiting>,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    happened: VecDeque<Happened>,
+    /// Forgotten since the last time.
+    lost: u64,
+}
+
+/// What happened since the last time.
+#[derive(Debug, Default)]
+pub struct News {
+    /// In order.
+    pub happened: Vec<Happened>,
+    /// How many events before these were forgotten, because there were too many.
+    pub lost: u64,
 }
 
 impl Told {
     /// Adds an event.
     pub fn add(&self, happened: Happened) {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        if waiting.len() == HAPPENED_MAX {
-            waiting.pop_front();
+        if waiting.happened.len() == HAPPENED_MAX {
+            waiting.happened.pop_front();
+            waiting.lost += 1;
         }
-        waiting.push_back(happened);
+        waiting.happened.push_back(happened);
     }
 
     /// Takes all events.
-    pub fn take(&self) -> Vec<Happened> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).drain(..).collect()
+    pub fn take(&self) -> News {
+        let Waiting { happened, lost } =
+            std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
+        News { happened: happened.into(), lost }
     }
 }
 
@@ -290,11 +404,17 @@ pub trait Resource: Send + Sync {
     /// The state of the fence of this name; `None` for a name that this resource can't have.
     fn fence(&self, name: &str) -> Option<FenceInfo>;
 
-    /// Fences that have the prefix and come after the name `after`, in order, at most `limit`.
-    fn fences(&self, prefix: &str, after: &str, limit: usize) -> Vec<FenceInfo>;
+    /// Fences that are looked for. Its time and memory are bounded however many there are; it may read a file.
+    fn fences(&self, look: &Look) -> Found;
+
+    /// How many there are.
+    fn tally(&self) -> Tally;
+
+    /// Fences that are quarantined, in no order, at most `limit`.
+    fn quarantined(&self, limit: usize) -> Vec<FenceInfo>;
 
     /// Answers a request, judging the token that it presents.
-    fn call(&self, call: Call) -> Boxed<'_, Result<Served, Problem>>;
+    fn call(&self, call: Call) -> Answering<'_>;
 
     /// Judges a claim and raises the mark, without writing. Where the guarantee is *drained*, it returns when the advance has
     /// completed: no older write can be applied any more.
@@ -324,7 +444,7 @@ pub trait Resource: Send + Sync {
     fn gauges(&self) -> Vec<(&'static str, f64)>;
 
     /// What happened since the last call, for whoever watches.
-    fn happened(&self) -> Vec<Happened>;
+    fn happened(&self) -> News;
 
     /// Finishes what is in work and stops. Later calls are answered 503.
     fn stop(&self);

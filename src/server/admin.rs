@@ -11,36 +11,45 @@ use serde_json::{Value, json};
 use crate::access::Who;
 use crate::fence::{FenceName, Token};
 use crate::problem::{Kind, Problem};
-use crate::resource::{FenceInfo, Resource};
+use crate::resource::Look;
+use crate::resource::threads::now_ms;
 
 use super::data::{no_fence, readyz, segments, small_body};
 use super::events::EventBody;
 use super::respond::{self, Answer, Style, timestamp};
-use super::{Gate, guard};
+use super::{Gate, console, guard, listing, origin};
 
 /// Fences of one resource that have metrics of their own: the number of series stays bounded.
 const METRIC_FENCES_MAX: usize = 100;
 /// Most rows of one page.
 const PAGE_MAX: usize = 1000;
+/// Most fences that one asks for by name at once.
+const NAMES_MAX: usize = 200;
 
 /// An answer in memory, or a stream of events.
 pub type AdminAnswer = Response<Either<Full<bytes::Bytes>, EventBody>>;
 
 /// Answers one request.
 pub async fn handle(gate: &Gate, request: Request<Incoming>) -> AdminAnswer {
-    let who = match allow(gate, &request) {
-        Ok(who) => who,
-        Err(problem) => return refused(&problem).map(Either::Left),
-    };
+    let mut answer = admit(gate, request).await.unwrap_or_else(|problem| refused(&problem).map(Either::Left));
+    origin::harden(&mut answer);
+    answer
+}
+
+async fn admit(gate: &Gate, request: Request<Incoming>) -> Result<AdminAnswer, Problem> {
+    origin::check(&request, &gate.admin_hosts)?;
+    let who = allow(gate, &request)?;
     if request.uri().path() == "/v1/events" && request.method() == Method::GET {
-        let mut answer = Response::new(Either::Right(EventBody::new(gate, who)));
-        answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
-        answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        return answer;
+        return events(gate, who);
     }
-    let answer =
-        route(gate, request, who.as_ref()).await.unwrap_or_else(|problem| respond::problem(&problem, Style::Problem));
-    answer.map(Either::Left)
+    route(gate, request, who.as_ref()).await.map(|answer| answer.map(Either::Left))
+}
+
+fn events(gate: &Gate, who: Option<Who>) -> Result<AdminAnswer, Problem> {
+    let mut answer = Response::new(Either::Right(EventBody::new(gate, who)?));
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    Ok(answer)
 }
 
 /// Who asks, if that may.
@@ -66,16 +75,21 @@ async fn route(gate: &Gate, request: Request<Incoming>, who: Option<&Who>) -> Re
     let method = request.method().clone();
     let is_get = matches!(method, Method::GET | Method::HEAD);
     match segments.as_slice() {
-        [""] if is_get => Ok(text("text/plain; charset=utf-8", WELCOME.to_owned())),
+        [""] if is_get => Ok(console::page(request.headers(), WELCOME)),
+        ["console", _] if is_get && let Some(answer) = console::file(request.uri().path(), request.headers()) => {
+            Ok(answer)
+        }
         ["healthz"] if is_get => Ok(respond::json(StatusCode::OK, &json!({ "status": "ok" }))),
         ["readyz"] if is_get => Ok(readyz(gate)),
         ["metrics"] if is_get => Ok(metrics(gate)),
         ["v1", "status"] if is_get => Ok(status(gate, who)),
-        ["v1", "fences"] if is_get => Ok(fences(gate, &query, who)),
+        ["v1", "overview"] if is_get => Ok(listing::overview(gate)),
+        ["v1", "fences"] if is_get && !query.names.is_empty() => Ok(listing::named(gate, &query.names, who)),
+        ["v1", "fences"] if is_get => listing::page(gate, &query.look, who).await,
         ["v1", "fences", name] if is_get => fence(gate, name).await,
         ["v1", "fences", name, "history"] if is_get => history(gate, name, &query).await,
         ["v1", "fences", name, action @ ("reset" | "release")] if method == Method::POST => {
-            check_origin(&request)?;
+            origin::check_media_type(&request)?;
             let (name, reset) = ((*name).to_owned(), *action == "reset");
             let body = small_body(request.into_body()).await?;
             if reset { self::reset(gate, &name, &body).await } else { release(gate, &name, &body).await }
@@ -83,7 +97,7 @@ async fn route(gate: &Gate, request: Request<Incoming>, who: Option<&Who>) -> Re
         ["v1", "fences", _, "reset" | "release"] => Err(Problem::method_not_allowed("POST")),
         ["v1", "events"] => Err(Problem::method_not_allowed("GET")),
         ["" | "healthz" | "readyz" | "metrics"]
-        | ["v1", "status" | "fences"]
+        | ["v1", "status" | "overview" | "fences"]
         | ["v1", "fences", _]
         | ["v1", "fences", _, "history"] => Err(Problem::method_not_allowed("GET, HEAD")),
         _ => Err(Problem::new(Kind::NotFound, format!("{} is not here; / lists what is", request.uri().path()))),
@@ -92,7 +106,8 @@ async fn route(gate: &Gate, request: Request<Incoming>, who: Option<&Who>) -> Re
 
 const WELCOME: &str = "fencegate, admin listener\n\n\
     GET  /v1/status                    what this gate serves\n\
-    GET  /v1/fences                    all fences with their marks (prefix=, after=, limit=)\n\
+    GET  /v1/overview                  how many fences, and which need attention\n\
+    GET  /v1/fences                    all fences with their marks (prefix=, part=, after=, limit=; name=)\n\
     GET  /v1/fences/FENCE              one fence, and who was refused on it\n\
     GET  /v1/fences/FENCE/history      its history (before=, limit=)\n\
     POST /v1/fences/FENCE/reset        {\"highest\": \"5\" or null, \"reason\": \"...\"}\n\
@@ -101,39 +116,32 @@ const WELCOME: &str = "fencegate, admin listener\n\n\
     GET  /metrics                      Prometheus\n\
     GET  /healthz, /readyz\n";
 
-/// A page of another site that a browser shows can post here, too; a browser says where such a request comes from. No
-/// credentials are kept in browsers, but a reset needs none on loopback.
-fn check_origin(request: &Request<Incoming>) -> Result<(), Problem> {
-    let header = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok());
-    let Some(origin) = header("origin") else { return Ok(()) };
-    let own = header("host").is_some_and(|host| origin.split_once("://").is_some_and(|(_, from)| from == host));
-    if own { Ok(()) } else { Err(Problem::new(Kind::Forbidden, format!("this comes from a page of {origin}"))) }
-}
-
 /// The parameters of a query, those known here.
 #[derive(Default)]
 struct Query {
-    prefix: String,
-    after: String,
+    look: Look,
+    names: Vec<String>,
     before: Option<i64>,
-    limit: usize,
 }
 
 impl Query {
     fn parse(query: Option<&str>) -> Result<Query, Problem> {
-        let mut parsed = Query { limit: 100, ..Query::default() };
+        let mut parsed = Query { look: Look::first(100), ..Query::default() };
         for pair in query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
             let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
             let value = value.replace('+', " ");
             let bad = |what: &str| Problem::new(Kind::BadRequest, format!("{key}: {what}"));
             let value = percent_encoding::percent_decode_str(&value).decode_utf8().map_err(|_| bad("not UTF-8"))?;
             match key {
-                "prefix" => parsed.prefix = value.into_owned(),
-                "after" => parsed.after = value.into_owned(),
+                "prefix" => parsed.look.prefix = value.into_owned(),
+                "part" => parsed.look.part = value.into_owned(),
+                "after" => parsed.look.after = value.into_owned(),
+                "name" if parsed.names.len() == NAMES_MAX => return Err(bad("too many")),
+                "name" => parsed.names.push(value.into_owned()),
                 "before" => parsed.before = Some(value.parse().map_err(|_| bad("not a number"))?),
                 "limit" => {
                     let limit: usize = value.parse().map_err(|_| bad("not a number"))?;
-                    parsed.limit = limit.clamp(1, PAGE_MAX);
+                    parsed.look.limit = limit.clamp(1, PAGE_MAX);
                 }
                 _ => {}
             }
@@ -155,7 +163,7 @@ fn metrics(gate: &Gate) -> Answer {
         for (name, value) in mount.resource.gauges() {
             gauge!(name, "resource" => resource.clone()).set(value);
         }
-        for info in mount.resource.fences("", "", METRIC_FENCES_MAX) {
+        for info in mount.resource.fences(&Look::first(METRIC_FENCES_MAX)).fences {
             let labels = [("resource", resource.clone()), ("fence", info.fence.to_string())];
             gauge!("fencegate_fence_highest", &labels).set(info.highest.map_or(0.0, |token| token.get() as f64));
             gauge!("fencegate_fence_in_flight", &labels).set(info.in_flight as f64);
@@ -177,7 +185,7 @@ fn status(gate: &Gate, who: Option<&Who>) -> Answer {
                 "kind": resource.kind(),
                 "path": mount.path,
                 "guarantee": resource.guarantee().as_str(),
-                "fences": resource.fences("", "", PAGE_MAX).len(),
+                "fences": resource.tally().fences,
                 "file": resource.location(),
                 "trouble": resource.trouble(),
             })
@@ -194,36 +202,6 @@ fn status(gate: &Gate, who: Option<&Who>) -> Answer {
             "resources": resources,
         }),
     )
-}
-
-fn info_json(resource: &dyn Resource, info: &FenceInfo) -> Value {
-    json!({
-        "fence": info.fence,
-        "resource": resource.name(),
-        "guarantee": resource.guarantee().as_str(),
-        "highest": info.highest,
-        "holder": info.holder,
-        "advanced_at": info.advanced_at_ms.map(timestamp),
-        "in_flight": info.in_flight,
-        "quarantined_until": super::data::quarantined_until(info.quarantine),
-        "refused": info.refused,
-    })
-}
-
-/// Of a page, one who may not see all sees those that it may; the name to go on after is that of the whole page.
-fn fences(gate: &Gate, query: &Query, who: Option<&Who>) -> Answer {
-    let mut all: Vec<(FenceName, Option<Value>)> = Vec::new();
-    for mount in &gate.mounts {
-        // One more than asked for tells whether there is another page.
-        for info in mount.resource.fences(&query.prefix, &query.after, query.limit + 1) {
-            let is_seen = guard::sees(who, mount.resource.name(), &info.fence);
-            all.push((info.fence.clone(), is_seen.then(|| info_json(&*mount.resource, &info))));
-        }
-    }
-    all.sort_by(|(one, _), (other, _)| one.cmp(other));
-    let next = (all.len() > query.limit).then(|| all[query.limit - 1].0.clone());
-    let page: Vec<Value> = all.into_iter().take(query.limit).filter_map(|(_, info)| info).collect();
-    respond::json(StatusCode::OK, &json!({ "fences": page, "next": next }))
 }
 
 async fn fence(gate: &Gate, name: &str) -> Result<Answer, Problem> {
@@ -243,8 +221,9 @@ async fn fence(gate: &Gate, name: &str) -> Result<Answer, Problem> {
             })
         })
         .collect();
-    let mut body = info_json(&**resource, &info);
+    let mut body = listing::info_json(&**resource, &info);
     body["refusals"] = refusals.into();
+    body["at"] = timestamp(now_ms()).into();
     Ok(respond::json(StatusCode::OK, &body))
 }
 
@@ -252,9 +231,9 @@ async fn history(gate: &Gate, name: &str, query: &Query) -> Result<Answer, Probl
     let resource = gate.resource_of(name).ok_or_else(|| no_fence(name))?;
     let fence: FenceName = name.parse().map_err(|_| no_fence(name))?;
     let before = query.before.unwrap_or(i64::MAX);
-    let mut events = resource.history(&fence, before, query.limit + 1).await?;
-    let more = events.len() > query.limit;
-    events.truncate(query.limit);
+    let mut events = resource.history(&fence, before, query.look.limit + 1).await?;
+    let more = events.len() > query.look.limit;
+    events.truncate(query.look.limit);
     let next = events.last().filter(|_| more).map(|event| event.id.to_string());
     let events: Vec<Value> = events
         .into_iter()

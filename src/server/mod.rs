@@ -3,6 +3,7 @@
 //! - [`data`]: the data listener's routes: resources, `/-/fences`, `/-/elections`
 //! - [`elections`]: the embedded coordinator's routes
 //! - [`admin`]: the admin listener's routes: state, history, metrics, events
+//! - [`console`]: the page that it shows in a browser; [`origin`]: which browsers' requests it takes; [`listing`]: fences for both
 //! - [`respond`]: the one place where an outcome becomes a response
 //! - [`guard`]: who asks, and whether that may
 //! - [`tls`](mod@tls): handshakes
@@ -16,19 +17,23 @@ use std::time::{Duration, Instant};
 
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::runtime::Runtime;
-use tokio::sync::{broadcast, watch};
+use tokio::sync::{Semaphore, broadcast, watch};
 
 use crate::coordinator::embedded::Embedded;
 use crate::fence::FenceName;
 use crate::resource::Resource;
 
 pub mod admin;
+pub mod console;
 pub mod data;
 pub mod elections;
 pub mod events;
 pub mod guard;
+mod head_time;
 pub mod http;
+pub mod listing;
 pub mod metrics;
+pub mod origin;
 pub mod respond;
 mod serve;
 pub mod tls;
@@ -44,6 +49,8 @@ pub struct Setup {
     pub listen: SocketAddr,
     /// Address of the admin listener; port 0 picks a free one.
     pub admin: SocketAddr,
+    /// Names under which the admin listener may be asked, besides its addresses and `localhost`.
+    pub admin_hosts: Vec<String>,
     /// The resources, each with its mount point: `/`, or `/shop` without a slash at its end.
     pub resources: Vec<Mount>,
     /// The embedded coordinator, if there is one.
@@ -148,6 +155,12 @@ pub struct Gate {
     pub events: broadcast::Sender<Arc<events::Event>>,
     /// Who may do what, and TLS.
     pub guard: Guard,
+    /// Places for those who watch.
+    pub watchers: Arc<Semaphore>,
+    /// What was refused lately.
+    pub recent: console::recent::Recent,
+    /// Names under which the admin listener may be asked, besides its addresses and `localhost`.
+    pub admin_hosts: Vec<String>,
     counters: Vec<metrics::RequestCounters>,
 }
 
@@ -199,16 +212,39 @@ fn bind(addr: SocketAddr, which: &'static str) -> Result<(TcpListener, SocketAdd
     Ok((listener, bound))
 }
 
+/// How long a client of the admin listener may leave what it was sent: a browser that reads its stream of events no more gives its
+/// place back.
+const SILENT: Duration = Duration::from_secs(60);
+
+/// Connections of this listener end where the other side takes nothing for [`SILENT`]. They inherit that from it (tcp(7)).
+fn give_up_on_silent_peers(listener: &TcpListener) -> std::io::Result<()> {
+    #[cfg(target_os = "linux")]
+    socket2::SockRef::from(listener).set_tcp_user_timeout(Some(SILENT))?;
+    Ok(())
+}
+
 impl Server {
     /// Binds the listeners.
     ///
     /// # Errors
     /// [`ServeError::Listen`].
     pub fn start(setup: Setup) -> Result<Server, ServeError> {
-        let Setup { listen, admin, mut resources, coordinator, guard, connections, header_time, drain, threads } =
-            setup;
+        let Setup {
+            listen,
+            admin,
+            admin_hosts,
+            mut resources,
+            coordinator,
+            guard,
+            connections,
+            header_time,
+            drain,
+            threads,
+        } = setup;
         let (data, data_addr) = bind(listen, "data listener")?;
         let (admin, admin_addr) = bind(admin, "admin listener")?;
+        give_up_on_silent_peers(&admin)
+            .map_err(|source| ServeError::System { what: "setting up the admin listener", source })?;
         resources.sort_by_key(|mount| std::cmp::Reverse(mount.path.len()));
         let metrics = metrics::install();
         let gate = Gate {
@@ -220,8 +256,11 @@ impl Server {
             data_addr,
             admin_addr,
             metrics,
-            events: broadcast::channel(1024).0,
+            events: broadcast::channel(events::KEPT).0,
             guard,
+            watchers: Arc::new(Semaphore::new(events::STREAMS_MAX)),
+            recent: console::recent::Recent::default(),
+            admin_hosts,
         };
         let http = http::Settings { connections, header_time, tls: None };
         let system = |what| move |source| ServeError::System { what, source };
@@ -288,10 +327,7 @@ fn worker(
     let gate = Arc::clone(gate);
     runtime.block_on(async move {
         tokio::spawn(tick());
-        let serve = move |request, peer| {
-            let gate = Arc::clone(&gate);
-            async move { data::handle(&gate, request, peer).await }
-        };
+        let serve = move |request, peer| data::handle(Arc::clone(&gate), request, peer);
         http::accept(listener, settings, stopping, drain, serve).await
     })
 }
@@ -319,7 +355,7 @@ impl Gate {
         let gate = Arc::clone(self);
         let serve = move |request, _peer| {
             let gate = Arc::clone(&gate);
-            async move { admin::handle(&gate, request).await }
+            async move { Ok(admin::handle(&gate, request).await) }
         };
         // The admin listener stays until the end: that is where one sees the gate drain.
         let (end, ending) = watch::channel(false);

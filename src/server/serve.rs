@@ -24,7 +24,7 @@ use super::{Guard, Mount, ServeError, Server, Setup};
 /// # Errors
 /// [`ServeError`]: what can't be opened, bound or started.
 pub fn serve(config: Config, out: &mut dyn Write) -> Result<(), ServeError> {
-    let Config { listen, admin, data_dir, resources, limits, access, signer, tls, admin_tls, .. } = config;
+    let Config { listen, admin, admin_hosts, data_dir, resources, limits, access, signer, tls, admin_tls, .. } = config;
     let failed =
         |error: std::io::Error| ServeError::DataDir { dir: data_dir.display().to_string(), why: error.to_string() };
     std::fs::create_dir_all(&data_dir).map_err(failed)?;
@@ -56,6 +56,7 @@ pub fn serve(config: Config, out: &mut dyn Write) -> Result<(), ServeError> {
     let server = Server::start(Setup {
         listen,
         admin,
+        admin_hosts,
         resources: mounts,
         coordinator: Some(coordinator),
         guard,

@@ -11,7 +11,7 @@ use fencegate::fence::drain::{OnUnknown, Outcome, Policy, Purpose};
 use fencegate::fence::{Claim, FenceName, Verdict};
 use fencegate::problem::{Kind, Problem};
 use fencegate::resource::http::fences::{Admitted, Fences, InFlight, OpenError, Scope};
-use fencegate::resource::{FenceInfo, Quarantined};
+use fencegate::resource::{FenceInfo, Look, Quarantined};
 
 /// Long enough that a test which waits for it has failed.
 pub const LONG: Duration = Duration::from_secs(20);
@@ -71,7 +71,7 @@ async fn events(fences: &Fences, fence: &str) -> Vec<String> {
 }
 
 fn told(fences: &Fences) -> Vec<(&'static str, u64)> {
-    fences.happened(0).into_iter().map(|happened| (happened.event, happened.count)).collect()
+    fences.happened(0).happened.into_iter().map(|happened| (happened.event, happened.count)).collect()
 }
 
 #[tokio::test]
@@ -278,15 +278,22 @@ async fn lists_are_in_order_and_only_of_ones_own() {
         ask(&fences, &format!("stock/{number}"), 1, Purpose::Read).await.unwrap();
         fences.admit(1, &claim(&format!("x/{number}"), 1, None), Purpose::Read).await.unwrap();
     }
-    let list = |scope, prefix, after, limit| {
-        let found = fences.list(scope, prefix, after, limit);
-        found.iter().map(|info| info.fence.to_string()).collect::<Vec<_>>()
+    let look = |scope, prefix: &str, part: &str, after: &str, limit| {
+        let look = Look { prefix: prefix.into(), part: part.into(), after: after.into(), limit };
+        let found = fences.list(scope, &look);
+        (found.fences.iter().map(|info| info.fence.to_string()).collect::<Vec<_>>(), found.next)
     };
+    let list = |scope, prefix, after, limit| look(scope, prefix, "", after, limit).0;
     assert_eq!(list(0, "", "", 9), ["stock/1", "stock/10", "stock/2", "stock/3"]);
     assert_eq!(list(0, "stock/1", "", 9), ["stock/1", "stock/10"]);
     assert_eq!(list(0, "", "stock/10", 1), ["stock/2"]);
     assert_eq!(list(1, "", "", 2), ["x/1", "x/10"]);
     assert!(list(1, "stock", "", 9).is_empty() && list(0, "", "x", 9).is_empty() && list(0, "", "", 0).is_empty());
+    assert_eq!(look(0, "", "K/1", "", 9).0, ["stock/1", "stock/10"], "a part, in whatever case");
+    assert_eq!(look(0, "stock/1", "0", "", 9).0, ["stock/10"]);
+    assert_eq!(look(0, "", "", "", 2).1.as_deref(), Some("stock/10"));
+    assert_eq!((look(0, "", "", "", 4).1, look(0, "", "", "stock/2", 1).1), (None, None), "no page after the last");
+    assert_eq!((fences.tally(0).fences, fences.tally(1).fences), (4, 4));
     assert_eq!(fences.admit(1, &claim("stock/1", 1, None), Purpose::Read).await.unwrap_err().kind, Kind::NotFound);
 }
 

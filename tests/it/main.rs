@@ -5,17 +5,22 @@
 #![allow(clippy::unwrap_used, reason = "a test that can't go on ends here")]
 
 mod access;
+#[cfg(target_os = "linux")]
+mod bench_command;
 mod cli;
 mod client;
 mod client_examples;
 mod client_http;
+mod console;
 mod coordinator;
+mod demo;
 mod drained;
 mod elections;
 mod etcd_gateway;
 mod faults;
 mod fences;
 mod fences_crash;
+mod fences_many;
 mod fences_race;
 mod functions;
 mod garbage;

@@ -19,12 +19,26 @@ pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
+/// All processes that have this variable in the environment that they were started with: `NAME=VALUE`.
+pub fn with_variable(variable: &str) -> Vec<rustix::process::Pid> {
+    let pids = std::fs::read_dir("/proc").expect("it can be listed").flatten();
+    let pids = pids.filter_map(|entry| rustix::process::Pid::from_raw(entry.file_name().to_str()?.parse().ok()?));
+    let is_one = |pid: &rustix::process::Pid| {
+        let environ = std::fs::read(format!("/proc/{}/environ", pid.as_raw_nonzero())).unwrap_or_default();
+        environ.split(|byte| *byte == 0).any(|own| own == variable.as_bytes())
+    };
+    pids.filter(is_one).collect()
+}
+
 /// A running gate. Killed when dropped.
 pub struct Gate {
     child: Child,
     pub data: SocketAddr,
     pub admin: SocketAddr,
 }
+
+/// What a change is asked for with on the admin listener.
+pub const JSON: (&str, &str) = ("content-type", "application/json");
 
 /// The program under test.
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_fencegate");
@@ -189,7 +203,12 @@ impl Client {
         stream.set_nodelay(true)?;
         // A test that waits longer than this for one answer has found a hang. Longer than what a test has the gate wait for.
         stream.set_read_timeout(Some(2 * LONG))?;
-        Ok(Client { stream: BufReader::new(stream) })
+        Ok(Client::over(stream))
+    }
+
+    /// Over a connection that is there already.
+    pub fn over(stream: TcpStream) -> Client {
+        Client { stream: BufReader::new(stream) }
     }
 
     /// Sends bytes as they are.
@@ -205,7 +224,7 @@ impl Client {
         headers: &[(&str, &str)],
         body: &[u8],
     ) -> std::io::Result<Answer> {
-        let mut head = format!("{method} {path} HTTP/1.1\r\nhost: gate\r\ncontent-length: {}\r\n", body.len());
+        let mut head = format!("{method} {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {}\r\n", body.len());
         for (name, value) in headers {
             head.push_str(&format!("{name}: {value}\r\n"));
         }

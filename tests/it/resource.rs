@@ -12,7 +12,7 @@ use fencegate::resource::http::{
     Http, Limits as HttpLimits, Options as HttpOptions, Protocol, Rules, Template, Upstream,
 };
 use fencegate::resource::sqlite::{Limits, Options, Sqlite};
-use fencegate::resource::{Guarantee, Resource};
+use fencegate::resource::{Guarantee, Look, Resource};
 
 use crate::gate::{Gate, LONG};
 
@@ -174,9 +174,9 @@ async fn names(open: Open) {
     assert!(resource.fence("other").is_none());
     let other = Claim { fence: "other".parse().expect("a name"), ..claim(1, None) };
     assert_eq!(resource.claim(other).await.expect_err("no such fence").kind, Kind::NotFound);
-    assert_eq!(resource.fences("", "", 10).len(), 1);
-    assert_eq!(resource.fences("x", "", 10).len(), 0);
-    assert_eq!(resource.fences("", "shop", 10).len(), 0);
+    assert_eq!(resource.fences(&Look::first(10)).fences.len(), 1);
+    assert_eq!(resource.fences(&Look { prefix: "x".into(), ..Look::first(10) }).fences.len(), 0);
+    assert_eq!(resource.fences(&Look { after: "shop".into(), ..Look::first(10) }).fences.len(), 0);
     resource.stop();
     assert_eq!(resource.claim(claim(1, None)).await.expect_err("stopped").kind, Kind::Unavailable);
 }

@@ -82,6 +82,7 @@ impl Shared {
         entry.set(Flag::Quarantined, true);
         if let Some(scope) = self.told(entry.home) {
             scope.quarantined.fetch_add(1, Ordering::Relaxed);
+            scope.quarantines_on.lock().unwrap_or_else(PoisonError::into_inner).set(id, true);
             scope.quarantines.increment(1);
         }
         if let Blocked::Until(until) = blocked {
@@ -94,10 +95,11 @@ impl Shared {
     }
 
     /// Remembers that a fence's quarantine is over.
-    pub fn quarantine_over(&self, entry: &mut Entry) {
+    pub fn quarantine_over(&self, id: u32, entry: &mut Entry) {
         entry.set(Flag::Quarantined, false);
         if let Some(scope) = self.told(entry.home) {
             scope.quarantined.fetch_sub(1, Ordering::Relaxed);
+            scope.quarantines_on.lock().unwrap_or_else(PoisonError::into_inner).set(id, false);
         }
     }
 
@@ -122,7 +124,7 @@ impl Shared {
             match entry.fence.blocked(now) {
                 Blocked::No => {
                     self.line(id, &entry, "settled", None);
-                    self.quarantine_over(&mut entry);
+                    self.quarantine_over(id, &mut entry);
                     entry.set(Flag::Quiet, false);
                 }
                 // Another write has ended badly since.
@@ -187,7 +189,7 @@ impl Shared {
         let mut entry = self.lock(id);
         let was_on = entry.fence.release(now);
         if entry.has(Flag::Quarantined) {
-            self.quarantine_over(&mut entry);
+            self.quarantine_over(id, &mut entry);
             entry.set(Flag::Quiet, false);
         }
         self.tell(&entry, "released", entry.fence.mark().map(|mark| mark.token), at_ms);

@@ -75,7 +75,7 @@ thread_local! {
 }
 
 fn way(call: &Call) -> Arc<Way> {
-    let (ip, version, host) = (call.peer.ip().to_canonical(), call.version, call.authority.as_deref());
+    let (ip, version, host) = (call.peer.ip().to_canonical(), call.version, call.authority());
     let is_secure = call.is_secure;
     LAST.with_borrow_mut(|last| {
         let is_same = |way: &&mut Arc<Way>| {

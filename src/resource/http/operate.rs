@@ -11,16 +11,14 @@ use crate::fence::drain::Blocked;
 use crate::fence::{FenceName, Mark, Token};
 use crate::problem::{Kind, Problem};
 use crate::resource::threads::now_ms;
-use crate::resource::{Event, FenceInfo, Happened, Knock, Quarantined, records, refusals};
+use crate::resource::{Event, FenceInfo, Found, Knock, Look, News, Quarantined, Tally, records, refusals};
 
+use super::ask::Waiter;
 use super::entry::{Entry, Flag};
-use super::fences::{Fences, Waiter};
+use super::fences::Fences;
 use super::state::not_found;
 use super::store::{self, Write};
 use super::worker::Job;
-
-/// How many names are read at a time at least: some may be other resources'.
-const LIST_MIN: usize = 100;
 
 fn number(scope: usize) -> u16 {
     u16::try_from(scope).expect("a scope's number comes from the list that was given")
@@ -63,30 +61,55 @@ impl Fences {
                 Blocked::Held => Some(Quarantined::Held),
             },
             refused: u64::from(entry.refused),
+            writes: u64::from(entry.fence.passes()),
         }
     }
 
-    /// Fences with a mark, or with one that an operator took away, that have the prefix and come after the name `after`, in order,
-    /// at most `limit`.
-    pub fn list(&self, scope: usize, prefix: &str, after: &str, limit: usize) -> Vec<FenceInfo> {
-        let (mut found, mut after) = (Vec::new(), after.to_owned());
-        while found.len() < limit {
-            // The store has the names in order; here they are in none.
-            let conn = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
-            let names = match store::names(&conn, prefix, &after, limit.max(LIST_MIN)) {
-                Ok(names) => names,
-                Err(error) => {
-                    tracing::error!(%error, "the fences can't be listed");
-                    break;
-                }
-            };
-            drop(conn);
-            let Some(last) = names.last() else { break };
-            after.clone_from(last);
-            found.extend(names.iter().filter_map(|name| self.info(scope, name)));
+    /// Fences that are looked for, of those with a mark, or with one that an operator took away. It looks at
+    /// [`NAMES_MAX`](store::NAMES_MAX) names at most, and then says from where to go on.
+    pub fn list(&self, scope: usize, look: &Look) -> Found {
+        let mut found = Found::default();
+        if look.limit == 0 {
+            return found;
         }
-        found.truncate(limit);
+        let mut look_on = |name: &str| {
+            if let Some(info) = self.info(scope, name) {
+                if found.fences.len() == look.limit {
+                    // One more than asked for tells that there is another page.
+                    found.next = found.fences.last().map(|last| last.fence.to_string());
+                    return false;
+                }
+                found.fences.push(info);
+            }
+            true
+        };
+        // The store has the names in order; here they are in none.
+        let conn = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
+        let stopped = store::names(&conn, look, &mut look_on).unwrap_or_else(|error| {
+            tracing::error!(%error, "the fences can't be listed");
+            None
+        });
+        drop(conn);
+        found.next = found.next.or(stopped);
         found
+    }
+
+    /// How many there are.
+    pub fn tally(&self, scope: usize) -> Tally {
+        let scope = &self.shared.scopes[scope];
+        let quarantined = scope.quarantined.load(Ordering::Relaxed);
+        Tally { fences: scope.fences.load(Ordering::Relaxed), quarantined: u64::try_from(quarantined).unwrap_or(0) }
+    }
+
+    /// Fences that are quarantined, in no order, at most `limit`.
+    pub fn quarantined(&self, scope: usize, limit: usize) -> Vec<FenceInfo> {
+        let ids = self.shared.scopes[scope].quarantines_on.lock().unwrap_or_else(PoisonError::into_inner).first(limit);
+        let describe = |id| {
+            let entry = self.shared.lock(id);
+            let fence = entry.name.as_str().parse().ok()?;
+            Some(self.describe(fence, &entry)).filter(|info| info.quarantine.is_some())
+        };
+        ids.into_iter().filter_map(describe).collect()
     }
 
     /// Reads from the store, off the runtime's threads.
@@ -203,7 +226,7 @@ impl Fences {
     }
 
     /// What happened since the last call, for whoever watches. Looks for quarantines that have run out, too.
-    pub fn happened(&self, scope: usize) -> Vec<Happened> {
+    pub fn happened(&self, scope: usize) -> News {
         self.shared.sweep();
         let scope = &self.shared.scopes[scope];
         for (presenter, knocks) in scope.refusals.fresh() {

@@ -7,7 +7,9 @@ use std::time::Instant;
 use crate::fence::drain::Purpose;
 use crate::fence::{Claim, FenceName, Token};
 use crate::problem::Problem;
-use crate::resource::{Boxed, Call, Claimed, Event, FenceInfo, Guarantee, Happened, Knock, Resource, Served};
+use crate::resource::{
+    Answering, Boxed, Call, Claimed, Event, FenceInfo, Found, Guarantee, Knock, Look, News, Resource, Tally,
+};
 
 use super::fences::Fences;
 use super::limits::Limits;
@@ -124,22 +126,35 @@ impl Resource for Http {
         self.fences.info(self.scope, name)
     }
 
-    fn fences(&self, prefix: &str, after: &str, limit: usize) -> Vec<FenceInfo> {
-        let mut found = self.fences.list(self.scope, prefix, after, limit);
+    fn fences(&self, look: &Look) -> Found {
         // The one that it has whatever the path is stands there before its first claim, too.
-        if let Some(fixed) = self.template.fixed()
-            && found.is_empty()
-            && limit > 0
-            && fixed.starts_with(prefix)
-            && fixed.as_str() > after
-        {
-            found.extend(self.fence(fixed));
+        if let Some(fixed) = self.template.fixed() {
+            let fits = look.limit > 0 && look.fits(fixed);
+            return Found { fences: self.fence(fixed).filter(|_| fits).into_iter().collect(), next: None };
         }
-        found
+        // The names of other resources need not be looked through.
+        let own = self.template.prefix();
+        if look.prefix.starts_with(own) {
+            self.fences.list(self.scope, look)
+        } else if own.starts_with(&look.prefix) {
+            self.fences.list(self.scope, &Look { prefix: own.to_owned(), ..look.clone() })
+        } else {
+            Found::default()
+        }
     }
 
-    fn call(&self, call: Call) -> Boxed<'_, Result<Served, Problem>> {
-        Box::pin(self.serve(call))
+    fn tally(&self) -> Tally {
+        let tally = self.fences.tally(self.scope);
+        // As above.
+        Tally { fences: tally.fences.max(u64::from(self.template.fixed().is_some())), ..tally }
+    }
+
+    fn quarantined(&self, limit: usize) -> Vec<FenceInfo> {
+        self.fences.quarantined(self.scope, limit)
+    }
+
+    fn call(&self, call: Call) -> Answering<'_> {
+        self.serve(call)
     }
 
     fn claim(&self, claim: Claim) -> Boxed<'_, Result<Claimed, Problem>> {
@@ -185,7 +200,7 @@ impl Resource for Http {
         gauges
     }
 
-    fn happened(&self) -> Vec<Happened> {
+    fn happened(&self) -> News {
         self.fences.happened(self.scope)
     }
 

@@ -37,6 +37,8 @@ pub struct ScopeState {
     pub fences: AtomicU64,
     /// How many of them are quarantined.
     pub quarantined: AtomicI64,
+    /// Which.
+    pub quarantines_on: Mutex<Numbered>,
     /// Times that a mark rose.
     pub advances: Counter,
     /// Times that a fence was quarantined.
@@ -57,7 +59,36 @@ impl ScopeState {
             told: Told::default(),
             fences: AtomicU64::new(0),
             quarantined: AtomicI64::new(0),
+            quarantines_on: Mutex::default(),
         }
+    }
+}
+
+/// A set of fences by number: a bit each, so that a million of them take no more than that, and the first are found at once.
+#[derive(Debug, Default)]
+pub struct Numbered {
+    words: Vec<u64>,
+}
+
+impl Numbered {
+    /// Adds a fence, or takes it out.
+    pub fn set(&mut self, id: u32, is_in: bool) {
+        let (word, bit) = (id as usize / 64, 1 << (id % 64));
+        if word >= self.words.len() {
+            if !is_in {
+                return;
+            }
+            self.words.resize(word + 1, 0);
+        }
+        if is_in { self.words[word] |= bit } else { self.words[word] &= !bit }
+    }
+
+    /// The first so many.
+    pub fn first(&self, limit: usize) -> Vec<u32> {
+        let words = self.words.iter().zip(0_u32..).filter(|(word, _)| **word != 0);
+        let bits = words
+            .flat_map(|(word, place)| (0..64).filter(move |bit| word >> bit & 1 != 0).map(move |bit| place * 64 + bit));
+        bits.take(limit).collect()
     }
 }
 

@@ -8,6 +8,7 @@ use rusqlite::{Connection, ErrorCode, OptionalExtension as _, params};
 
 use crate::fence::{Holder, Mark, Token};
 use crate::lock::{LockError, LockFile};
+use crate::resource::Look;
 use crate::resource::records::{self, Line};
 use crate::resource::refusals::{Knocks, Presenter};
 use crate::resource::sqlite::db::{Access, connect};
@@ -280,14 +281,35 @@ fn write(conn: &Connection, id: u32, fence: &str, what: &Write, at_ms: i64) -> r
     }
 }
 
-/// The names of fences that have the prefix and come after `after`, in order.
+/// Most names that are looked at in one go, so that looking for a part among millions takes nobody's time for long.
+pub const NAMES_MAX: usize = 100_000;
+
+/// Goes through the names of fences that are looked for, in order, until `each` says that it has enough. Returns the last name
+/// that was looked at where it was left before the end for having looked at [`NAMES_MAX`].
 ///
 /// # Errors
 /// SQLite's own.
-pub fn names(conn: &Connection, prefix: &str, after: &str, limit: usize) -> rusqlite::Result<Vec<String>> {
-    // Names are ASCII: what has the prefix lies between it and the prefix with the highest byte there can be behind it.
-    let sql = "SELECT fence FROM mark WHERE fence > ?1 AND fence >= ?2 AND fence < ?2 || x'7f' ORDER BY fence LIMIT ?3";
+pub fn names(conn: &Connection, look: &Look, each: &mut dyn FnMut(&str) -> bool) -> rusqlite::Result<Option<String>> {
+    // Names are ASCII: what has the prefix lies between it and the prefix with the highest byte there can be behind it. One lower bound,
+    // not two: of two, SQLite may take the wrong one, and read a million names to throw them away.
+    let is_inside = look.after >= look.prefix;
+    let from = if is_inside { &look.after } else { &look.prefix };
+    let sql = match is_inside {
+        true => "SELECT fence FROM mark WHERE fence > ?1 AND fence < ?2 || x'7f' ORDER BY fence",
+        false => "SELECT fence FROM mark WHERE fence >= ?1 AND fence < ?2 || x'7f' ORDER BY fence",
+    };
     let mut stmt = conn.prepare_cached(sql)?;
-    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-    stmt.query_map(params![after, prefix, limit], |row| row.get(0))?.collect()
+    let mut rows = stmt.query([from, &look.prefix])?;
+    let mut looked_at = 0;
+    while let Some(row) = rows.next()? {
+        let name = row.get_ref(0)?.as_str()?;
+        if look.has_part(name) && !each(name) {
+            return Ok(None);
+        }
+        looked_at += 1;
+        if looked_at == NAMES_MAX {
+            return Ok(Some(name.to_owned()));
+        }
+    }
+    Ok(None)
 }

@@ -142,7 +142,7 @@ impl Answers {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::sync::atomic::Ordering;
     use std::time::Instant;
 
@@ -198,11 +198,11 @@ mod tests {
         }
     }
 
-    /// A request that is decided, counted in its fence's `in_flight`.
-    fn decided(shared: &Arc<Shared>) -> Parcel {
+    /// A request that asks for nothing, counted in its fence's `in_flight`.
+    pub fn work(shared: &Arc<Shared>, reply: Option<Waiting>) -> Box<Work> {
         let mut presented = FenceSet::default();
         presented.insert(FenceSet::OWN);
-        let work = Work {
+        Box::new(Work {
             claims: Arc::new([]),
             presented,
             believed: Believed { fences: FenceSet::default(), resets: None, why: None },
@@ -214,18 +214,26 @@ mod tests {
             alone: false,
             verdict: Verdict::Admitted,
             previous: None,
-            reply: None,
+            reply,
             queued: Instant::now(),
             room: shared.budget.room(),
             in_flight: shared.in_flight(presented),
-        };
-        Parcel::Decided(Decided::new(shared, Box::new(work), Ok(())))
+        })
+    }
+
+    /// What the threads of a database share that has no threads.
+    pub fn shared(limits: Limits) -> Arc<Shared> {
+        let fences = TableFences::new("app".parse().expect("a name"), &[]).expect("few");
+        Arc::new(Shared::new("app".into(), "app.db".into(), fences, limits, true, None))
+    }
+
+    fn decided(shared: &Arc<Shared>) -> Parcel {
+        Parcel::Decided(Decided::new(shared, work(shared, None), Ok(())))
     }
 
     #[test]
     fn a_request_is_ended_though_its_client_has_gone() {
-        let fences = TableFences::new("app".parse().expect("a name"), &[]).expect("few");
-        let shared = Arc::new(Shared::new("app".into(), "app.db".into(), fences, Limits::default(), true, None));
+        let shared = shared(Limits::default());
         let in_flight = || shared.states[FenceSet::OWN].in_flight.load(Ordering::Relaxed);
         let mut answers = Answers::default();
         let [gone, mut stays, unread] = [(); 3].map(|()| {

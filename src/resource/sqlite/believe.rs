@@ -18,7 +18,7 @@ use crate::resource::Boxed;
 use crate::resource::issuer::{self, Issuer, Word};
 
 use super::fences::FenceSet;
-use super::front::Sqlite;
+use super::front::{Sqlite, arrived};
 use super::program::{Format, Program, Run};
 use super::shared::{Believed, Reply};
 
@@ -154,7 +154,7 @@ impl Sqlite {
     ) -> Result<Reply, Problem> {
         let program = Program { requests: Vec::new(), format: Format::Pipeline };
         let room = self.shared.budget.room();
-        self.submit(claims, presented, believed, None, None, program, Run::once(), room).await
+        arrived(self.submit(claims, presented, believed, None, None, program, Run::once(), room)?).await
     }
 }
 

@@ -10,6 +10,7 @@ use crate::problem::{Kind, Problem};
 use crate::resource::Happened;
 
 use super::answers::{Answers, Decided, Parcel};
+use super::fences::FenceSet;
 use super::own::unavailable;
 use super::raw::SqliteError;
 use super::shared::Work;
@@ -86,6 +87,7 @@ impl Writer {
         }
         let Some(group) = self.group.take() else { return true };
         self.publish(&group);
+        self.count_writes(&done);
         let mut answers = Answers::default();
         for (mut work, outcome) in done {
             // What has a connection of its own, which may hold SQLite's lock, is ended here, before anything else is run.
@@ -99,6 +101,21 @@ impl Writer {
         }
         answers.tell();
         true
+    }
+
+    /// Counts the requests that were carried out, on the fences that they named.
+    fn count_writes(&self, done: &[(Box<Work>, Result<(), Problem>)]) {
+        let carried_out = done.iter().filter(|(work, outcome)| outcome.is_ok() && !work.program.requests.is_empty());
+        // Mostly, all of them are of one fence.
+        let (mut fences, mut count) = (FenceSet::default(), 0);
+        for (work, _) in carried_out {
+            if work.presented != fences {
+                self.shared.count_writes(fences, count);
+                (fences, count) = (work.presented, 0);
+            }
+            count += 1;
+        }
+        self.shared.count_writes(fences, count);
     }
 
     pub(super) fn publish(&self, group: &Group) {

@@ -1,6 +1,5 @@
 //! One connection to the database: its sandbox, its statement cache, its time limit.
 
-use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,6 +13,7 @@ use super::args::bind;
 use super::errors::code_name;
 use super::fences::{FenceId, FenceSet, TableFences};
 use super::functions;
+use super::kept::Kept;
 use super::limits::Limits;
 use super::raw::{self, SqliteError, Stmt};
 use super::render::Rows;
@@ -29,8 +29,6 @@ pub use super::guard::Guard;
 const OPS_PER_LOOK: i32 = 100;
 /// How many of these looks pass between two looks at the clock.
 const LOOKS_PER_CLOCK: u32 = 5;
-/// Statements kept prepared on one connection.
-const CACHED_STATEMENTS_MAX: usize = 256;
 /// Longer statements are prepared anew each time.
 const CACHED_SQL_BYTES_MAX: usize = 16 * 1024;
 
@@ -101,7 +99,8 @@ pub struct Prepared {
     stmt: Stmt,
     /// What it is.
     pub class: Class,
-    key: Option<Box<str>>,
+    /// Its text, where it may be kept.
+    pub(super) key: Option<Box<str>>,
 }
 
 impl Prepared {
@@ -133,11 +132,10 @@ pub enum Access {
     Write,
 }
 
-/// One connection. Statements are dropped before the connection is closed: the cache stands before `conn`.
+/// One connection. Statements are dropped before the connection is closed: `kept` stands before `conn`.
 #[derive(Debug)]
 pub struct Db {
-    cache: HashMap<Box<str>, (Prepared, u64)>,
-    uses: u64,
+    kept: Kept,
     /// The connection, for the gate's own statements.
     pub conn: Connection,
     /// Its sandbox.
@@ -204,15 +202,7 @@ impl Db {
         conn.progress_handler(OPS_PER_LOOK, Some(stop))?;
         let sandbox = Sandbox::install(&mut conn, Arc::clone(fences))?;
         sandbox.close();
-        Ok(Db {
-            cache: HashMap::new(),
-            uses: 0,
-            conn,
-            sandbox,
-            guard,
-            fences: Arc::clone(fences),
-            limits: Arc::clone(limits),
-        })
+        Ok(Db { kept: Kept::default(), conn, sandbox, guard, fences: Arc::clone(fences), limits: Arc::clone(limits) })
     }
 
     /// What stops this connection's statements.
@@ -250,10 +240,10 @@ impl Db {
         }
         // One that was kept may know of a trigger that is gone: where it asks for more than is `permitted`, it is asked anew.
         if whole
-            && let Some((key, (prepared, _))) = self.cache.remove_entry(sql)
+            && let Some(prepared) = self.kept.take(sql)
             && prepared.class.writes.first_missing_in(permitted).is_none()
         {
-            return Ok(Some((Prepared { key: Some(key), ..prepared }, sql.len())));
+            return Ok(Some((prepared, sql.len())));
         }
         self.refresh_schema()?;
         self.sandbox.permit(None);
@@ -289,7 +279,7 @@ impl Db {
 
     /// Forgets what is cached of this statement: for describing it as it is now.
     pub fn forget(&mut self, sql: &str) {
-        self.cache.remove(sql);
+        self.kept.take(sql);
     }
 
     /// Whether there is no statement in this text: white space, comments, semicolons.
@@ -322,13 +312,7 @@ impl Db {
     /// Gives a statement back to the cache.
     pub fn keep(&mut self, mut prepared: Prepared) {
         prepared.stmt.reset();
-        let Some(key) = prepared.key.take() else { return };
-        self.uses += 1;
-        if self.cache.len() >= CACHED_STATEMENTS_MAX {
-            let oldest = self.cache.iter().min_by_key(|(_, (_, used))| *used).map(|(key, _)| key.clone());
-            oldest.and_then(|key| self.cache.remove(&key));
-        }
-        self.cache.insert(key, (prepared, self.uses));
+        self.kept.put(prepared);
     }
 
     /// Runs a prepared statement to its end, appending its rows. `permitted`: the fences whose tokens the request presents.

@@ -35,6 +35,11 @@ impl FenceSet {
         self.0 & (1 << fence) != 0
     }
 
+    /// The fences in the set.
+    pub fn iter(self) -> impl Iterator<Item = FenceId> {
+        (0..64).filter(move |fence| self.contains(*fence))
+    }
+
     /// Whether the set is empty.
     pub fn is_empty(self) -> bool {
         self.0 == 0

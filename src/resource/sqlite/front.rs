@@ -5,23 +5,25 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
-use http_body_util::{BodyExt, Full};
-use hyper::body::Body;
+use bytes::Bytes;
+use http_body_util::Full;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Response};
 use tokio::sync::oneshot;
 
-use crate::access::{Caller, Right};
+use crate::access::Right;
+use crate::fence::claim::PresentedTokens;
 use crate::fence::{Claim, FenceName, Mark, Presented, Token, Verdict};
 use crate::lock::LockFile;
 use crate::problem::{Kind, Problem};
 use crate::resource::{
-    Boxed, Call, Claimed, Event, FenceInfo, Guarantee, Happened, Judged, Knock, Received, Resource, Served,
+    Answering, Boxed, Call, Claimed, Event, FenceInfo, Found, Guarantee, Judged, Knock, Look, News, Resource, Served,
+    Tally,
 };
 use crate::resource::{issuer, refusals};
 
-use super::answers::Waiting;
+use super::answers::{Delivery, Waiting};
+use super::asked::{self, Asked, Endpoint};
 use super::believe::Entered;
 use super::db::Db;
 use super::fences::{FenceSet, TableFences};
@@ -32,7 +34,7 @@ use super::shared::{Believed, Item, Reply, Shared, Work};
 use super::store;
 use super::stream::Stream;
 use super::writer::Writer;
-use super::{OpenError, Options, SharedRef, reader, spawn};
+use super::{OpenError, Options, SharedRef, outbox, reader, spawn};
 
 /// A SQLite resource.
 #[derive(Debug)]
@@ -45,20 +47,14 @@ pub struct Sqlite {
     _lock: LockFile,
 }
 
-/// What a path below the mount point is.
-enum Endpoint {
-    /// `v2`, `v3`: the version is supported.
-    Hello,
-    Run(Version, Format),
-}
+/// Where the answer to a request arrives.
+pub(super) type Arrives = oneshot::Receiver<Delivery>;
 
-fn endpoint(path: &str) -> Option<Endpoint> {
-    match path {
-        "/v2" | "/v2/" | "/v3" | "/v3/" => Some(Endpoint::Hello),
-        "/v2/pipeline" => Some(Endpoint::Run(Version::V2, Format::Pipeline)),
-        "/v3/pipeline" => Some(Endpoint::Run(Version::V3, Format::Pipeline)),
-        "/v3/cursor" => Some(Endpoint::Run(Version::V3, Format::Cursor)),
-        _ => None,
+/// Waits for an answer.
+pub(super) async fn arrived(arrives: Arrives) -> Result<Reply, Problem> {
+    match arrives.await {
+        Ok(delivery) => delivery.open(),
+        Err(_) => Err(Problem::new(Kind::Unavailable, "the gate is stopping")),
     }
 }
 
@@ -102,8 +98,13 @@ impl Sqlite {
     fn claims(&self, presented: Option<&Presented>) -> Result<(Arc<[Claim]>, FenceSet), Problem> {
         let Some(presented) = presented else { return Ok((Arc::new([]), FenceSet::default())) };
         let fences = &self.shared.fences;
-        let claims = presented.tokens.claims(fences.name(FenceSet::OWN), presented.holder.as_ref());
         let mut set = FenceSet::default();
+        if let PresentedTokens::Bare(token) = presented.tokens {
+            set.insert(FenceSet::OWN);
+            let (fence, holder) = (fences.name(FenceSet::OWN).clone(), presented.holder.clone());
+            return Ok((Arc::new([Claim { fence, token, holder }]), set));
+        }
+        let claims = presented.tokens.claims(fences.name(FenceSet::OWN), presented.holder.as_ref());
         for claim in &claims {
             let Some(id) = fences.id(&claim.fence) else {
                 let known = fences.names().iter().map(|name| name.as_str()).collect::<Vec<_>>().join(", ");
@@ -132,9 +133,10 @@ impl Sqlite {
             // Whether it writes is seen only when it is run. It can write to these fences then, and to no other.
             caller.may_present(Right::Write, &claims)?;
         }
+        let asked = Asked::from(call);
         // Before the body is read, and before anything is queued.
         let Entered { claims, changes, raised } = self.enter(claims, presented).await?;
-        match self.answer(call, Arc::clone(&claims), presented).await {
+        match self.answer(asked, Arc::clone(&claims), presented).await {
             Err(problem) if !claims.is_empty() && problem.kind.row().verdict.is_none() => {
                 Err(self.claimed_all_the_same(problem, claims, presented, changes).await)
             }
@@ -166,24 +168,26 @@ impl Sqlite {
         }
     }
 
-    async fn answer(&self, call: Call, claims: Arc<[Claim]>, presented: FenceSet) -> Result<Served, Problem> {
-        let Some(endpoint) = endpoint(&call.path) else {
-            let why = format!("{} is not here; SQL is at v2/pipeline, v3/pipeline and v3/cursor", call.path);
+    async fn answer(&self, asked: Asked, claims: Arc<[Claim]>, presented: FenceSet) -> Result<Served, Problem> {
+        let Some(endpoint) = asked::endpoint(&asked.path) else {
+            let why = format!("{} is not here; SQL is at v2/pipeline, v3/pipeline and v3/cursor", asked.path);
             return Err(Problem::new(Kind::NotFound, why));
         };
         let (version, format) = match endpoint {
-            Endpoint::Hello if matches!(call.method, Method::GET | Method::HEAD) => {
+            Endpoint::Hello if matches!(asked.method, Method::GET | Method::HEAD) => {
                 let reply = self.judge(Arc::clone(&claims), presented).await?;
                 return Ok(served(Bytes::new(), "text/plain", reply.verdict, claims));
             }
-            Endpoint::Run(version, format) if call.method == Method::POST => (version, format),
+            Endpoint::Run(version, format) if asked.method == Method::POST => (version, format),
             Endpoint::Hello => return Err(Problem::method_not_allowed("GET, HEAD")),
             Endpoint::Run(..) => return Err(Problem::method_not_allowed("POST")),
         };
         let mut room = self.shared.budget.room();
-        let by = call.caller.as_deref().map(Caller::id);
-        let body = self.body(call.body, &mut room).await?;
-        let reply = self.run(claims.clone(), presented, by, version, format, &body, room).await?;
+        let body = asked::read(asked.body, &self.shared.limits, &mut room).await?;
+        let arrives = self.run(Arc::clone(&claims), presented, asked.by, version, format, &body, room)?;
+        // As with the head.
+        drop(body);
+        let reply = arrived(arrives).await?;
         Ok(served(reply.body, "application/json", reply.verdict, claims))
     }
 
@@ -205,13 +209,14 @@ impl Sqlite {
         };
         let mut room = self.shared.budget.room();
         room.grow(body.len())?;
-        let reply = self.run(claims, fences, None, version, format, body, room).await?;
+        let reply = arrived(self.run(claims, fences, None, version, format, body, room)?).await?;
         let verdict = if raised.is_some() { Verdict::Advanced } else { reply.verdict };
         Ok(Reply { verdict, ..reply })
     }
 
+    /// Puts what a body asks for before the database threads. Its answer arrives where this says.
     #[expect(clippy::too_many_arguments, reason = "each is one fact about one request")]
-    async fn run(
+    fn run(
         &self,
         claims: Arc<[Claim]>,
         presented: FenceSet,
@@ -220,7 +225,7 @@ impl Sqlite {
         format: Format,
         body: &[u8],
         room: Room,
-    ) -> Result<Reply, Problem> {
+    ) -> Result<Arrives, Problem> {
         let parsed = match format {
             Format::Pipeline => Pipeline::parse(body, version),
             Format::Cursor => Pipeline::parse_cursor(body),
@@ -228,7 +233,7 @@ impl Sqlite {
         let Pipeline { baton, requests } = parsed.map_err(|error| Problem::new(Kind::BadRequest, error.to_string()))?;
         let run = Run::new(self.shared.limits.result_bytes);
         let program = Program { requests, format };
-        self.submit(claims, presented, self.shared.unasked(), by, baton, program, run, room).await
+        self.submit(claims, presented, self.shared.unasked(), by, baton, program, run, room)
     }
 
     /// Judges claims, and raises their marks where they rise, without running anything.
@@ -236,36 +241,9 @@ impl Sqlite {
         self.judge_as(claims, presented, self.shared.unasked()).await
     }
 
-    /// Reads the body, as far as there is room for it.
-    async fn body(&self, mut body: Received, room: &mut Room) -> Result<Bytes, Problem> {
-        let limits = &self.shared.limits;
-        let too_large = || Problem::new(Kind::BodyTooLarge, format!("a body has at most {} bytes", limits.body_bytes));
-        if body.size_hint().lower() > limits.body_bytes as u64 {
-            return Err(too_large());
-        }
-        let read = async {
-            let mut whole = BytesMut::new();
-            while let Some(frame) = body.frame().await {
-                let broken = |error| Problem::new(Kind::BadRequest, format!("the body broke off: {error}"));
-                let Ok(data) = frame.map_err(broken)?.into_data() else { continue };
-                room.grow(data.len())?;
-                if whole.len() + data.len() > limits.body_bytes {
-                    return Err(too_large());
-                }
-                if whole.is_empty() && body.is_end_stream() {
-                    return Ok(data);
-                }
-                whole.extend_from_slice(&data);
-            }
-            Ok(whole.freeze())
-        };
-        let late = |_| Problem::new(Kind::RequestTimeout, "the body took too long");
-        tokio::time::timeout(limits.body_time, read).await.map_err(late)?
-    }
-
-    /// Puts a request before the database threads and waits for its answer.
+    /// Puts a request before the database threads. Its answer arrives where this says.
     #[expect(clippy::too_many_arguments, reason = "each is one fact about one request")]
-    pub(super) async fn submit(
+    pub(super) fn submit(
         &self,
         claims: Arc<[Claim]>,
         presented: FenceSet,
@@ -275,7 +253,7 @@ impl Sqlite {
         program: Program,
         run: Run,
         room: Room,
-    ) -> Result<Reply, Problem> {
+    ) -> Result<Arrives, Problem> {
         let shared = &self.shared;
         let changes = shared.judge_at_door(&claims)?;
         let stream = match baton {
@@ -303,10 +281,7 @@ impl Sqlite {
             in_flight,
         });
         route(shared, work, changes);
-        match arrives.await {
-            Ok(delivery) => delivery.open(),
-            Err(_) => Err(Problem::new(Kind::Unavailable, "the gate is stopping")),
-        }
+        Ok(arrives)
     }
 
     /// Reads from the gate's own tables, off the runtime's threads.
@@ -331,6 +306,7 @@ impl Sqlite {
             in_flight: state.in_flight.load(Ordering::Relaxed),
             quarantine: None,
             refused: state.refused.load(Ordering::Relaxed),
+            writes: state.writes.load(Ordering::Relaxed),
         }
     }
 }
@@ -347,8 +323,10 @@ fn route(shared: &SharedRef, work: Box<Work>, changes: bool) {
         shared.finish(work, Err(*ended));
     } else if is_empty {
         shared.finish(work, Ok(()));
-    } else if holds_lock || (work.hint.writes && !work.claims.is_empty() && !work.hint.stays_open) {
+    } else if holds_lock {
         reader::to_writer(shared, work, false);
+    } else if work.hint.writes && !work.claims.is_empty() && !work.hint.stays_open {
+        outbox::to_writer(shared, work);
     } else if let Err(work) = shared.readers.push(work, false) {
         shared.finish(work, Err(Problem::new(Kind::Overloaded, "too many reads are waiting; try again")));
     }
@@ -381,16 +359,27 @@ impl Resource for Sqlite {
         self.shared.fences.id(name).map(|id| self.info(id))
     }
 
-    fn fences(&self, prefix: &str, after: &str, limit: usize) -> Vec<FenceInfo> {
+    fn fences(&self, look: &Look) -> Found {
         let names = self.shared.fences.names();
-        let mut ids: Vec<usize> =
-            (0..names.len()).filter(|id| names[*id].starts_with(prefix) && names[*id].as_str() > after).collect();
+        let mut ids: Vec<usize> = (0..names.len()).filter(|id| look.fits(&names[*id])).collect();
         ids.sort_by_key(|id| names[*id].clone());
-        ids.into_iter().take(limit).map(|id| self.info(id)).collect()
+        let has_more = ids.len() > look.limit;
+        let fences: Vec<FenceInfo> = ids.into_iter().take(look.limit).map(|id| self.info(id)).collect();
+        Found { next: fences.last().filter(|_| has_more).map(|info| info.fence.to_string()), fences }
     }
 
-    fn call(&self, call: Call) -> Boxed<'_, Result<Served, Problem>> {
-        Box::pin(async move { self.serve(call).await.map_err(|problem| issuer::explain(&self.shared.trust, problem)) })
+    fn tally(&self) -> Tally {
+        Tally { fences: self.shared.states.len() as u64, quarantined: 0 }
+    }
+
+    fn quarantined(&self, _limit: usize) -> Vec<FenceInfo> {
+        Vec::new()
+    }
+
+    fn call(&self, call: Call) -> Answering<'_> {
+        Answering::Later(Box::pin(async move {
+            self.serve(call).await.map_err(|problem| issuer::explain(&self.shared.trust, problem))
+        }))
     }
 
     fn claim(&self, claim: Claim) -> Boxed<'_, Result<Claimed, Problem>> {
@@ -473,7 +462,11 @@ impl Resource for Sqlite {
         ]
     }
 
-    fn happened(&self) -> Vec<Happened> {
+    fn happened(&self) -> News {
+        // Not left to the writer, which looks after them less often and may be busy.
+        for (presenter, knocks) in self.shared.refusals.fresh() {
+            self.shared.told.add(presenter.happened(knocks));
+        }
         self.shared.told.take()
     }
 

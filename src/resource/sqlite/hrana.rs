@@ -14,6 +14,8 @@ use serde::de::{self, Deserializer, Visitor};
 use super::db::Args;
 use super::raw::Value;
 
+mod usual;
+
 /// The protocol version that a path names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Version {
@@ -254,15 +256,28 @@ impl<'de: 'a, 'a> Deserialize<'de> for Scalar<'a> {
 
 // ---- from JSON ----
 
-fn json<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, ProtocolError> {
-    let bad = |why: String| ProtocolError(format!("the body is not what Hrana asks for: {why}"));
+fn bad(why: impl std::fmt::Display) -> ProtocolError {
+    ProtocolError(format!("the body is not what Hrana asks for: {why}"))
+}
+
+fn json<'a, T: Deserialize<'a>>(body: &'a str) -> Result<T, ProtocolError> {
     // Left to itself, serde takes an array for an object with its members in order.
-    if body.trim_ascii_start().first() != Some(&b'{') {
-        return Err(bad("it is no JSON object".into()));
+    if body.as_bytes().trim_ascii_start().first() != Some(&b'{') {
+        return Err(bad("it is no JSON object"));
     }
-    // As a whole: piece by piece, each text and each name of a member would be looked at by itself.
-    let body = std::str::from_utf8(body).map_err(|error| bad(error.to_string()))?;
-    serde_json::from_str(body).map_err(|error| bad(error.to_string()))
+    serde_json::from_str(body).map_err(bad)
+}
+
+/// As a whole: piece by piece, each text and each name of a member would be looked at by itself.
+fn text(body: &[u8]) -> Result<&str, ProtocolError> {
+    std::str::from_utf8(body).map_err(bad)
+}
+
+/// Reads the body of `pipeline`, whatever is in it.
+fn any_pipeline(body: &str, version: Version) -> Result<Pipeline, ProtocolError> {
+    let PipelineJson { baton, requests } = json(body)?;
+    let requests = each(requests, |request| request.read(version))?;
+    Ok(Pipeline { baton, requests })
 }
 
 /// Reads each of them. A loop, since `collect` would read a long list into the place of the old one, and then move it to a smaller.
@@ -280,9 +295,8 @@ impl Pipeline {
     /// # Errors
     /// Anything that the specification doesn't allow.
     pub fn parse(body: &[u8], version: Version) -> Result<Pipeline, ProtocolError> {
-        let PipelineJson { baton, requests } = json(body)?;
-        let requests = each(requests, |request| request.read(version))?;
-        Ok(Pipeline { baton, requests })
+        let body = text(body)?;
+        usual::pipeline(body).map_or_else(|| any_pipeline(body, version), Ok)
     }
 
     /// Reads the body of `cursor` (version 3): a pipeline of one batch.
@@ -290,7 +304,7 @@ impl Pipeline {
     /// # Errors
     /// Anything that the specification doesn't allow.
     pub fn parse_cursor(body: &[u8]) -> Result<Pipeline, ProtocolError> {
-        let CursorJson { baton, batch } = json(body)?;
+        let CursorJson { baton, batch } = json(text(body)?)?;
         Ok(Pipeline { baton, requests: vec![Request::Batch(batch.read(Version::V3)?)] })
     }
 }

@@ -14,6 +14,7 @@ use crate::resource::threads::{now_ms, spawn};
 
 pub mod answers;
 pub mod args;
+pub mod asked;
 mod believe;
 mod commit;
 pub mod db;
@@ -24,7 +25,9 @@ mod functions;
 pub mod group;
 pub mod guard;
 pub mod hrana;
+mod kept;
 pub mod limits;
+pub mod outbox;
 pub mod own;
 pub mod program;
 pub mod queue;

@@ -111,7 +111,11 @@ pub struct Run {
 impl Run {
     /// The start of a program whose answer may have this many bytes of rows.
     pub fn new(budget: usize) -> Run {
-        Run { budget, next: 0, out: Vec::with_capacity(ANSWER_BYTES_USUAL), batch: None, sequence_at: 0, closed: false }
+        Run { out: Vec::with_capacity(ANSWER_BYTES_USUAL), ..Run::empty(budget) }
+    }
+
+    fn empty(budget: usize) -> Run {
+        Run { budget, next: 0, out: Vec::new(), batch: None, sequence_at: 0, closed: false }
     }
 
     /// A run on a stream that is gone when it ends: for what the gate asks for by itself.
@@ -122,6 +126,17 @@ impl Run {
     fn rows(&self, wanted: bool) -> Rows {
         let batch = self.batch.as_ref().map_or(0, |batch| batch.results.len() + batch.errors.len());
         Rows::new(wanted, self.budget.saturating_sub(self.out.len() + batch))
+    }
+
+    /// Whether it is at the start of a program, and of a stream that wasn't closed.
+    pub fn is_new(&self) -> bool {
+        self.next == 0 && self.out.is_empty() && self.batch.is_none() && self.sequence_at == 0 && !self.closed
+    }
+
+    /// Goes back to the start.
+    pub fn begin_anew(&mut self) {
+        self.out.clear();
+        *self = Run { out: std::mem::take(&mut self.out), ..Run::empty(self.budget) };
     }
 
     /// Bytes of the answer so far.

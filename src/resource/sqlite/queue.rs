@@ -27,6 +27,17 @@ struct State<T> {
     takers: usize,
 }
 
+impl<T> State<T> {
+    fn take(&mut self, most: usize) -> Vec<T> {
+        let urgent = self.urgent.len().min(most);
+        let normal = self.normal.len().min(most - urgent);
+        let mut items = Vec::with_capacity(urgent + normal);
+        items.extend(self.urgent.drain(..urgent));
+        items.extend(self.normal.drain(..normal));
+        items
+    }
+}
+
 impl<T> Queue<T> {
     /// A queue for this many items.
     pub fn new(len_max: usize) -> Queue<T> {
@@ -56,6 +67,21 @@ impl<T> Queue<T> {
         }
         self.wake(state);
         Ok(())
+    }
+
+    /// Adds items at once, none of them urgent. Returns those that were not taken in: the queue is full or closed.
+    pub fn push_all(&self, items: impl Iterator<Item = T>) -> Vec<T> {
+        let mut state = self.lock();
+        let mut left = Vec::new();
+        for item in items {
+            if state.closed || state.urgent.len() + state.normal.len() >= self.len_max {
+                left.push(item);
+            } else {
+                state.normal.push_back(item);
+            }
+        }
+        self.wake(state);
+        left
     }
 
     /// What one is told whose item was not taken in.
@@ -102,17 +128,18 @@ impl<T> Queue<T> {
         state.urgent.len() + state.normal.len()
     }
 
+    /// Takes up to `most` items that are there, the urgent ones first, without waiting.
+    pub fn take_ready(&self, most: usize) -> Vec<T> {
+        self.lock().take(most)
+    }
+
     /// Waits for items until `until` and takes up to `most`, the urgent ones first. Empty after a [`Queue::poke`] or when the
     /// time is up; `None` when the queue is closed and empty.
     pub fn take(&self, most: usize, until: Instant) -> Option<Vec<T>> {
         let mut state = self.lock();
         loop {
-            let waiting = state.urgent.len() + state.normal.len();
-            if waiting > 0 {
-                let urgent = state.urgent.len().min(most);
-                let mut items: Vec<T> = state.urgent.drain(..urgent).collect();
-                let normal = state.normal.len().min(most - urgent);
-                items.extend(state.normal.drain(..normal));
+            let items = state.take(most);
+            if !items.is_empty() {
                 return Some(items);
             }
             if state.closed {

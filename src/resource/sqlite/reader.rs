@@ -56,6 +56,11 @@ fn serve(shared: &Arc<Shared>, db: &mut Db, mut work: Box<Work>) {
 /// Hands a request to the writer.
 pub fn to_writer(shared: &Arc<Shared>, work: Box<Work>, urgent: bool) {
     if let Err(Item::Work(work)) = shared.writer.push(Item::Work(work), urgent) {
-        shared.finish(work, Err(shared.writer.why_not("writes")));
+        not_taken(shared, work);
     }
+}
+
+/// Ends a request that the writer's queue has not taken in.
+pub fn not_taken(shared: &Arc<Shared>, work: Box<Work>) {
+    shared.finish(work, Err(shared.writer.why_not("writes")));
 }

@@ -44,8 +44,8 @@ pub struct Work {
     pub hint: Hint,
     /// How far it has come.
     pub run: Run,
-    /// Where to come back to, when the writer has to run it again: the run, the stored SQL texts, the last rowid.
-    pub checkpoint: Option<Box<(Run, StoredSql, i64)>>,
+    /// Where to come back to, when the writer has to run it again.
+    pub checkpoint: Option<Checkpoint>,
     /// It has shown that it can't share a transaction.
     pub alone: bool,
     /// What was decided on its claims.
@@ -60,6 +60,34 @@ pub struct Work {
     pub room: Room,
     /// Its place in its fences' `in_flight`.
     pub in_flight: InFlight,
+}
+
+/// A request as it was when the writer took it up.
+#[derive(Debug)]
+pub struct Checkpoint {
+    last_rowid: i64,
+    /// The run and the stored SQL texts; `None` where nothing was run and nothing stored, as mostly.
+    kept: Option<Box<(Run, StoredSql)>>,
+}
+
+impl Checkpoint {
+    /// Of a request that has come so far.
+    pub fn of(run: &Run, stored: &StoredSql, last_rowid: i64) -> Checkpoint {
+        let is_new = run.is_new() && stored.is_empty();
+        Checkpoint { last_rowid, kept: (!is_new).then(|| Box::new((run.clone(), stored.clone()))) }
+    }
+
+    /// Puts a request back to it.
+    pub fn restore(self, work: &mut Work) {
+        work.stream.last_rowid = self.last_rowid;
+        match self.kept {
+            Some(kept) => (work.run, work.stream.stored) = *kept,
+            None => {
+                work.run.begin_anew();
+                work.stream.stored.clear();
+            }
+        }
+    }
 }
 
 /// Which of a request's claims may raise a mark.
@@ -101,6 +129,8 @@ pub struct FenceState {
     pub in_flight: AtomicU64,
     /// Requests refused since the gate started.
     pub refused: AtomicU64,
+    /// Requests that the writer has carried out since then.
+    pub writes: AtomicU64,
 }
 
 impl FenceState {
@@ -307,6 +337,14 @@ impl Shared {
             self.states[id].refused.fetch_add(1, Ordering::Relaxed);
         }
         self.refusals.count_presenter(presenter);
+    }
+
+    /// Counts requests of these fences that the writer has carried out. It does so once for many, so that its thread seldom waits
+    /// for a line of memory that the threads of connections use.
+    pub fn count_writes(&self, presented: FenceSet, count: u64) {
+        presented.iter().for_each(|id| {
+            self.states[id].writes.fetch_add(count, Ordering::Relaxed);
+        });
     }
 
     /// Counts a request in its fences' `in_flight`.

@@ -29,7 +29,7 @@ use super::own::{OwnExec, unavailable};
 use super::program::Halt;
 use super::raw::{self, SqliteError};
 use super::sandbox::JOB_SAVEPOINT;
-use super::shared::{Item, Shared, Work};
+use super::shared::{Checkpoint, Item, Shared, Work};
 use super::store;
 
 /// Most requests in one shared transaction.
@@ -85,6 +85,22 @@ impl Writer {
             });
             let Some(items) = shared.writer.take(BATCH_MAX, until) else { break };
             self.unpark();
+            self.gather(items);
+            self.commit();
+            self.tick();
+        }
+        for work in std::mem::take(&mut self.parked) {
+            shared.finish(work, Err(Problem::new(Kind::Unavailable, "the gate is stopping; nothing was applied")));
+        }
+        shared.refusals.fresh();
+        self.flush_refusals(&shared.refusals.steady());
+    }
+
+    /// Runs these, and those that come in the meantime: they would wait for the disk twice, and be a small transaction.
+    fn gather(&mut self, mut items: Vec<Item>) {
+        let mut room = BATCH_MAX;
+        while !items.is_empty() {
+            room = room.saturating_sub(items.len());
             for item in items {
                 match item {
                     Item::Work(work) => {
@@ -95,18 +111,12 @@ impl Writer {
                     }
                     Item::Task(task) => {
                         self.commit();
-                        task(&mut self);
+                        task(self);
                     }
                 }
             }
-            self.commit();
-            self.tick();
+            items = if self.group.is_some() { self.shared.writer.take_ready(room) } else { Vec::new() };
         }
-        for work in std::mem::take(&mut self.parked) {
-            shared.finish(work, Err(Problem::new(Kind::Unavailable, "the gate is stopping; nothing was applied")));
-        }
-        shared.refusals.fresh();
-        self.flush_refusals(&shared.refusals.steady());
     }
 
     /// Judges one request and runs it, in the shared transaction or alone.
@@ -146,10 +156,13 @@ impl Writer {
             // Its transaction has SQLite's write lock: a mark that has to rise for another fence would wait for itself.
             return self.process_holder(work, &admission);
         }
+        let is_open = self.group.is_some();
         if let Err(error) = self.begin() {
             return shared.finish(work, Err(unavailable(&error)));
         }
-        if let Err(why) = self.admit(&mut work) {
+        // Beginning has looked whether the marks are still those that it was judged by: it is judged anew.
+        let admitted = if is_open { self.apply(&mut work, admission) } else { self.admit(&mut work) };
+        if let Err(why) = admitted {
             return self.turn_away(work, why);
         }
         if let Err(refusal) = self.judge_bound(&work) {
@@ -222,6 +235,11 @@ impl Writer {
     fn admit(&mut self, work: &mut Work) -> Result<(), Unadmitted> {
         let admission = self.ledger.judge(&work.claims).map_err(Unadmitted::Refused)?;
         self.doubt(work, &admission).map_err(Unadmitted::Doubted)?;
+        self.apply(work, admission)
+    }
+
+    /// Lets an admission take effect that was judged in this shared transaction, with nothing changed since.
+    fn apply(&mut self, work: &mut Work, admission: Admission) -> Result<(), Unadmitted> {
         self.ledger.apply(&admission);
         work.verdict = admission.verdict;
         work.previous = match (admission.changes.first(), work.claims.first()) {
@@ -297,7 +315,7 @@ impl Writer {
         }
         raw::set_last_insert_rowid(&self.db.conn, work.stream.last_rowid);
         let mut stored = std::mem::take(&mut work.stream.stored);
-        work.checkpoint = Some(Box::new((work.run.clone(), stored.clone(), work.stream.last_rowid)));
+        work.checkpoint = Some(Checkpoint::of(&work.run, &stored, work.stream.last_rowid));
         shared.set_running(Some((Arc::clone(&work.claims), Arc::clone(self.db.guard()))));
         let mut exec = GroupExec::new(&shared, &mut self.db, work.presented);
         let mut result = work.run.advance(&work.program, &mut stored, &mut exec);
@@ -360,7 +378,7 @@ impl Writer {
         }
         let shared = Arc::clone(&self.shared);
         let mut stored = std::mem::take(&mut work.stream.stored);
-        work.checkpoint = Some(Box::new((work.run.clone(), stored.clone(), work.stream.last_rowid)));
+        work.checkpoint = Some(Checkpoint::of(&work.run, &stored, work.stream.last_rowid));
         if work.stream.own.is_none() {
             let connection = shared.own_connection().and_then(|(db, mut lease)| {
                 // Where it will need the place, before its first statement is applied.
@@ -390,7 +408,10 @@ impl Writer {
         shared.set_running(None);
         work.stream.stored = stored;
         match result {
-            Ok(()) => shared.finish(work, Ok(())),
+            Ok(()) => {
+                shared.count_writes(presented, 1);
+                shared.finish(work, Ok(()));
+            }
             Err(Halt::Refuse(problem)) if applied => shared.finish(work, Err(partly(&problem.detail))),
             Err(Halt::Refuse(problem)) => shared.finish(work, Err(*problem)),
             Err(Halt::Again) if applied => shared.finish(work, Err(partly("a newer leader came"))),
@@ -445,7 +466,7 @@ fn other_claims() -> Problem {
 /// Puts a request back to where the writer took it up.
 fn restore(work: &mut Work) {
     if let Some(checkpoint) = work.checkpoint.take() {
-        (work.run, work.stream.stored, work.stream.last_rowid) = *checkpoint;
+        checkpoint.restore(work);
     }
 }
 

@@ -68,6 +68,9 @@ fn routes() -> Vec<Route> {
         admin("GET", "/metrics", "", KNOWN),
         admin("GET", "/v1/status", "", KNOWN),
         admin("GET", "/v1/fences", "", KNOWN),
+        admin("GET", "/v1/fences?name=shop", "", KNOWN),
+        admin("GET", "/v1/overview", "", KNOWN),
+        admin("GET", "/console/main.js", "", KNOWN),
         admin("GET", "/v1/fences/shop", "", KNOWN),
         admin("GET", "/v1/fences/stock%2Fa/history", "", KNOWN),
         admin("GET", "/v1/anything-new", "", KNOWN),
@@ -83,6 +86,9 @@ fn ask(gate: &Gate, route: &Route, secret: Option<&str>) -> Answer {
     let mut client = if route.is_admin { gate.admin() } else { gate.client() };
     let bearer = secret.map(|secret| format!("Bearer {secret}"));
     let mut headers: Vec<(&str, &str)> = route.token.iter().map(|token| ("fencing-token", *token)).collect();
+    if !route.body.is_empty() {
+        headers.push(("content-type", "application/json"));
+    }
     headers.extend(bearer.iter().map(|bearer| ("authorization", bearer.as_str())));
     client.request(route.method, route.path, &headers, route.body.as_bytes()).expect("the gate answers")
 }
@@ -150,7 +156,17 @@ fn rights_elsewhere_are_none_here() {
     let (principals, known) = principals("stock", "stock/other");
     let file = config(dir.path(), &format!("{}{principals}", resources(upstream.addr)));
     let gate = Gate::start(dir.path(), &["--config", &file]);
-    let open = ["/-/healthz", "/-/readyz", "/healthz", "/readyz", "/", "/v1/status", "/v1/fences"];
+    let open = [
+        "/-/healthz",
+        "/-/readyz",
+        "/healthz",
+        "/readyz",
+        "/",
+        "/v1/status",
+        "/v1/fences",
+        "/v1/fences?name=shop",
+        "/console/main.js",
+    ];
     for route in routes().into_iter().filter(|route| !open.contains(&route.path)) {
         for (name, secret) in &known {
             let expected = if matches!(*name, "nobody" | "wrong") { 401 } else { 403 };
@@ -167,6 +183,8 @@ fn rights_elsewhere_are_none_here() {
     let listed = gate.admin().request("GET", "/v1/fences", &headers, b"").unwrap().json();
     let names: Vec<&Value> = listed["fences"].as_array().unwrap().iter().map(|info| &info["fence"]).collect();
     assert_eq!(names, [&Value::from("stock/other")], "it sees its own");
+    let named = gate.admin().request("GET", "/v1/fences?name=shop&name=stock%2Fother", &headers, b"").unwrap().json();
+    assert_eq!(named["fences"].as_array().unwrap().len(), 1, "and no other by its name: {named}");
     let status = gate.admin().request("GET", "/v1/status", &headers, b"").unwrap().json();
     assert_eq!(status["resources"].as_array().unwrap().len(), 1);
 }

@@ -95,6 +95,7 @@ impl Gate {
         let server = Server::start(Setup {
             listen: any,
             admin: any,
+            admin_hosts: Vec::new(),
             resources: vec![Mount { path: plan.mount.into(), resource: Arc::<Http>::clone(&http) }],
             coordinator: None,
             guard: Guard::default(),

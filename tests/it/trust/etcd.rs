@@ -8,7 +8,7 @@ use fencegate::coordinator::{Bid, Coordinator as _, Leadership as _};
 use serde_json::Value;
 
 use crate::gate::LONG;
-use crate::process::{Answer, Gate, until};
+use crate::process::{Answer, Gate, JSON, until};
 use crate::upstream::etcd::{Etcd, ONE, Setup};
 use crate::upstream::{self, has, hostile::Hostile};
 
@@ -228,7 +228,8 @@ fn an_etcd_restored_from_a_backup_is_explained() {
     };
     until("the gate has heard who leads now", explained);
     let reset = format!(r#"{{"highest": "{low}", "reason": "restored"}}"#);
-    let reset = world.gate.admin().request("POST", "/v1/fences/shop/reset", &[], reset.as_bytes()).expect("an answer");
+    let mut admin = world.gate.admin();
+    let reset = admin.request("POST", "/v1/fences/shop/reset", &[JSON], reset.as_bytes()).expect("an answer");
     assert_eq!(reset.status, 200, "{reset:?}");
     assert_eq!(world.sql(&low, "INSERT INTO t VALUES (1)").status, 200);
     assert_told(&world.sql(&high, "INSERT INTO t VALUES (1)"), 403, "TOKEN_UNISSUED", "unissued");

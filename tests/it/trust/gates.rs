@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::process::{Client, Gate, PROGRAM, until};
+use crate::process::{Client, Gate, JSON, PROGRAM, until};
 use crate::upstream::{self, hostile::Hostile};
 
 fn post(client: &mut Client, election: &str, action: &str, body: &Value) -> Value {
@@ -131,7 +131,7 @@ fn one_leader_writes_to_two_resources_with_one_token() {
     // An operator sets one of the marks far up: the election's next token is above both.
     let reset = json!({ "highest": "100", "reason": "a test" }).to_string();
     assert_eq!(
-        gate.admin().request("POST", "/v1/fences/stock/reset", &[], reset.as_bytes()).expect("an answer").status,
+        gate.admin().request("POST", "/v1/fences/stock/reset", &[JSON], reset.as_bytes()).expect("an answer").status,
         200
     );
     resign(&gate, "app", &candidate);

@@ -374,6 +374,7 @@ fn serve(sql: Arc<Sqlite>, http: Arc<Http>) -> SocketAddr {
     let server = Server::start(Setup {
         listen: any,
         admin: any,
+        admin_hosts: Vec::new(),
         resources: vec![Mount { path: "/".into(), resource: sql }, Mount { path: "/stock".into(), resource: http }],
         coordinator: None,
         guard: Guard::default(),
