@@ -285,7 +285,7 @@ fn events_are_told_to_who_may_see_their_fence() {
     let gate = Gate::start(dir.path(), &["--config", &file]);
     let mut watching = gate.admin();
     let bearer = format!("Bearer {}", secret(1).0);
-    let head = format!("GET /v1/events HTTP/1.1\r\nhost: gate\r\nauthorization: {bearer}\r\n\r\n");
+    let head = format!("GET /v1/events HTTP/1.1\r\nhost: localhost\r\nauthorization: {bearer}\r\n\r\n");
     watching.send(head.as_bytes()).unwrap();
     watching.read_until(": watching");
     let bearer = format!("Bearer {}", secret(2).0);
