@@ -155,7 +155,10 @@ impl Running {
         let Shapes { write, read, refused } = Shapes::of(asked, plan);
         let holder: Header = Header(format!("fencing-holder: {HOLDER}\r\n"));
         let named = Target::parse("--gate", asked.url, &[asked.headers, &[holder]].concat(), asked.allow_remote)?;
-        let cpu = asked.pid.and_then(CpuClock::of);
+        let cpu = asked.pid.map(|pid| {
+            CpuClock::of(pid).ok_or_else(|| Failure::Usage(format!("--gate-pid {pid}: there is no such process")))
+        });
+        let cpu = cpu.transpose()?;
         let fenced = |target, shape| Fenced {
             target,
             cpu,
