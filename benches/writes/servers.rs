@@ -310,7 +310,7 @@ pub fn etcd(dir: &Path) -> Option<(Server, Talk)> {
         [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &frame(4, 0, 0, &[]), &frame(4, 1, 0, &[]), &room].concat();
     let hello = [preface, grpc_head(), grpc_body(&put(b"mark", b"7"))].concat();
     // It accepts before it leads.
-    while memchr::memmem::find(&ask(addr, &[hello.clone()], grpc_len)[0], SUCCEEDED).is_none() {
+    while memchr::memmem::find(&ask(addr, std::slice::from_ref(&hello), grpc_len)[0], SUCCEEDED).is_none() {
         std::thread::yield_now();
     }
     let (head, body) = (grpc_head(), grpc_body(&[is_mark, put(b"t", b"hello world")].concat()));
