@@ -6,7 +6,7 @@ SHELL := bash
 MAKEFLAGS += --no-print-directory
 
 CARGO ?= cargo
-# Arguments for `make serve`, for example: make serve ARGS="--config fencegate.toml"
+# Arguments for `make serve` and `make demo`, for example: make serve ARGS="--config fencegate.toml"
 ARGS ?=
 # How often `make soak` kills the gate.
 KILLS ?= 500
@@ -25,6 +25,12 @@ serve: ## build the gate and run it; ARGS="..." goes to `fencegate serve`
 	$(CARGO) build --release --locked
 	target/release/fencegate serve $(ARGS)
 
+.PHONY: demo
+demo: ## show what fencing is for: real processes, really frozen; ARGS="billing --report demo.html"
+	@scripts/ensure rust cc protoc
+	$(CARGO) build --release --locked
+	target/release/fencegate demo $(ARGS)
+
 .PHONY: build
 build: ## build target/release/fencegate
 	@scripts/ensure rust cc protoc
@@ -32,7 +38,7 @@ build: ## build target/release/fencegate
 
 .PHONY: test
 test: ## everything: format, lints, tests, docs, drivers
-	@scripts/ensure rust cc protoc node python chromium nginx etcd iptables
+	@scripts/ensure rust cc protoc node python chromium nginx etcd iptables iproute2
 	$(CARGO) fmt --check
 	$(CARGO) clippy --all-targets --locked -- -D warnings
 	@$(MAKE) test-features
@@ -81,15 +87,16 @@ bench: ## benchmarks: the core, fences, and durable writes against a plain loop 
 	$(CARGO) bench --locked
 
 .PHONY: bench-proxy
-bench-proxy: ## CPU time and latency of a proxied, fenced write, against nginx and HAProxy in one run; ARGS="--body 65536" …
+bench-proxy: ## CPU time and latency of a proxied, fenced write, and of a refusal, against others in one run; ARGS="--body 1024" …
 	@scripts/ensure rust cc protoc nginx wrk haproxy
 	PATH=$$PATH:/usr/sbin $(CARGO) bench --locked --bench proxy -- $(ARGS)
 
 .PHONY: instructions
-instructions: ## count the instructions of a proxied, fenced write (needs valgrind)
+instructions: ## count the instructions of a proxied, fenced write, and of a refusal (needs valgrind)
 	@scripts/ensure rust cc protoc nginx python
 	$(CARGO) build --release --locked
-	PATH=$$PATH:/usr/sbin scripts/instructions
+	PATH=$$PATH:/usr/sbin scripts/instructions target/release/fencegate 128 7
+	PATH=$$PATH:/usr/sbin scripts/instructions target/release/fencegate 128 6
 
 .PHONY: bench-failover
 bench-failover: ## how long nobody leads over etcd: crashes and hand-overs of `fencegate lead`, beside etcdctl; ARGS="--trials 18"
@@ -98,7 +105,7 @@ bench-failover: ## how long nobody leads over etcd: crashes and hand-overs of `f
 
 .PHONY: deps
 deps: ## install the tools that the other targets need and fetch the crates
-	@scripts/ensure rust cc protoc node python chromium nginx etcd iptables
+	@scripts/ensure rust cc protoc node python chromium nginx etcd iptables iproute2
 	$(CARGO) fetch --locked
 
 .PHONY: deny

@@ -209,10 +209,16 @@ impl From<Refusal> for Problem {
         let (kind, detail) = match verdict {
             Verdict::Stale => (
                 Kind::StaleToken,
-                format!(
-                    "token {presented} is lower than {}, the highest that fence {fence} has admitted",
-                    highest.token
-                ),
+                [
+                    "token ",
+                    presented.digits().as_str(),
+                    " is lower than ",
+                    highest.token.digits().as_str(),
+                    ", the highest that fence ",
+                    fence.as_str(),
+                    " has admitted",
+                ]
+                .concat(),
             ),
             Verdict::Conflict | Verdict::Admitted | Verdict::Advanced | Verdict::Unissued => (
                 Kind::TokenConflict,

@@ -6,8 +6,12 @@ use std::process::ExitCode;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
+#[cfg(target_os = "linux")]
+pub mod bench;
 pub mod check_config;
 pub mod claim;
+#[cfg(target_os = "linux")]
+pub mod demo;
 pub mod failure;
 pub mod fences;
 pub mod http;
@@ -46,7 +50,11 @@ enum Command {
     Serve(serve::ServeArgs),
     #[cfg(target_os = "linux")]
     Lead(lead::LeadArgs),
+    #[cfg(target_os = "linux")]
+    Bench(Box<bench::BenchArgs>),
     Claim(claim::ClaimArgs),
+    #[cfg(target_os = "linux")]
+    Demo(demo::DemoArgs),
     Sql(sql::SqlArgs),
     Status(status::StatusArgs),
     Fences(fences::FencesArgs),
@@ -61,7 +69,7 @@ pub const EXIT_USAGE: u8 = 64;
 /// Parses the process's arguments and runs the command.
 pub fn main() -> ExitCode {
     #[cfg(target_os = "linux")]
-    if let Some(status) = lead::inner(std::env::args_os()) {
+    if let Some(status) = lead::inner(std::env::args_os()).or_else(|| demo::inner(std::env::args_os())) {
         return ExitCode::from(status);
     }
     let matches = match without_empty_variables(Cli::command()).try_get_matches() {
@@ -104,7 +112,11 @@ fn run(matches: &ArgMatches, out: &mut dyn Write) -> Result<(), Failure> {
         }
         #[cfg(target_os = "linux")]
         Command::Lead(args) => lead::run(&args),
+        #[cfg(target_os = "linux")]
+        Command::Bench(args) => bench::run(&args, out),
         Command::Claim(args) => claim::run(&args, out),
+        #[cfg(target_os = "linux")]
+        Command::Demo(args) => demo::run(&args, out),
         Command::Sql(args) => sql::run(&args, out),
         Command::Status(args) => status::run(&args, out),
         Command::Fences(args) => fences::run(&args, out),

@@ -62,6 +62,18 @@ impl Token {
         i64::try_from(self.0.get()).expect("a token is at most i64::MAX, checked where it was made")
     }
 
+    /// The number as text, for where a formatter would take longer than all the rest.
+    pub fn digits(self) -> Digits {
+        let mut digits = Digits { bytes: [b'0'; DIGITS_MAX], start: DIGITS_MAX };
+        let mut rest = self.get();
+        while rest > 0 {
+            digits.start -= 1;
+            digits.bytes[digits.start] = b"0123456789"[(rest % 10) as usize];
+            rest /= 10;
+        }
+        digits
+    }
+
     /// The next higher token; `None` at [`Token::MAX`].
     pub fn next(self) -> Option<Token> {
         Token::new(self.get() + 1).ok()
@@ -80,6 +92,24 @@ impl Token {
             _ => {}
         }
         Token::new(text.iter().fold(0, |sum, digit| sum * 10 + u64::from(digit - b'0')))
+    }
+}
+
+/// How many digits a token has at most.
+const DIGITS_MAX: usize = 19;
+
+/// A token's number as text.
+#[derive(Debug, Clone, Copy)]
+pub struct Digits {
+    bytes: [u8; DIGITS_MAX],
+    /// Where the text begins; it ends where the bytes do.
+    start: usize,
+}
+
+impl Digits {
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.bytes[self.start..]).expect("digits are ASCII")
     }
 }
 

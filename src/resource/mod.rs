@@ -12,8 +12,10 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use hyper::body::{Frame, SizeHint};
+use hyper::header::HOST;
+use hyper::http::uri::Authority;
 use hyper::upgrade::OnUpgrade;
-use hyper::{HeaderMap, Method, Response, Version};
+use hyper::{HeaderMap, Method, Response, Uri, Version};
 
 use http_body_util::Full;
 
@@ -28,6 +30,7 @@ pub mod records;
 pub mod refusals;
 pub mod sqlite;
 pub mod threads;
+pub mod turn;
 
 pub use issuer::Issuer;
 pub use received::Received;
@@ -61,16 +64,14 @@ impl Guarantee {
 pub struct Call {
     /// The method.
     pub method: Method,
-    /// The path below the mount point, starting with `/`, as it was sent.
-    pub path: String,
-    /// The query, as it was sent, without its `?`.
-    pub query: Option<String>,
+    /// What is asked for, as it was sent.
+    pub uri: Uri,
+    /// Where in its path that below the mount point begins.
+    pub below: usize,
     /// The version of HTTP that the client speaks.
     pub version: Version,
     /// The headers.
     pub headers: HeaderMap,
-    /// The authority that the client asked, from the request's target or its `Host`.
-    pub authority: Option<String>,
     /// Where the client is.
     pub peer: SocketAddr,
     /// The body, not read yet: a refusal comes before it.
@@ -80,6 +81,25 @@ pub struct Call {
 }
 
 impl Call {
+    /// The path below the mount point, starting with `/`, as it was sent.
+    pub fn path(&self) -> &str {
+        match &self.uri.path()[self.below..] {
+            "" => "/",
+            below => below,
+        }
+    }
+
+    /// The query, as it was sent, without its `?`.
+    pub fn query(&self) -> Option<&str> {
+        self.uri.query()
+    }
+
+    /// The authority that the client asked, from the request's target or its `Host`.
+    pub fn authority(&self) -> Option<&str> {
+        let named = || self.headers.get(HOST).and_then(|host| host.to_str().ok());
+        self.uri.authority().map(Authority::as_str).or_else(named)
+    }
+
     /// What it presents. `own`: the fence that a bare token speaks for.
     ///
     /// # Errors
@@ -140,6 +160,29 @@ pub struct Served {
     pub response: Response<Body>,
     /// What was decided on its claims; `None` for a call without a token.
     pub judged: Option<Judged>,
+}
+
+/// The answer to a call: there at once, as most refusals are, or still to come.
+#[allow(missing_debug_implementations, reason = "one still to come is a trait object")]
+#[allow(clippy::large_enum_variant, reason = "it is looked at once, where it is made")]
+pub enum Answering<'a> {
+    /// It is there.
+    Now(Result<Served, Problem>),
+    /// It is to come.
+    Later(Boxed<'a, Result<Served, Problem>>),
+}
+
+impl Answering<'_> {
+    /// Waits for it.
+    ///
+    /// # Errors
+    /// What was refused, or failed.
+    pub async fn wait(self) -> Result<Served, Problem> {
+        match self {
+            Answering::Now(answer) => answer,
+            Answering::Later(answer) => answer.await,
+        }
+    }
 }
 
 /// What was decided on admitted claims.
@@ -366,7 +409,7 @@ pub trait Resource: Send + Sync {
     fn quarantined(&self, limit: usize) -> Vec<FenceInfo>;
 
     /// Answers a request, judging the token that it presents.
-    fn call(&self, call: Call) -> Boxed<'_, Result<Served, Problem>>;
+    fn call(&self, call: Call) -> Answering<'_>;
 
     /// Judges a claim and raises the mark, without writing. Where the guarantee is *drained*, it returns when the advance has
     /// completed: no older write can be applied any more.

@@ -10,6 +10,8 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::header::EXPECT;
 use hyper::{Request, Version};
 
+use super::turn;
+
 /// Most bytes that are taken in although nobody reads them.
 const REST_BYTES_MAX: usize = 256 * 1024;
 /// How long that may take.
@@ -47,6 +49,16 @@ impl Received {
         self.size_hint().lower() <= REST_BYTES_MAX as u64
     }
 
+    /// The next frame. Whoever reads the connection is woken where there may be more.
+    fn next(body: &mut Incoming, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        turn::hushed(|| {
+            let frame = Pin::new(&mut *body).poll_frame(cx);
+            // By the length that was announced: then all of it has been read from the connection before.
+            let is_last = frame.is_ready() && body.is_end_stream();
+            (frame, !is_last)
+        })
+    }
+
     fn body(&self) -> &Incoming {
         self.body.as_ref().expect("it is there until it is dropped")
     }
@@ -57,7 +69,7 @@ impl Body for Received {
     type Error = hyper::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        Pin::new(self.body.as_mut().expect("it is there until it is dropped")).poll_frame(cx)
+        Received::next(self.body.as_mut().expect("it is there until it is dropped"), cx)
     }
 
     fn is_end_stream(&self) -> bool {
@@ -79,7 +91,7 @@ impl Drop for Received {
         // Mostly all of it came with the head, and no task is needed for it.
         let mut cx = Context::from_waker(Waker::noop());
         while !body.is_end_stream() {
-            match Pin::new(&mut body).poll_frame(&mut cx) {
+            match Received::next(&mut body, &mut cx) {
                 // Each look takes in a piece, which is at most as large as what hyper reads at once.
                 Poll::Ready(Some(Ok(_))) => {}
                 Poll::Ready(_) => return,

@@ -49,10 +49,20 @@ pub struct Refusals {
 
 #[derive(Debug, Default)]
 struct Counts {
+    /// The last one, who mostly comes again: not added to the others yet.
+    last: Option<(Presenter, Knocks)>,
     /// Not told to anybody yet.
     fresh: HashMap<Presenter, Knocks>,
     /// Told, but not written yet.
     pending: HashMap<Presenter, Knocks>,
+}
+
+impl Counts {
+    fn settle(&mut self) {
+        if let Some((presenter, knocks)) = self.last.take() {
+            add(&mut self.fresh, presenter, knocks);
+        }
+    }
 }
 
 fn add(counts: &mut HashMap<Presenter, Knocks>, presenter: Presenter, knocks: Knocks) {
@@ -93,12 +103,23 @@ impl Refusals {
     /// Counts one that wasn't refused by a mark.
     pub fn count_presenter(&self, presenter: Presenter) {
         let at = now_ms();
-        add(&mut self.lock().fresh, presenter, Knocks { count: 1, first_at_ms: at, last_at_ms: at });
+        let mut counts = self.lock();
+        match &mut counts.last {
+            Some((last, knocks)) if *last == presenter => {
+                knocks.count += 1;
+                knocks.last_at_ms = knocks.last_at_ms.max(at);
+            }
+            _ => {
+                counts.settle();
+                counts.last = Some((presenter, Knocks { count: 1, first_at_ms: at, last_at_ms: at }));
+            }
+        }
     }
 
     /// What was counted since the last call, for telling it. It stays to be written.
     pub fn fresh(&self) -> Vec<(Presenter, Knocks)> {
         let mut counts = self.lock();
+        counts.settle();
         let fresh: Vec<_> = counts.fresh.drain().collect();
         fresh.iter().for_each(|(presenter, knocks)| add(&mut counts.pending, presenter.clone(), *knocks));
         fresh
@@ -106,7 +127,8 @@ impl Refusals {
 
     /// What was counted for one fence and is not in the database yet.
     pub fn unwritten(&self, fence: &str) -> Vec<(Presenter, Knocks)> {
-        let counts = self.lock();
+        let mut counts = self.lock();
+        counts.settle();
         let mut all = counts.pending.clone();
         counts.fresh.iter().for_each(|(presenter, knocks)| add(&mut all, presenter.clone(), *knocks));
         all.into_iter().filter(|(presenter, _)| presenter.fence.as_str() == fence).collect()

@@ -1,19 +1,21 @@
 //! The data listener: resources at their mount points, and the reserved paths under `/-/`.
 
-use std::sync::atomic::Ordering;
-
+use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
-use hyper::header::{CONNECTION, HOST, HeaderName, HeaderValue};
+use hyper::header::{CONNECTION, HeaderValue};
+use hyper::upgrade::OnUpgrade;
 use hyper::{Method, Request, Response, StatusCode, Version};
 use percent_encoding::percent_decode_str;
 use serde_json::json;
 
 use crate::fence::{Claim, FenceName};
 use crate::problem::{Kind, Problem};
-use crate::resource::{Body, Call, Judged, Quarantined, Received, Resource, headers};
+use crate::resource::{Answering, Body, Boxed, Call, Judged, Quarantined, Received, Resource, Served, headers};
 
 use super::respond::{self, Answer, Style};
 use super::{Gate, elections};
@@ -22,32 +24,59 @@ use crate::headers::{FENCING_HIGHEST, FENCING_VERDICT};
 /// Largest body on the reserved paths, in bytes.
 const BODY_BYTES_MAX: usize = 64 * 1024;
 
-/// `Proxy-Status` (RFC 9209), on whatever the gate answers in an upstream's place.
-const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 /// Most mount points that one is told of who asks for something else.
 const MOUNTS_TOLD_MAX: usize = 20;
 
-/// Answers one request.
-pub async fn handle(gate: &Gate, request: Request<Incoming>, peer: SocketAddr) -> Response<Body> {
-    let path = request.uri().path();
-    if path == "/-" || path.starts_with("/-/") {
-        // Large and rare: not in every request's future.
-        let answer = Box::pin(reserved(gate, request)).await;
-        return answer.unwrap_or_else(|problem| respond::problem(&problem, Style::Problem)).map(Body::Whole);
-    }
-    let Some((index, below)) = mounted(gate, path) else {
-        return nothing_here(gate, path);
-    };
-    let below = below.to_owned();
-    to_resource(gate, index, below, request, peer).await
+/// What is to be done for a request.
+#[allow(clippy::large_enum_variant, reason = "it is looked at once, where it is made")]
+enum Route<'a> {
+    /// Nothing more: here is its answer.
+    Done(Response<Body>),
+    /// The resource of this number is about to answer. True where the connection has to end if it refuses.
+    Resource(usize, bool, Boxed<'a, Result<Served, Problem>>),
+    /// The gate itself has to.
+    Reserved(Request<Incoming>),
 }
 
-/// The mount point that a path is below, and the path below it.
-fn mounted<'a>(gate: &Gate, path: &'a str) -> Option<(usize, &'a str)> {
+/// Answers one request.
+///
+/// # Errors
+/// None.
+pub async fn handle(
+    gate: Arc<Gate>,
+    request: Request<Incoming>,
+    peer: SocketAddr,
+) -> Result<Response<Body>, Infallible> {
+    Ok(match route(&gate, request, peer) {
+        Route::Done(answer) => answer,
+        Route::Resource(index, ends_connection, served) => told(&gate, index, served.await, ends_connection),
+        Route::Reserved(request) => {
+            // Large and rare: not in every request's future.
+            let answer = Box::pin(reserved(&gate, request)).await;
+            answer.unwrap_or_else(|problem| respond::problem(&problem, Style::Problem)).map(Body::Whole)
+        }
+    })
+}
+
+fn route(gate: &Gate, request: Request<Incoming>, peer: SocketAddr) -> Route<'_> {
+    let path = request.uri().path();
+    if path == "/-" || path.starts_with("/-/") {
+        return Route::Reserved(request);
+    }
+    let Some((index, below)) = mounted(gate, path) else { return Route::Done(nothing_here(gate, path)) };
+    let call = call(below, request, peer);
+    let ends_connection = call.version == Version::HTTP_11 && call.body.ends_connection();
+    match gate.mounts[index].resource.call(call) {
+        Answering::Now(served) => Route::Done(told(gate, index, served, ends_connection)),
+        Answering::Later(served) => Route::Resource(index, ends_connection, served),
+    }
+}
+
+/// The mount point that a path is below, and where in the path that below it begins.
+fn mounted(gate: &Gate, path: &str) -> Option<(usize, usize)> {
     gate.mounts.iter().enumerate().find_map(|(index, mount)| {
         let below = if mount.path == "/" { path } else { path.strip_prefix(mount.path.as_str())? };
-        let below = if below.is_empty() { "/" } else { below };
-        below.starts_with('/').then_some((index, below))
+        (below.is_empty() || below.starts_with('/')).then_some((index, path.len() - below.len()))
     })
 }
 
@@ -67,38 +96,19 @@ fn nothing_here(gate: &Gate, path: &str) -> Response<Body> {
         .map(Body::Whole)
 }
 
-/// What a resource is told of a request.
-fn call(path: String, mut request: Request<Incoming>, peer: SocketAddr) -> Call {
-    // HTTP/1.1 offers its connection by a header, HTTP/2 by a method; else there is nothing to wait for.
-    let offers = request.headers().contains_key(hyper::header::UPGRADE) || request.method() == Method::CONNECT;
-    let upgrade = offers.then(|| hyper::upgrade::on(&mut request));
-    let (parts, body) = Received::split(request);
-    let named = parts.headers.get(HOST).and_then(|host| host.to_str().ok());
-    let authority = parts.uri.authority().map(|authority| authority.as_str()).or(named).map(str::to_owned);
-    Call {
-        method: parts.method,
-        path,
-        query: parts.uri.query().map(str::to_owned),
-        version: parts.version,
-        headers: parts.headers,
-        authority,
-        peer,
-        body,
-        upgrade,
-    }
+/// What a resource is told of a request, `below` being where in its path that below the mount point begins.
+fn call(below: usize, request: Request<Incoming>, peer: SocketAddr) -> Call {
+    let (mut parts, body) = Received::split(request);
+    // hyper puts it there where the client's connection can become something else.
+    let upgrade = parts.extensions.remove::<OnUpgrade>();
+    let hyper::http::request::Parts { method, uri, version, headers, .. } = parts;
+    Call { method, uri, below, version, headers, peer, body, upgrade }
 }
 
-async fn to_resource(
-    gate: &Gate,
-    index: usize,
-    path: String,
-    request: Request<Incoming>,
-    peer: SocketAddr,
-) -> Response<Body> {
+/// What a client is told of what a resource says.
+fn told(gate: &Gate, index: usize, served: Result<Served, Problem>, ends_connection: bool) -> Response<Body> {
     let (resource, counters) = (&gate.mounts[index].resource, &gate.counters[index]);
-    let call = call(path, request, peer);
-    let ends_connection = call.version == Version::HTTP_11 && call.body.ends_connection();
-    match resource.call(call).await {
+    match served {
         Ok(served) => {
             counters.served(served.judged.as_ref().map(|judged| judged.verdict));
             let mut answer = served.response;
@@ -125,11 +135,7 @@ fn refused(resource: &dyn Resource, problem: &Problem) -> Answer {
     if resource.kind() == "sqlite" {
         return respond::problem(problem, Style::Sql);
     }
-    let mut answer = respond::problem(problem, Style::Problem);
-    let error = problem.proxy_error.unwrap_or(problem.kind.proxy_error());
-    let status = format!("fencegate; error={error}; details=\"{}\"", problem.kind.row().code);
-    answer.headers_mut().insert(PROXY_STATUS, HeaderValue::try_from(status).expect("visible ASCII"));
-    answer
+    respond::upstream_problem(problem)
 }
 
 /// A refusal that names no fence is about the one that a bare token speaks for: its mark is told, too.
@@ -259,7 +265,7 @@ async fn claim(gate: &Gate, name: &str, request: &Request<Incoming>) -> Result<A
             "verdict": claimed.verdict.as_str(),
         }),
     );
-    put_verdict(&mut answer, &Judged { verdict: claimed.verdict, claims: std::sync::Arc::new([claim]) });
+    put_verdict(&mut answer, &Judged { verdict: claimed.verdict, claims: Arc::new([claim]) });
     Ok(answer)
 }
 

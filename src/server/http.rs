@@ -1,10 +1,11 @@
 //! Accepting connections and speaking HTTP/1.1 and HTTP/2 on them, with limits.
 
 use std::convert::Infallible;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::net::{SocketAddr, TcpListener};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use hyper::body::{Body, Incoming};
@@ -17,6 +18,9 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
 use crate::resource::BodyError;
+use crate::resource::turn::Turn;
+
+use super::head_time::HeadTime;
 
 /// Largest head of a request: request line and headers, in bytes. Larger ones are answered 431.
 const HEAD_BYTES_MAX: u32 = 64 * 1024;
@@ -53,7 +57,7 @@ pub async fn accept<S, F, B>(
 ) -> std::io::Result<()>
 where
     S: Fn(Request<Incoming>, SocketAddr) -> F + Clone + Send + Sync + 'static,
-    F: Future<Output = Response<B>> + Send + 'static,
+    F: Future<Output = Result<Response<B>, Infallible>> + Send + 'static,
     B: Body + Send + 'static,
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -101,17 +105,14 @@ async fn connection<S, F, B>(
     serve: S,
 ) where
     S: Fn(Request<Incoming>, SocketAddr) -> F + Send + Sync + 'static,
-    F: Future<Output = Response<B>> + Send + 'static,
+    F: Future<Output = Result<Response<B>, Infallible>> + Send + 'static,
     B: Body + Send + 'static,
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     // An answer is one write; waiting for more to send along only delays it.
     let _ = stream.set_nodelay(true);
-    let service = service_fn(|request| {
-        let response = serve(request, peer);
-        async move { Ok::<_, Infallible>(response.await) }
-    });
+    let service = service_fn(|request| serve(request, peer));
     let result = match speaks_http2(&stream, header_time).await {
         Err(error) => Err(error.into()),
         Ok(true) => {
@@ -119,13 +120,14 @@ async fn connection<S, F, B>(
             builder.timer(TokioTimer::new()).max_header_list_size(HEAD_BYTES_MAX).max_concurrent_streams(STREAMS_MAX);
             builder.keep_alive_interval(PING_EVERY).keep_alive_timeout(PING_TIME);
             let connection = builder.serve_connection(TokioIo::new(stream), service);
-            see_through(connection, &mut stopping, |connection| connection.graceful_shutdown()).await
+            see_through(connection, false, &mut stopping, |connection| connection.graceful_shutdown()).await
         }
         Ok(false) => {
             let mut builder = http1::Builder::new();
-            builder.timer(TokioTimer::new()).header_read_timeout(header_time).max_buf_size(HEAD_BYTES_MAX as usize);
+            builder.timer(HeadTime::new(header_time)).header_read_timeout(header_time);
+            builder.max_buf_size(HEAD_BYTES_MAX as usize);
             let connection = builder.serve_connection(TokioIo::new(stream), service).with_upgrades();
-            see_through(connection, &mut stopping, |connection| connection.graceful_shutdown()).await
+            see_through(connection, true, &mut stopping, |connection| connection.graceful_shutdown()).await
         }
     };
     if let Err(error) = result {
@@ -134,8 +136,11 @@ async fn connection<S, F, B>(
 }
 
 /// Serves a connection to its end; once the gate stops, only what is in work on it, as `finish` asks of it.
+///
+/// `is_http1`: it has all of its requests in this task, so that it needs no waking for the end of a body ([`Turn`]).
 async fn see_through<C>(
     connection: C,
+    is_http1: bool,
     stopping: &mut watch::Receiver<bool>,
     finish: fn(Pin<&mut C>),
 ) -> Result<(), BodyError>
@@ -143,10 +148,25 @@ where
     C: Future<Output = hyper::Result<()>>,
 {
     tokio::pin!(connection);
-    let result = tokio::select! {
-        biased;
-        result = &mut connection => result,
-        () = stopped(stopping) => {
+    let heard = stopping.clone();
+    let mut stopped = pin!(stopped(stopping));
+    let (mut asker, mut turn): (Option<Waker>, Option<Waker>) = (None, None);
+    let result = poll_fn(|cx| {
+        let waker = if is_http1 { turn.get_or_insert_with(|| Turn::waker(cx)) } else { cx.waker() };
+        if let Poll::Ready(result) = connection.as_mut().poll(&mut Context::from_waker(waker)) {
+            return Poll::Ready(Some(result));
+        }
+        // Once asked, it wakes whoever asked: to ask again each time that something comes would be for nothing.
+        if asker.as_ref().is_some_and(|asker| asker.will_wake(cx.waker())) && heard.has_changed().is_ok_and(|has| !has)
+        {
+            return Poll::Pending;
+        }
+        asker = Some(cx.waker().clone());
+        stopped.as_mut().poll(cx).map(|()| None)
+    });
+    let result = match result.await {
+        Some(result) => result,
+        None => {
             finish(connection.as_mut());
             connection.await
         }

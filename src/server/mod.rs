@@ -25,6 +25,7 @@ pub mod console;
 pub mod data;
 pub mod elections;
 pub mod events;
+mod head_time;
 pub mod http;
 pub mod listing;
 pub mod metrics;
@@ -285,10 +286,7 @@ fn worker(
     let gate = Arc::clone(gate);
     runtime.block_on(async move {
         tokio::spawn(tick());
-        let serve = move |request, peer| {
-            let gate = Arc::clone(&gate);
-            async move { data::handle(&gate, request, peer).await }
-        };
+        let serve = move |request, peer| data::handle(Arc::clone(&gate), request, peer);
         http::accept(listener, settings, stopping, drain, serve).await
     })
 }
@@ -316,7 +314,7 @@ impl Gate {
         let gate = Arc::clone(self);
         let serve = move |request, _peer| {
             let gate = Arc::clone(&gate);
-            async move { admin::handle(&gate, request).await }
+            async move { Ok(admin::handle(&gate, request).await) }
         };
         // The admin listener stays until the end: that is where one sees the gate drain.
         let (end, ending) = watch::channel(false);

@@ -1,13 +1,15 @@
 //! The one place where an outcome becomes an HTTP response.
 
+use std::cell::RefCell;
+
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use hyper::header::{ALLOW, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use hyper::{Response, StatusCode};
 
 use crate::fence::{Token, Verdict};
 use crate::headers::{FENCING_HIGHEST, FENCING_VERDICT};
-use crate::problem::Problem;
+use crate::problem::{Kind, Problem};
 
 /// A response whose body is in memory.
 pub type Answer = Response<Full<Bytes>>;
@@ -21,52 +23,127 @@ pub enum Style {
     Sql,
 }
 
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
+
 /// A JSON answer.
 pub fn json(status: StatusCode, body: &impl serde::Serialize) -> Answer {
     let body = serde_json::to_vec(body).expect("our own answers have string keys and no failing values");
     let mut answer = Response::new(Full::new(Bytes::from(body)));
     *answer.status_mut() = status;
-    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    answer.headers_mut().insert(CONTENT_TYPE, JSON);
     answer
 }
 
-/// A problem as JSON: RFC 9457, and what libSQL drivers read.
-#[derive(serde::Serialize)]
-struct Told<'a> {
-    applied: &'static str,
-    code: &'static str,
-    detail: &'a str,
-    fence: Option<&'a str>,
-    highest: Option<Token>,
-    message: std::fmt::Arguments<'a>,
-    presented: Option<Token>,
-    status: u16,
-    title: &'static str,
-    #[serde(rename = "type")]
-    kind: String,
+/// A text as JSON has it.
+fn quote(to: &mut Vec<u8>, text: &str) {
+    to.push(b'"');
+    push_escaped(to, text);
+    to.push(b'"');
+}
+
+fn push_escaped(to: &mut Vec<u8>, text: &str) {
+    // Without stopping at the first such byte: so it is looked at in many at once.
+    if text.bytes().fold(true, |is_plain, byte| is_plain & (byte >= b' ') & (byte != b'"') & (byte != b'\\')) {
+        return to.extend_from_slice(text.as_bytes());
+    }
+    let quoted = serde_json::to_vec(text).expect("any text can be a JSON string");
+    to.extend_from_slice(&quoted[1..quoted.len() - 1]);
+}
+
+/// A problem as JSON: RFC 9457, and what libSQL drivers read. Written member by member: a flood of stale writes is answered with
+/// these, and a general serializer takes longer for one than the judging of the token.
+fn render(problem: &Problem) -> Vec<u8> {
+    let row = problem.kind.row();
+    let mut to = Vec::with_capacity(384 + 2 * problem.detail.len());
+    let text = |to: &mut Vec<u8>, name: &str, value: Option<&str>| {
+        to.extend_from_slice(name.as_bytes());
+        match value {
+            Some(value) => quote(to, value),
+            None => to.extend_from_slice(b"null"),
+        }
+    };
+    let token = |to: &mut Vec<u8>, name: &str, value: Option<Token>| match value {
+        Some(value) => text(to, name, Some(value.digits().as_str())),
+        None => text(to, name, None),
+    };
+    text(&mut to, "{\"applied\":", Some(problem.kind.applied()));
+    text(&mut to, ",\"code\":", Some(row.code));
+    text(&mut to, ",\"detail\":", Some(&problem.detail));
+    text(&mut to, ",\"fence\":", problem.fence.as_deref());
+    token(&mut to, ",\"highest\":", problem.highest);
+    to.extend_from_slice(b",\"message\":\"");
+    push_escaped(&mut to, row.title);
+    to.extend_from_slice(b": ");
+    push_escaped(&mut to, &problem.detail);
+    to.push(b'"');
+    token(&mut to, ",\"presented\":", problem.presented);
+    to.extend_from_slice(b",\"status\":");
+    to.extend_from_slice(StatusCode::from_u16(row.status).unwrap_or_default().as_str().as_bytes());
+    text(&mut to, ",\"title\":", Some(row.title));
+    to.extend_from_slice(b",\"type\":\"urn:fencegate:");
+    to.extend(row.code.bytes().map(|byte| if byte == b'_' { b'-' } else { byte.to_ascii_lowercase() }));
+    to.extend_from_slice(b"\"}");
+    to
+}
+
+/// How many headers an answer of the gate's own has at most, about.
+const HEADERS: usize = 8;
+
+/// `Proxy-Status` (RFC 9209), on whatever the gate answers in an upstream's place.
+const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
+
+/// What a problem is told in.
+#[derive(Clone)]
+struct Words {
+    body: Bytes,
+    proxy_status: HeaderValue,
+}
+
+impl Words {
+    fn of(problem: &Problem) -> Words {
+        let error = problem.proxy_error.unwrap_or(problem.kind.proxy_error());
+        let status = ["fencegate; error=", error, "; details=\"", problem.kind.row().code, "\""].concat();
+        let proxy_status = HeaderValue::try_from(status).expect("visible ASCII");
+        Words { body: render(problem).into(), proxy_status }
+    }
+}
+
+thread_local! {
+    /// The last stale write that was refused on this thread: whoever floods the gate with them is mostly refused in the same words.
+    static LAST: RefCell<Option<(Problem, Words)>> = const { RefCell::new(None) };
+}
+
+/// A problem of a request to an upstream, as a response.
+pub fn upstream_problem(problem: &Problem) -> Answer {
+    let words = match problem.kind {
+        Kind::StaleToken => LAST.with_borrow_mut(|last| match last {
+            Some((known, words)) if *known == *problem => words.clone(),
+            _ => last.insert((problem.clone(), Words::of(problem))).1.clone(),
+        }),
+        _ => Words::of(problem),
+    };
+    let mut answer = told(problem, Style::Problem, words.body);
+    answer.headers_mut().insert(PROXY_STATUS, words.proxy_status);
+    answer
 }
 
 /// A problem as a response: an RFC 9457 body with `code`, `message`, `fence`, `presented`, `highest`, `applied`.
 pub fn problem(problem: &Problem, style: Style) -> Answer {
+    told(problem, style, render(problem).into())
+}
+
+fn told(problem: &Problem, style: Style, body: Bytes) -> Answer {
     let row = problem.kind.row();
-    let body = Told {
-        applied: problem.kind.applied(),
-        code: row.code,
-        detail: &problem.detail,
-        fence: problem.fence.as_deref(),
-        highest: problem.highest,
-        message: format_args!("{}: {}", row.title, problem.detail),
-        presented: problem.presented,
-        status: row.status,
-        title: row.title,
-        kind: format!("urn:fencegate:{}", row.code.to_ascii_lowercase().replace('_', "-")),
-    };
-    let status = StatusCode::from_u16(row.status).expect("the table has only real statuses");
-    let mut answer = json(status, &body);
+    let mut answer = Response::new(Full::new(body));
+    *answer.status_mut() = StatusCode::from_u16(row.status).expect("the table has only real statuses");
+    *answer.headers_mut() = HeaderMap::with_capacity(HEADERS);
     let headers = answer.headers_mut();
-    if style == Style::Problem {
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-    }
+    let media_type = match style {
+        Style::Problem => PROBLEM_JSON,
+        Style::Sql => JSON,
+    };
+    headers.insert(CONTENT_TYPE, media_type);
     if let Some(verdict) = row.verdict.or(problem.verdict.map(Verdict::as_str)) {
         headers.insert(FENCING_VERDICT, HeaderValue::from_static(verdict));
         if let Some(highest) = problem.highest {
@@ -88,4 +165,45 @@ pub fn problem(problem: &Problem, style: Style) -> Answer {
 pub fn timestamp(ms: i64) -> String {
     let since = std::time::Duration::from_millis(u64::try_from(ms).unwrap_or(0));
     humantime::format_rfc3339_millis(std::time::SystemTime::UNIX_EPOCH + since).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_problem_is_json_whatever_it_says() {
+        let token = |number| Token::new(number).ok();
+        for (detail, fence, presented, highest) in [
+            ("token 6 is lower than 7", Some("stock/1"), token(6), token(7)),
+            ("\"quoted\" \\ and \n\u{1} and \u{fe}\u{2028}", None, None, None),
+            ("", None, Some(Token::MAX), Some(Token::MIN)),
+        ] {
+            let problem = Problem {
+                fence: fence.map(|fence| fence.parse().expect("a name")),
+                presented,
+                highest,
+                retry_after: Some(Duration::from_secs(1)),
+                ..Problem::new(Kind::StaleToken, detail)
+            };
+            let read: serde_json::Value = serde_json::from_slice(&render(&problem)).expect("JSON");
+            let expected = json!({
+                "applied": "no",
+                "code": "STALE_TOKEN",
+                "detail": detail,
+                "fence": fence,
+                "highest": highest.map(|token| token.to_string()),
+                "message": format!("You've been replaced: {detail}"),
+                "presented": presented.map(|token| token.to_string()),
+                "status": 412,
+                "title": "You've been replaced",
+                "type": "urn:fencegate:stale-token",
+            });
+            assert_eq!(read, expected);
+        }
+    }
 }

@@ -1,5 +1,7 @@
 //! What the contract says of HTTP, seen from outside: headers, statuses, codes, reserved paths, the admin listener.
 
+use std::time::{Duration, Instant};
+
 use serde_json::{Value, json};
 
 use crate::process::{Answer, Client, Gate, JSON};
@@ -343,4 +345,53 @@ fn connections_have_their_number_and_their_time() {
         }
     };
     assert_eq!(slow.code(), "REQUEST_TIMEOUT");
+}
+
+#[test]
+fn every_head_has_its_time_whatever_came_before() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let config = dir.path().join("gate.toml");
+    let resource = "[[resource]]\nname = \"app\"\nkind = \"sqlite\"\nfile = \"app.db\"\n";
+    std::fs::write(&config, format!("{resource}[limits]\nheader_time = \"1s\"\n")).expect("written");
+    let gate = Gate::start(dir.path(), &["--config", config.to_str().expect("UTF-8")]);
+    // Of a connection that is only kept, and of one on which a part of a head has come.
+    for part in ["", "GET /-/healthz HTTP/1.1\r\nhost:"] {
+        let mut client = gate.client();
+        for _ in 0..3 {
+            assert_eq!(client.get("/-/healthz").status, 200);
+        }
+        let since = Instant::now();
+        client.send(part.as_bytes()).expect("sent");
+        client.read_answer().expect_err("it is closed");
+        let taken = since.elapsed();
+        assert!((Duration::from_millis(900)..Duration::from_secs(30)).contains(&taken), "{part:?}: {taken:?}");
+    }
+}
+
+#[test]
+fn bodies_of_every_kind_one_after_the_other() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let gate = Gate::start(dir.path(), &[]);
+    let mut client = gate.client();
+    let body = r#"{"requests":[{"type":"close"}]}"#;
+    // Whole, in two pieces, and in chunks; read by the resource, and refused before that.
+    for turn in 0..12 {
+        let (length, chunked) = (format!("content-length: {}", body.len()), "transfer-encoding: chunked".to_owned());
+        let framing = if turn % 3 == 2 { chunked } else { length };
+        let path = if turn % 2 == 0 { "/v3/pipeline" } else { "/nowhere" };
+        let head = format!("POST {path} HTTP/1.1\r\nhost: gate\r\n{framing}\r\n\r\n");
+        let (first, rest) = body.split_at(10);
+        let pieces = match turn % 3 {
+            0 => vec![head + body],
+            1 => vec![head + first, rest.to_owned()],
+            _ => vec![head, format!("{:x}\r\n{body}\r\n", body.len()), "0\r\n\r\n".to_owned()],
+        };
+        for piece in pieces {
+            client.send(piece.as_bytes()).expect("sent");
+            // The gate has seen so much of it when it has answered somebody else.
+            assert_eq!(gate.client().get("/-/healthz").status, 200);
+        }
+        let status = client.read_answer().expect("an answer").status;
+        assert_eq!(status, if turn % 2 == 0 { 200 } else { 404 }, "{turn}");
+    }
 }

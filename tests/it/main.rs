@@ -4,12 +4,15 @@
 //! starts what HTTP resources are in front of.
 #![allow(clippy::unwrap_used, reason = "a test that can't go on ends here")]
 
+#[cfg(target_os = "linux")]
+mod bench_command;
 mod cli;
 mod client;
 mod client_examples;
 mod client_http;
 mod console;
 mod coordinator;
+mod demo;
 mod drained;
 mod elections;
 mod etcd_gateway;

@@ -73,6 +73,20 @@ fn a_worker_that_was_paused_past_its_lease_is_told_and_writes_nothing() {
 }
 
 #[test]
+fn with_the_check_off_a_stale_transaction_goes_through_too() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("app.db");
+    let gate = Gate::start(dir.path(), &["--sqlite", file.to_str().expect("UTF-8"), "--fence", "app", "--no-enforce"]);
+    let mut client = gate.client();
+    assert_eq!(client.sql(Some("6"), &["CREATE TABLE t (who TEXT)"]).status, 200);
+    let sequence = json!([{ "type": "sequence", "sql": "BEGIN IMMEDIATE; INSERT INTO t VALUES ('five'); COMMIT" }]);
+    let answer = client.pipeline(Some("5"), None, &sequence).expect("the gate answers");
+    assert_eq!((answer.status, answer.json()["results"][0]["type"].as_str()), (200, Some("ok")), "{answer:?}");
+    let count = client.sql(None, &["SELECT count(*) FROM t"]).json();
+    assert_eq!(count["results"][0]["response"]["result"]["rows"][0][0]["value"], "1");
+}
+
+#[test]
 fn with_the_check_off_the_same_worker_writes_over_its_successor() {
     let dir = tempfile::tempdir().expect("a directory");
     let (rows, status, _) = story(dir.path(), &["--no-enforce"]);

@@ -19,6 +19,17 @@ pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
+/// All processes that have this variable in the environment that they were started with: `NAME=VALUE`.
+pub fn with_variable(variable: &str) -> Vec<rustix::process::Pid> {
+    let pids = std::fs::read_dir("/proc").expect("it can be listed").flatten();
+    let pids = pids.filter_map(|entry| rustix::process::Pid::from_raw(entry.file_name().to_str()?.parse().ok()?));
+    let is_one = |pid: &rustix::process::Pid| {
+        let environ = std::fs::read(format!("/proc/{}/environ", pid.as_raw_nonzero())).unwrap_or_default();
+        environ.split(|byte| *byte == 0).any(|own| own == variable.as_bytes())
+    };
+    pids.filter(is_one).collect()
+}
+
 /// A running gate. Killed when dropped.
 pub struct Gate {
     child: Child,
@@ -192,7 +203,12 @@ impl Client {
         stream.set_nodelay(true)?;
         // A test that waits longer than this for one answer has found a hang. Longer than what a test has the gate wait for.
         stream.set_read_timeout(Some(2 * LONG))?;
-        Ok(Client { stream: BufReader::new(stream) })
+        Ok(Client::over(stream))
+    }
+
+    /// Over a connection that is there already.
+    pub fn over(stream: TcpStream) -> Client {
+        Client { stream: BufReader::new(stream) }
     }
 
     /// Sends bytes as they are.

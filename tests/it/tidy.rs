@@ -173,6 +173,24 @@ fn migrations_are_numbered() {
 }
 
 #[test]
+fn every_example_is_shown_and_run() {
+    let pages: String = files(&["README.md", "docs"], ".md").into_iter().map(|(_, text)| text).collect();
+    let tests: String = files(&["tests", "src"], "").into_iter().map(|(_, text)| text).collect();
+    let mut wrong = Vec::new();
+    for (path, _) in files(&["examples"], "") {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        // By its path, or as the tests name programs that cargo builds.
+        let is_run = tests.contains(&path.display().to_string())
+            || (name.ends_with(".rs") && tests.contains(&format!("Example::start(\"{stem}\"")));
+        if !pages.contains(&path.display().to_string()) || !is_run {
+            wrong.push(path.display().to_string());
+        }
+    }
+    report("an example is shown in README.md or docs/, and run by a test", &wrong);
+}
+
+#[test]
 fn every_page_is_linked_from_the_readme() {
     let readme = &files(&["README.md"], ".md")[0].1;
     let wrong: Vec<String> = files(&["docs"], ".md")

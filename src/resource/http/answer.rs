@@ -35,19 +35,16 @@ fn unknown(kind: Kind, why: impl Into<String>, error: &'static str) -> Problem {
 }
 
 impl Http {
-    /// A connection for a request, and whether it is a new one.
-    pub(super) async fn connection(
-        &self,
-        outgoing: &Outgoing<'_>,
-        write: &Unsent,
-        reuse: bool,
-    ) -> Result<(Connection, bool), Problem> {
+    /// An unused connection for a request.
+    pub(super) fn unused(&self, outgoing: &Outgoing) -> Option<Connection> {
+        self.pool.take(outgoing.asked.upgrade.is_some())
+    }
+
+    /// A new connection for a request.
+    pub(super) async fn fresh(&self, outgoing: &Outgoing, write: &Unsent) -> Result<Connection, Problem> {
         let only_http1 = outgoing.asked.upgrade.is_some();
         if only_http1 && self.upstream().protocol == super::upstream::Protocol::Http2 {
             return Err(Problem::new(Kind::NotImplemented, "this upstream speaks HTTP/2: nothing is upgraded there"));
-        }
-        if reuse && let Some(connection) = self.pool.take(only_http1) {
-            return Ok((connection, false));
         }
         let replaced = async {
             match &write.0 {
@@ -62,7 +59,7 @@ impl Http {
             dialled = self.pool.dial(only_http1) => dialled,
         };
         match dialled {
-            Ok(connection) => Ok((connection, true)),
+            Ok(connection) => Ok(connection),
             Err(NoConnection::Unreachable(Unreachable { why, error })) => {
                 // Where it is concerns its operators, not its clients.
                 self.complain(&why);
@@ -76,7 +73,7 @@ impl Http {
         }
     }
 
-    fn replaced(&self, outgoing: &Outgoing<'_>) -> Problem {
+    fn replaced(&self, outgoing: &Outgoing) -> Problem {
         let why = "a newer token has taken the fence while this write waited for a connection; nothing was sent";
         let problem = Problem::new(Kind::StaleToken, why);
         self.overtaken(problem, outgoing.claim())
@@ -114,25 +111,34 @@ impl Http {
         problem
     }
 
-    /// The answer to the client, once there is a head.
+    /// The answer to a read, or the change to another protocol, once there is a head.
+    pub(super) fn answer_at_once(
+        &self,
+        exchange: Exchange,
+        head: Head,
+        outgoing: Outgoing,
+    ) -> Result<Response<Body>, Problem> {
+        if head.status == StatusCode::SWITCHING_PROTOCOLS {
+            return self.switch(exchange, head, outgoing);
+        }
+        // While the request is still being sent, that must not wait for a client that doesn't read.
+        let body = if exchange.is_sent() { exchange.into_read().map(read) } else { Some(long(exchange, Vec::new())) };
+        Ok(pass_on(head).map(|()| body.unwrap_or_else(|| Body::Whole(Full::default()))))
+    }
+
+    /// The answer to a write, once there is a head. `whole`: its body, where all of it was taken.
     pub(super) async fn answer(
         &self,
         mut exchange: Exchange,
         head: Head,
-        outgoing: Outgoing<'_>,
-        asked_in: Version,
+        whole: Option<Bytes>,
+        outgoing: Outgoing,
     ) -> Result<Response<Body>, Problem> {
-        if head.status == StatusCode::SWITCHING_PROTOCOLS {
-            return self.switch(exchange, head, outgoing, asked_in);
-        }
-        let response = pass_on(head);
-        if !exchange.is_write() {
-            // While the request is still being sent, that must not wait for a client that doesn't read.
-            let body =
-                if exchange.is_sent() { exchange.into_read().map(read) } else { Some(long(exchange, Vec::new())) };
-            return Ok(response.map(|()| body.unwrap_or_else(|| Body::Whole(Full::default()))));
-        }
-        let body = match exchange.take_small(self.limits.collect_bytes).await {
+        let taken = match whole {
+            Some(whole) => Ok(Taken::Whole(whole, None)),
+            None => exchange.take_small(self.limits.collect_bytes).await,
+        };
+        let body = match taken {
             Ok(Taken::Whole(data, trailers)) => {
                 exchange.end().await;
                 match trailers {
@@ -143,22 +149,16 @@ impl Http {
             Ok(Taken::Part(first)) => long(exchange, first),
             Err(failure) => return Err(self.failed(exchange, failure, outgoing.claim())),
         };
-        Ok(response.map(|()| body))
+        Ok(pass_on(head).map(|()| body))
     }
 
     /// The upstream changes the protocol.
-    fn switch(
-        &self,
-        mut exchange: Exchange,
-        head: Head,
-        outgoing: Outgoing<'_>,
-        asked_in: Version,
-    ) -> Result<Response<Body>, Problem> {
+    fn switch(&self, mut exchange: Exchange, head: Head, outgoing: Outgoing) -> Result<Response<Body>, Problem> {
         let chosen = head.upgrade.as_ref();
         let is_same =
             |asked: &HeaderValue| chosen.is_none_or(|chosen| asked.as_bytes().eq_ignore_ascii_case(chosen.as_bytes()));
         let protocol = outgoing.asked.upgrade.filter(is_same).filter(|_| exchange.is_sent());
-        let (Some(client), Some(protocol), Version::HTTP_11) = (outgoing.upgrade, protocol, asked_in) else {
+        let (Some(client), Some(protocol), Version::HTTP_11) = (outgoing.upgrade, protocol, outgoing.version) else {
             exchange.fail();
             let why = "the upstream changes to a protocol that nobody asked for, or before it has the request";
             return Err(unknown(Kind::OutcomeUnknown, why, "http_upgrade_failed"));
@@ -176,7 +176,7 @@ impl Http {
 }
 
 /// What of an answer's head goes to the client. The version is that of the client's connection.
-fn pass_on(head: Head) -> Response<()> {
+pub(super) fn pass_on(head: Head) -> Response<()> {
     let Head { status, version, reason, mut headers, seen, .. } = head;
     head::answer(&mut headers, seen, version);
     let mut response = Response::new(());

@@ -1,6 +1,8 @@
 //! What a request asks of a fence, and what it is told.
 
+use std::future::poll_fn;
 use std::sync::atomic::Ordering;
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -32,7 +34,7 @@ pub struct Question<'a> {
 }
 
 /// What a fence says to a request.
-pub enum Said {
+pub enum Said<'a> {
     /// Go on. The mark's token is what was presented.
     Go(u32, Option<Pass>),
     /// No.
@@ -41,13 +43,41 @@ pub enum Said {
     Doubted(Option<Mark>),
     /// Its mark is being stored; ask again then.
     Stored(oneshot::Receiver<Result<bool, Problem>>, Store),
-    /// Ask again when this place is woken, at this moment at the latest.
-    Wait(u32, u32, Option<Moment>, bool),
+    /// Ask again when this place is woken, at this moment at the latest. True while a mark is being stored.
+    Wait(Waiter<'a>, Option<Moment>, bool),
+}
+
+/// A place among those who wait for a fence to change.
+pub struct Waiter<'a> {
+    /// Where the fence is.
+    pub shared: &'a Shared,
+    /// Its number.
+    pub id: u32,
+    /// The place.
+    pub place: u32,
+}
+
+impl Waiter<'_> {
+    /// Ends when the fence has changed since this place was taken.
+    pub async fn woken(&self) {
+        poll_fn(|cx| {
+            let mut entry = self.shared.lock(self.id);
+            let waiters = entry.waiters.as_mut().expect("it has a place, so that somebody waits");
+            if waiters.poll(self.place, cx) { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+    }
+}
+
+impl Drop for Waiter<'_> {
+    fn drop(&mut self) {
+        self.shared.lock(self.id).leave(self.place);
+    }
 }
 
 impl Shared {
     /// Asks the fence, and starts what it wants to have stored.
-    pub fn ask(&self, question: &Question<'_>) -> Said {
+    pub fn ask(&self, question: &Question<'_>) -> Said<'_> {
         let Question { scope, claim, purpose, failures, why, .. } = *question;
         let (id, mut entry) = match self.find(&claim.fence) {
             Some((_, entry)) if !self.owns(scope, &claim.fence, entry.home) => {
@@ -106,7 +136,8 @@ impl Shared {
             }
             Asked::Wait(until) => {
                 let is_storing = entry.has(Flag::Storing);
-                Said::Wait(id, entry.enter(), until, is_storing)
+                let place = entry.enter();
+                Said::Wait(Waiter { shared: self, id, place }, until, is_storing)
             }
             Asked::Quarantined(until) => {
                 let mark = entry.fence.mark().cloned();

@@ -13,6 +13,7 @@ use hyper::ext::ReasonPhrase;
 use hyper::header::{CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue};
 use hyper::{StatusCode, Version};
 
+use super::lines::{Header, Lines, NO_HEADER};
 use super::message::{Broken, Head};
 use super::seen::Seen;
 
@@ -44,6 +45,15 @@ enum Next {
     Nothing,
 }
 
+/// What is of use from one answer on a connection to the next.
+#[derive(Debug, Default)]
+pub struct Kept {
+    /// An empty map, whose memory is used for the headers.
+    pub room: HeaderMap,
+    /// What was read before.
+    pub lines: Lines,
+}
+
 /// Where in an answer one is.
 #[derive(Debug)]
 pub struct Decoder {
@@ -60,7 +70,7 @@ pub struct Decoder {
 fn malformed(error: httparse::Error) -> Broken {
     match error {
         httparse::Error::TooManyHeaders => Broken::HeadTooLarge,
-        _ => Broken::Protocol("what came is no answer of HTTP/1.1"),
+        _ => NO_HEADER,
     }
 }
 
@@ -77,11 +87,33 @@ impl Decoder {
         }
     }
 
-    /// The head, once all of it is there; then the body is next. Interim answers are skipped.
+    /// The head, once all of it is there; then the body is next. Interim answers are skipped. `kept`: what is of use
+    /// from one answer on a connection to the next.
     ///
     /// # Errors
     /// [`Broken`].
-    pub fn head(&mut self, from: &mut BytesMut) -> Result<Option<Head>, Broken> {
+    pub fn head(&mut self, from: &mut BytesMut, kept: &mut Kept) -> Result<Option<Head>, Broken> {
+        match self.plain_head(from, kept)? {
+            Some(head) => Ok(Some(head)),
+            None => self.any_head(from, kept),
+        }
+    }
+
+    /// The head, where it is of the usual form. Nothing for all others.
+    fn plain_head(&mut self, from: &mut BytesMut, kept: &mut Kept) -> Result<Option<Head>, Broken> {
+        let mut ends = [0; PLAIN_LINES_MAX];
+        let Some((status, lines)) = plain(from, &mut ends) else { return Ok(None) };
+        let len = ends[lines - 1];
+        if self.interim_bytes + len > self.head_bytes_max {
+            return Err(Broken::HeadTooLarge);
+        }
+        let said = Said::by_plain(from, &ends[..lines - 1], kept)?;
+        from.advance(len);
+        self.taken(status, Version::HTTP_11, None, said).map(Some)
+    }
+
+    /// The head, whatever form it has.
+    fn any_head(&mut self, from: &mut BytesMut, kept: &mut Kept) -> Result<Option<Head>, Broken> {
         while !from.is_empty() {
             let mut lines = [const { MaybeUninit::uninit() }; HEADERS_MAX];
             let mut answer = httparse::Response::new(&mut []);
@@ -102,12 +134,22 @@ impl Decoder {
             }
             let (status, version, reason) = status_line(&answer)?;
             let lines = Line::of_all(answer.headers, from);
-            let said = Said::by(&lines, &from.split_to(len).freeze())?;
-            self.next = self.body(status, version, &said)?;
-            let Said { headers, seen, upgrade, .. } = said;
-            return Ok(Some(Head { status, version, reason, headers, seen, upgrade }));
+            let said = Said::by(&lines, &from.split_to(len).freeze(), std::mem::take(&mut kept.room))?;
+            return self.taken(status, version, reason, said).map(Some);
         }
         Ok(None)
+    }
+
+    fn taken(
+        &mut self,
+        status: StatusCode,
+        version: Version,
+        reason: Option<ReasonPhrase>,
+        said: Said,
+    ) -> Result<Head, Broken> {
+        self.next = self.body(status, version, &said)?;
+        let Said { headers, seen, upgrade, .. } = said;
+        Ok(Head { status, version, reason, headers, seen, upgrade })
     }
 
     /// How the body is framed (RFC 9112, section 6.3).
@@ -247,6 +289,35 @@ fn status_line(answer: &httparse::Response<'_, '_>) -> Result<(StatusCode, Versi
     Ok((status, version, reason.and_then(|reason| ReasonPhrase::try_from(reason.as_bytes()).ok())))
 }
 
+/// Most lines of an answer's head that is read the plain way, with the empty one.
+const PLAIN_LINES_MAX: usize = 32;
+
+/// The status of an answer whose head is all there and of the usual form, and how many lines it has, which end at `ends`: of
+/// HTTP/1.1, a status and the words that belong to it, every line ending in CR and LF. What is in the other lines isn't looked at.
+/// All else, an interim answer also, is for a parser that knows every form.
+fn plain(from: &[u8], ends: &mut [usize; PLAIN_LINES_MAX]) -> Option<(StatusCode, usize)> {
+    let after = from.strip_prefix(b"HTTP/1.1 ")?;
+    let status = StatusCode::from_bytes(after.get(..3)?).ok().filter(|status| status.as_u16() >= 200)?;
+    let words = after[3..].strip_prefix(b" ")?.strip_prefix(status.canonical_reason()?.as_bytes())?;
+    if !words.starts_with(b"\r\n") {
+        return None;
+    }
+    let mut start = from.len() - words.len() + 2;
+    ends[0] = start;
+    for (before, end) in (1..).zip(&mut ends[1..]) {
+        let len = memchr::memchr(b'\n', &from[start..])?;
+        if len == 0 || from[start + len - 1] != b'\r' {
+            return None;
+        }
+        start += len + 1;
+        *end = start;
+        if len == 1 {
+            return Some((status, before + 1));
+        }
+    }
+    None
+}
+
 /// Where in a head a header's name and value are.
 #[derive(Debug, Clone, Copy)]
 struct Line {
@@ -269,7 +340,7 @@ impl Line {
         let value = HeaderValue::from_maybe_shared(within.slice(self.value.0..self.value.1));
         match (name, value) {
             (Ok(name), Ok(value)) => Ok((name, value)),
-            _ => Err(Broken::Protocol("the answer has a header that is none")),
+            _ => Err(NO_HEADER),
         }
     }
 }
@@ -290,12 +361,32 @@ struct Said {
 }
 
 impl Said {
-    fn by(lines: &[Line], within: &Bytes) -> Result<Said, Broken> {
-        let mut said = Said { headers: HeaderMap::with_capacity(lines.len() + GAINED), ..Said::default() };
+    fn by(lines: &[Line], within: &Bytes, room: HeaderMap) -> Result<Said, Broken> {
+        let header = |line: &Line| {
+            let (name, value) = line.read(within)?;
+            Ok(Header { seen: Seen::one(name.as_str()), name, value })
+        };
+        Said::by_all(lines.iter().map(header), lines.len(), room)
+    }
+
+    /// By the lines that end at these places, but for the first, which has the status.
+    fn by_plain(text: &[u8], ends: &[usize], kept: &mut Kept) -> Result<Said, Broken> {
+        let Kept { room, lines } = kept;
+        let line = |(number, ends): (usize, &[usize])| lines.read(number, &text[ends[0]..ends[1] - b"\r\n".len()]);
+        Said::by_all(ends.windows(2).enumerate().map(line), ends.len(), std::mem::take(room))
+    }
+
+    fn by_all(
+        lines: impl Iterator<Item = Result<Header, Broken>>,
+        count: usize,
+        mut room: HeaderMap,
+    ) -> Result<Said, Broken> {
+        room.reserve(count + GAINED);
+        let mut said = Said { headers: room, ..Said::default() };
         let mut hops = Vec::new();
         for line in lines {
-            let (name, value) = line.read(within)?;
-            match Seen::one(name.as_str()) {
+            let Header { name, value, seen } = line?;
+            match seen {
                 Seen::CONNECTION => said.connection(&value, &mut hops),
                 Seen::TRANSFER_ENCODING if said.is_chunked || !value.as_bytes().eq_ignore_ascii_case(b"chunked") => {
                     return Err(Broken::Coding);
@@ -320,6 +411,11 @@ impl Said {
 
     /// Reads one line of `Connection`. `hops`: the headers that it names.
     fn connection(&mut self, value: &HeaderValue, hops: &mut Vec<HeaderName>) {
+        if value.as_bytes() == b"keep-alive" {
+            // Mostly it says only this.
+            self.keeps_alive = true;
+            return;
+        }
         for option in value.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
             if option.eq_ignore_ascii_case(b"keep-alive") {
                 self.keeps_alive = true;

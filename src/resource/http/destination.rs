@@ -32,7 +32,7 @@ pub fn check(http: &Http, call: &mut Call, fence: &Result<Yielded, Problem>) -> 
         return Err(bad("Destination is given more than once"));
     }
     let text = destination.to_str().map_err(|_| bad("Destination is no URI"))?;
-    let path = local(text, call.authority.as_deref())?;
+    let path = local(text, call.authority())?;
     let below = match http.mount.as_str() {
         "/" => path,
         mount => path.strip_prefix(mount).ok_or_else(|| bad(format!("Destination is not below {mount}")))?,

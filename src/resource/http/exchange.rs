@@ -15,7 +15,7 @@
 
 use std::future::poll_fn;
 use std::pin::pin;
-use std::task::Poll;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -82,7 +82,11 @@ pub enum Step {
 /// Ends at the instant when a write has to have ended; never for one that hasn't been replaced, and for what is no write.
 pub async fn overdue(write: Option<&InFlight>) {
     match write {
-        Some(write) => sleep_until(write.replaced().await).await,
+        Some(write) => {
+            let by = write.replaced().await;
+            // Rare, and large: not in every request's future.
+            Box::pin(sleep_until(by)).await;
+        }
         None => std::future::pending().await,
     }
 }
@@ -211,6 +215,23 @@ impl Exchange {
         }
     }
 
+    /// An answer's body of which all is here: mostly it came with the head.
+    pub fn take_now(&mut self, bytes_max: usize) -> Option<Bytes> {
+        match self.left() {
+            Some(0) => return Some(Bytes::new()),
+            Some(len) if usize::try_from(len).is_ok_and(|len| len <= bytes_max) => {}
+            _ => return None,
+        }
+        let connection = self.coming()?;
+        if !connection.has_all() {
+            return None;
+        }
+        match connection.poll_frame(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(Ok(Some(frame))) => frame.into_data().ok(),
+            _ => None,
+        }
+    }
+
     /// Takes in an answer's body if it is small: then it is known whether all of it comes before the client is told anything.
     ///
     /// # Errors
@@ -266,6 +287,22 @@ impl Exchange {
                 }
             }
         }
+    }
+
+    /// The whole answer has come, and all of the request was sent: tells the fence. False where more is to be looked at first.
+    pub fn end_now(&mut self) -> bool {
+        let Stage::Body(status) = self.stage else { return false };
+        let is_over =
+            |connection: &Connection| connection.is_sent() && connection.is_delimited() && connection.is_at_end();
+        if UNKNOWING.contains(&status) || !self.connection.as_ref().is_some_and(is_over) {
+            return false;
+        }
+        self.stage = Stage::Over;
+        self.tell(Outcome::Known);
+        if let Some(connection) = self.connection.take() {
+            connection.put_back();
+        }
+        true
     }
 
     /// The whole answer has come: tells the fence, and gives the connection back where it is of further use.

@@ -73,6 +73,22 @@ pub struct Admitted {
     pub write: Option<InFlight>,
 }
 
+/// What [`Fences::ask`] comes to.
+pub enum First<'a> {
+    /// It may go on.
+    Admitted(Admitted),
+    /// It may not.
+    Refused(Problem),
+    /// That isn't known yet.
+    Later(Later<'a>),
+}
+
+/// What a request has to wait for. Dropping it is giving up.
+pub struct Later<'a> {
+    said: Said<'a>,
+    failures: u64,
+}
+
 /// One write that was let through and is not finished. Dropping it counts as [`Outcome::Unknown`]: the safe side.
 #[must_use]
 pub struct InFlight {
@@ -122,14 +138,37 @@ impl Fences {
     /// # Errors
     /// A refusal; a fence that the resource doesn't have ([`Kind::NotFound`]); a quarantine; a store that doesn't work or keep up.
     pub async fn admit(self: &Arc<Fences>, scope: usize, claim: &Claim, purpose: Purpose) -> Result<Admitted, Problem> {
-        let scope = u16::try_from(scope).expect("a scope's number comes from the list that was given");
-        let mut asking = Asking::new(self, scope, claim, purpose);
-        match asking.ask() {
-            Said::Go(id, pass) => Ok(asking.admitted(id, pass)),
-            Said::No(problem) => Err(issuer::explain(&self.shared.scopes[usize::from(scope)].given.trust, problem)),
+        match self.ask(scope, claim, purpose) {
+            First::Admitted(admitted) => Ok(admitted),
+            First::Refused(problem) => Err(problem),
             // Rare, and large: not in every request's future.
-            said => Box::pin(asking.persevere(said)).await,
+            First::Later(later) => Box::pin(self.wait(scope, claim, purpose, later)).await,
         }
+    }
+
+    /// The beginning of [`Fences::admit`]: mostly it is all of it.
+    pub fn ask(&self, scope: usize, claim: &Claim, purpose: Purpose) -> First<'_> {
+        let asking = Asking::new(self, scope_number(scope), claim, purpose);
+        match asking.ask() {
+            Said::Go(id, pass) => First::Admitted(asking.admitted(id, pass)),
+            Said::No(problem) => First::Refused(issuer::explain(asking.trust(), problem)),
+            said => First::Later(Later { said, failures: asking.failures }),
+        }
+    }
+
+    /// The rest of it, where more is needed.
+    ///
+    /// # Errors
+    /// As [`Fences::admit`].
+    pub async fn wait(
+        &self,
+        scope: usize,
+        claim: &Claim,
+        purpose: Purpose,
+        later: Later<'_>,
+    ) -> Result<Admitted, Problem> {
+        let asking = Asking::new(self, scope_number(scope), claim, purpose);
+        Asking { failures: later.failures, ..asking }.persevere(later.said).await
     }
 
     /// Raises a mark to the token of a leader that was elected, where it is higher, and says why in the history. Returns when the
@@ -138,7 +177,7 @@ impl Fences {
     /// # Errors
     /// As [`Fences::admit`], but for a quarantine.
     pub async fn succeed(&self, scope: usize, claim: &Claim, why: &'static str) -> Result<bool, Problem> {
-        let scope = u16::try_from(scope).expect("a scope's number comes from the list that was given");
+        let scope = scope_number(scope);
         let resets = self.shared.resets.load(Ordering::Relaxed);
         let asking = Asking::new(self, scope, claim, Purpose::Read);
         Asking { believed: Some(Box::new((resets, claim.clone()))), why: Some(why), ..asking }.raise().await
@@ -167,6 +206,10 @@ impl Drop for Fences {
     }
 }
 
+fn scope_number(scope: usize) -> u16 {
+    u16::try_from(scope).expect("a scope's number comes from the list that was given")
+}
+
 /// This thread's number, from 0.
 fn thread_number() -> usize {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
@@ -182,10 +225,10 @@ fn thread_number() -> usize {
 }
 
 /// One request on its way through [`Fences::admit`].
-struct Asking<'a> {
-    fences: &'a Fences,
+struct Asking<'f, 'c> {
+    fences: &'f Fences,
     scope: u16,
-    claim: &'a Claim,
+    claim: &'c Claim,
     purpose: Purpose,
     failures: u64,
     /// What who issues its token says that it is, and how many resets there had been before that was asked. Rare, and large.
@@ -195,13 +238,13 @@ struct Asking<'a> {
     advanced: Option<Option<Token>>,
 }
 
-impl<'a> Asking<'a> {
-    fn new(fences: &'a Fences, scope: u16, claim: &'a Claim, purpose: Purpose) -> Asking<'a> {
+impl<'f, 'c> Asking<'f, 'c> {
+    fn new(fences: &'f Fences, scope: u16, claim: &'c Claim, purpose: Purpose) -> Asking<'f, 'c> {
         let failures = fences.shared.failures.load(Ordering::Relaxed);
         Asking { fences, scope, claim, purpose, failures, believed: None, why: None, advanced: None }
     }
 
-    fn ask(&self) -> Said {
+    fn ask(&self) -> Said<'f> {
         let (believed, claim) = match self.believed.as_deref() {
             Some((resets, claim)) => (Some(*resets), claim),
             None => (None, self.claim),
@@ -210,7 +253,7 @@ impl<'a> Asking<'a> {
         self.fences.shared.ask(&Question { scope, claim, purpose, failures, believed, why })
     }
 
-    fn trust(&self) -> &'a Trust {
+    fn trust(&self) -> &'f Trust {
         &self.fences.shared.scopes[usize::from(self.scope)].given.trust
     }
 
@@ -251,8 +294,7 @@ impl<'a> Asking<'a> {
                 Said::No(problem) => return Err(problem),
                 Said::Doubted(_) => return Ok(false),
                 Said::Stored(answer, store) => self.stored(stored_by, answer, store).await?,
-                Said::Wait(id, place, _, is_storing) => {
-                    let waiter = Waiter { shared: &self.fences.shared, id, place };
+                Said::Wait(waiter, _, is_storing) => {
                     if !is_storing {
                         return Ok(self.advanced.is_some());
                     }
@@ -297,7 +339,7 @@ impl<'a> Asking<'a> {
         Admitted { verdict, previous, write }
     }
 
-    async fn persevere(&mut self, mut said: Said) -> Result<Admitted, Problem> {
+    async fn persevere(mut self, mut said: Said<'f>) -> Result<Admitted, Problem> {
         let shared = &self.fences.shared;
         let mut stored_by = Instant::now() + STORE_WAIT;
         let mut overdue_at = None;
@@ -310,8 +352,7 @@ impl<'a> Asking<'a> {
                     stored_by = Instant::now() + STORE_WAIT;
                 }
                 Said::Stored(answer, store) => self.stored(stored_by, answer, store).await?,
-                Said::Wait(id, place, until, is_storing) => {
-                    let waiter = Waiter { shared, id, place };
+                Said::Wait(waiter, until, is_storing) => {
                     if is_storing {
                         if tokio::time::timeout_at(stored_by, waiter.woken()).await.is_err() {
                             return Err(self.unstored("it takes too long"));
@@ -348,31 +389,6 @@ impl<'a> Asking<'a> {
         let problem = Problem::new(Kind::Quarantined, detail).about(fence, None);
         let retry_after = Some(Duration::from_secs(1));
         Problem { presented: Some(self.claim.token), highest: self.highest(), retry_after, ..problem }
-    }
-}
-
-/// A place among those who wait for a fence to change.
-pub(super) struct Waiter<'a> {
-    pub(super) shared: &'a Shared,
-    pub(super) id: u32,
-    pub(super) place: u32,
-}
-
-impl Waiter<'_> {
-    /// Ends when the fence has changed since this place was taken.
-    pub(super) async fn woken(&self) {
-        poll_fn(|cx| {
-            let mut entry = self.shared.lock(self.id);
-            let waiters = entry.waiters.as_mut().expect("it has a place, so that somebody waits");
-            if waiters.poll(self.place, cx) { Poll::Ready(()) } else { Poll::Pending }
-        })
-        .await;
-    }
-}
-
-impl Drop for Waiter<'_> {
-    fn drop(&mut self) {
-        self.shared.lock(self.id).leave(self.place);
     }
 }
 

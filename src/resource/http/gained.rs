@@ -73,7 +73,7 @@ thread_local! {
 }
 
 fn way(call: &Call) -> Arc<Way> {
-    let (ip, version, host) = (call.peer.ip().to_canonical(), call.version, call.authority.as_deref());
+    let (ip, version, host) = (call.peer.ip().to_canonical(), call.version, call.authority());
     LAST.with_borrow_mut(|last| {
         let is_same = |way: &&mut Arc<Way>| way.ip == ip && way.version == version && way.host.as_deref() == host;
         match last.as_mut().filter(is_same) {

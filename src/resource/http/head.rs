@@ -55,14 +55,14 @@ pub fn check(call: &Call, seen: Seen) -> Result<(), Problem> {
         return Err(Problem::new(Kind::NotImplemented, "the gate opens no tunnels: CONNECT is not for it"));
     }
     if seen.has(Seen::CONTENT_LENGTH.or(Seen::TRANSFER_ENCODING)) {
-        check_framing(headers, call.version)?;
+        check_framing(headers, call.version, seen)?;
     }
     let mut hosts = headers.get_all(HOST).iter();
     let host = hosts.next();
     if hosts.next().is_some() {
         return Err(bad("Host is given more than once"));
     }
-    match (host, &call.authority) {
+    match (host, call.uri.authority()) {
         (None, None) if call.version == Version::HTTP_11 => return Err(bad("a request of HTTP/1.1 has a Host")),
         (Some(host), _) if !host.as_bytes().iter().all(|byte| is_authority(*byte)) => {
             return Err(bad("Host is not the name or address of a host"));
@@ -76,7 +76,7 @@ pub fn check(call: &Call, seen: Seen) -> Result<(), Problem> {
     Ok(())
 }
 
-fn check_framing(headers: &HeaderMap, version: Version) -> Result<(), Problem> {
+fn check_framing(headers: &HeaderMap, version: Version, seen: Seen) -> Result<(), Problem> {
     let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
     let length = lengths.next();
     if lengths.next().is_some() {
@@ -84,6 +84,9 @@ fn check_framing(headers: &HeaderMap, version: Version) -> Result<(), Problem> {
     }
     if length.is_some_and(|length| length.is_empty() || !length.as_bytes().iter().all(u8::is_ascii_digit)) {
         return Err(bad("Content-Length is not a number"));
+    }
+    if !seen.has(Seen::TRANSFER_ENCODING) {
+        return Ok(());
     }
     let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
     let Some(coding) = codings.next() else { return Ok(()) };
@@ -99,9 +102,22 @@ fn check_framing(headers: &HeaderMap, version: Version) -> Result<(), Problem> {
     Ok(())
 }
 
+/// Of each byte, whether a host and its port can have it.
+static AUTHORITY: [bool; 256] = {
+    let (mut table, mut byte) = ([false; 256], 0_u8);
+    loop {
+        table[byte as usize] =
+            byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_' | b':' | b'[' | b']' | b'~' | b'%');
+        if byte == u8::MAX {
+            break table;
+        }
+        byte += 1;
+    }
+};
+
 /// What a host and its port are made of.
 pub fn is_authority(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_' | b':' | b'[' | b']' | b'~' | b'%')
+    AUTHORITY[usize::from(byte)]
 }
 
 fn gates(via: &HeaderValue) -> usize {
@@ -236,11 +252,15 @@ pub fn answer(headers: &mut HeaderMap, seen: Seen, version: Version) {
 
 /// What this hop adds to `Via`.
 pub fn via(version: Version) -> HeaderValue {
-    HeaderValue::from_static(match version {
-        Version::HTTP_10 => "1.0 fencegate",
-        Version::HTTP_2 => "2.0 fencegate",
-        _ => "1.1 fencegate",
-    })
+    // Constants: their text is checked when they are compiled.
+    const OLD: HeaderValue = HeaderValue::from_static("1.0 fencegate");
+    const USUAL: HeaderValue = HeaderValue::from_static("1.1 fencegate");
+    const NEW: HeaderValue = HeaderValue::from_static("2.0 fencegate");
+    match version {
+        Version::HTTP_10 => OLD,
+        Version::HTTP_2 => NEW,
+        _ => USUAL,
+    }
 }
 
 /// Removes from trailers what is no trailer's to say (RFC 9110, section 6.5.1), for readers that merge them into the headers.
@@ -279,7 +299,8 @@ mod tests {
     #[test]
     fn what_frames_a_body_in_two_ways_is_refused() {
         let kind = |lines: &[(&'static str, &'static str)], version| {
-            check_framing(&map(lines), version).err().map(|problem| problem.kind)
+            let headers = map(lines);
+            check_framing(&headers, version, Seen::of(&headers)).err().map(|problem| problem.kind)
         };
         let (old, new) = (Version::HTTP_10, Version::HTTP_11);
         assert_eq!(kind(&[("content-length", "5")], new), None);

@@ -16,7 +16,7 @@ use hyper::Method;
 use hyper::body::Frame;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
-use super::decode::Decoder;
+use super::decode::{Decoder, Kept};
 use super::message::{Broken, Failed, Head, Message};
 use super::sending::{Sending, Stopped};
 use super::stream::Stream;
@@ -32,6 +32,7 @@ pub struct Http1 {
     stream: Stream,
     sending: Sending,
     decoder: Decoder,
+    kept: Kept,
     /// What came and wasn't taken yet.
     unread: BytesMut,
     /// How much to read at once.
@@ -46,6 +47,7 @@ impl Http1 {
             stream,
             sending: Sending::default(),
             decoder: Decoder::new(false, head_bytes_max),
+            kept: Kept::default(),
             unread: BytesMut::new(),
             read_bytes: READ_BYTES_MIN,
             head_bytes_max,
@@ -76,8 +78,11 @@ impl Http1 {
             return Poll::Pending;
         }
         loop {
-            if let Some(head) = self.decoder.head(&mut self.unread).map_err(Failed::Broken)? {
-                return Poll::Ready(Ok(head));
+            if !self.unread.is_empty() {
+                self.kept.room = self.sending.take_room();
+                if let Some(head) = self.decoder.head(&mut self.unread, &mut self.kept).map_err(Failed::Broken)? {
+                    return Poll::Ready(Ok(head));
+                }
             }
             if ready!(self.poll_read_more(cx)).map_err(Failed::Broken)? == 0 {
                 return Poll::Ready(Err(Failed::Broken(self.ended())));
@@ -137,6 +142,11 @@ impl Http1 {
     /// How many bytes of the answer's body are still to come, where that is known.
     pub fn left(&self) -> Option<u64> {
         self.decoder.left()
+    }
+
+    /// Whether all that is left of the answer is here already, in one piece.
+    pub fn has_all(&self) -> bool {
+        self.decoder.left().is_some_and(|left| self.unread.len() as u64 >= left)
     }
 
     /// Whether the answer says where it ends.

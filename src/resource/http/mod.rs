@@ -36,6 +36,7 @@ pub mod http2;
 pub mod index;
 pub mod journal;
 pub mod limits;
+pub mod lines;
 mod load;
 pub mod message;
 mod operate;

@@ -13,8 +13,9 @@ use crate::problem::{Kind, Problem};
 use crate::resource::threads::now_ms;
 use crate::resource::{Event, FenceInfo, Found, Knock, Look, News, Quarantined, Tally, records, refusals};
 
+use super::ask::Waiter;
 use super::entry::{Entry, Flag};
-use super::fences::{Fences, Waiter};
+use super::fences::Fences;
 use super::state::not_found;
 use super::store::{self, Write};
 use super::worker::Job;

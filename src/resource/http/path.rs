@@ -40,12 +40,12 @@ fn ambiguous(why: impl std::fmt::Display) -> Problem {
 }
 
 /// RFC 3986, section 2.3: what an escape stands for just as well without it.
-fn is_unreserved(byte: u8) -> bool {
+const fn is_unreserved(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')
 }
 
 /// What may stand in a segment as it is (RFC 3986, `pchar`).
-fn is_plain(byte: u8) -> bool {
+const fn is_plain(byte: u8) -> bool {
     is_unreserved(byte)
         || matches!(byte, b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b';' | b'=' | b':' | b'@')
 }
@@ -67,6 +67,48 @@ fn hex(digit: Option<&u8>) -> Option<u8> {
     u8::try_from(value).ok()
 }
 
+/// Whether a path, which starts with a slash, is surely its own normal form: as nearly all are. It has nothing but slashes,
+/// unreserved characters, and what no upstream reads as anything else, and each segment but the last, which may be empty, has
+/// something besides dots in it.
+fn is_normal(path: &[u8]) -> bool {
+    let mut has_name = true;
+    let mut is_empty = false;
+    for byte in path {
+        match KINDS[usize::from(*byte)] {
+            Byte::Name => (has_name, is_empty) = (true, false),
+            Byte::Dot => is_empty = false,
+            Byte::Slash if has_name => (has_name, is_empty) = (false, true),
+            Byte::Slash | Byte::Other => return false,
+        }
+    }
+    has_name || is_empty
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Byte {
+    Name,
+    Dot,
+    Slash,
+    Other,
+}
+
+/// What each byte is to [`is_normal`].
+static KINDS: [Byte; 256] = {
+    let (mut table, mut byte) = ([Byte::Other; 256], 0_u8);
+    while byte < 128 {
+        table[byte as usize] = match byte {
+            b'.' => Byte::Dot,
+            b'/' => Byte::Slash,
+            // Parameters need a closer look.
+            b';' => Byte::Other,
+            _ if is_plain(byte) => Byte::Name,
+            _ => Byte::Other,
+        };
+        byte += 1;
+    }
+    table
+};
+
 impl NormalPath {
     /// Reads the path of a request, which starts with `/`.
     ///
@@ -79,6 +121,13 @@ impl NormalPath {
         if !path.starts_with('/') {
             return Err(ambiguous("the path doesn't start with a slash"));
         }
+        if is_normal(path.as_bytes()) {
+            return Ok(NormalPath { text: path.to_owned(), has_escapes: false });
+        }
+        NormalPath::brought_into_form(path)
+    }
+
+    fn brought_into_form(path: &str) -> Result<NormalPath, Problem> {
         let mut text = String::with_capacity(path.len() + 8);
         let (mut has_escapes, mut slashes) = (false, 0);
         let mut bytes = path.as_bytes().iter().enumerate();
@@ -259,6 +308,14 @@ mod tests {
             if let Some(form) = normal(&path) {
                 prop_assert_eq!(normal(&form), Some(form.clone()));
                 prop_assert!(!form[1..].split('/').any(|segment| matches!(segment, "." | "..")));
+            }
+        }
+
+        #[test]
+        fn what_looks_normal_is(path in "/[a-zA-Z0-9%./;:@ !-]{0,8}") {
+            if is_normal(path.as_bytes()) {
+                let closely = NormalPath::brought_into_form(&path).ok();
+                prop_assert_eq!(closely, Some(NormalPath { text: path, has_escapes: false }));
             }
         }
 

@@ -123,10 +123,10 @@ impl Tending {
         let pool = self.pool.upgrade()?;
         let mut shelf = pool.slots[self.slot].lock();
         let idle_time = pool.limits.idle_time;
-        let old = shelf.idle.iter().take_while(|idle| idle.idle_since.elapsed() >= idle_time || idle.is_closed());
+        let old = shelf.idle.iter().take_while(|idle| idle.idle_since().elapsed() >= idle_time || idle.is_closed());
         let count = old.count();
         let old: Vec<Connection> = shelf.idle.drain(..count).collect();
-        let next = shelf.idle.front().map(|idle| idle.idle_since + idle_time);
+        let next = shelf.idle.front().map(|idle| idle.idle_since() + idle_time);
         if next.is_none() {
             shelf.is_tended = false;
         }
@@ -183,7 +183,7 @@ impl Pool {
                 let at = shelf.idle.iter().rposition(|idle| !only_http1 || !idle.is_http2())?;
                 shelf.idle.remove(at)?
             };
-            if now - connection.idle_since < self.limits.idle_time && connection.is_usable(now) {
+            if now - connection.idle_since() < self.limits.idle_time && connection.is_usable(now) {
                 return Some(connection);
             }
         }

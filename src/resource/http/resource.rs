@@ -8,7 +8,7 @@ use crate::fence::drain::Purpose;
 use crate::fence::{Claim, FenceName, Token};
 use crate::problem::Problem;
 use crate::resource::{
-    Boxed, Call, Claimed, Event, FenceInfo, Found, Guarantee, Knock, Look, News, Resource, Served, Tally,
+    Answering, Boxed, Call, Claimed, Event, FenceInfo, Found, Guarantee, Knock, Look, News, Resource, Tally,
 };
 
 use super::fences::Fences;
@@ -153,8 +153,8 @@ impl Resource for Http {
         self.fences.quarantined(self.scope, limit)
     }
 
-    fn call(&self, call: Call) -> Boxed<'_, Result<Served, Problem>> {
-        Box::pin(self.serve(call))
+    fn call(&self, call: Call) -> Answering<'_> {
+        self.serve(call)
     }
 
     fn claim(&self, claim: Claim) -> Boxed<'_, Result<Claimed, Problem>> {

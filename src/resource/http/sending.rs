@@ -60,6 +60,8 @@ pub enum Stopped {
 pub struct Sending {
     stage: Stage,
     message: Option<Box<Message>>,
+    /// What has held the headers of the last request, for those of its answer.
+    room: HeaderMap,
     framing: Framing,
     /// Whether all of the body was taken.
     is_taken: bool,
@@ -77,6 +79,7 @@ impl Default for Sending {
         Sending {
             stage: Stage::Sent,
             message: None,
+            room: HeaderMap::new(),
             framing: Framing::Length(0),
             is_taken: true,
             moved: 0,
@@ -137,7 +140,11 @@ impl Sending {
                 self.stage = Stage::Failed(error);
             } else if self.is_taken {
                 // A piece is a part of the client's buffer, which can be used anew once nobody has it.
-                (self.stage, self.message, self.piece) = (Stage::Sent, None, Bytes::new());
+                (self.stage, self.piece) = (Stage::Sent, Bytes::new());
+                if let Some(message) = self.message.take() {
+                    self.room = message.headers;
+                    self.room.clear();
+                }
             } else if self.poll_piece(cx).is_pending() {
                 return Poll::Pending;
             }
@@ -229,6 +236,11 @@ impl Sending {
             self.before.extend_from_slice(b"\r\n");
         }
         matches!(self.framing, Framing::Chunked | Framing::Length(0))
+    }
+
+    /// An empty map, whose memory is of no more use here once the request was sent.
+    pub fn take_room(&mut self) -> HeaderMap {
+        std::mem::take(&mut self.room)
     }
 
     /// The request, of which nothing was sent.

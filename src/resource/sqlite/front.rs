@@ -16,8 +16,8 @@ use crate::fence::{Claim, FenceName, Mark, Presented, Token, Verdict};
 use crate::lock::LockFile;
 use crate::problem::{Kind, Problem};
 use crate::resource::{
-    Boxed, Call, Claimed, Event, FenceInfo, Found, Guarantee, Judged, Knock, Look, News, Received, Resource, Served,
-    Tally,
+    Answering, Boxed, Call, Claimed, Event, FenceInfo, Found, Guarantee, Judged, Knock, Look, News, Received, Resource,
+    Served, Tally,
 };
 use crate::resource::{issuer, refusals};
 
@@ -160,8 +160,8 @@ impl Sqlite {
     }
 
     async fn answer(&self, call: Call, claims: Arc<[Claim]>, presented: FenceSet) -> Result<Served, Problem> {
-        let Some(endpoint) = endpoint(&call.path) else {
-            let why = format!("{} is not here; SQL is at v2/pipeline, v3/pipeline and v3/cursor", call.path);
+        let Some(endpoint) = endpoint(call.path()) else {
+            let why = format!("{} is not here; SQL is at v2/pipeline, v3/pipeline and v3/cursor", call.path());
             return Err(Problem::new(Kind::NotFound, why));
         };
         let (version, format) = match endpoint {
@@ -388,8 +388,10 @@ impl Resource for Sqlite {
         Vec::new()
     }
 
-    fn call(&self, call: Call) -> Boxed<'_, Result<Served, Problem>> {
-        Box::pin(async move { self.serve(call).await.map_err(|problem| issuer::explain(&self.shared.trust, problem)) })
+    fn call(&self, call: Call) -> Answering<'_> {
+        Answering::Later(Box::pin(async move {
+            self.serve(call).await.map_err(|problem| issuer::explain(&self.shared.trust, problem))
+        }))
     }
 
     fn claim(&self, claim: Claim) -> Boxed<'_, Result<Claimed, Problem>> {

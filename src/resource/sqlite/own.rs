@@ -303,7 +303,8 @@ impl Exec for OwnExec<'_> {
                 self.db()?.keep(prepared);
                 self.begin_readonly()?
             }
-            Kind::Begin { immediate: true } if self.claims.is_empty() => return Err(self.missing(FenceSet::OWN)),
+            // Not by the claims: with the check off, stale ones are dropped before, and what they would permit is not.
+            Kind::Begin { immediate: true } if self.presented.is_empty() => return Err(self.missing(FenceSet::OWN)),
             Kind::Begin { immediate: true } if !self.on_writer => return Err(Halt::Move),
             _ if starts && !self.in_transaction() => {
                 self.db()?.keep(prepared);

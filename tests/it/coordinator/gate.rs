@@ -57,7 +57,7 @@ impl Remote {
         let serves = coordinator.clone();
         let serve = move |request, _| {
             let coordinator = serves.clone();
-            async move { answer(coordinator, request).await.unwrap_or_else(|never| match never {}) }
+            answer(coordinator, request)
         };
         let accepting = tokio::spawn(http::accept(listener, settings, stopping, TTL, serve));
         Remote { coordinator, client, clock, addr, stop, accepting, dir }

@@ -10,13 +10,13 @@ use std::process::{Child, Command, Stdio};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::process::{Gate, PROGRAM, until};
+use crate::process::{Gate, PROGRAM, until, with_variable};
 
 mod etcd;
 mod family;
 mod loss;
 mod modes;
-mod pty;
+pub mod pty;
 mod status;
 mod terminal;
 
@@ -214,14 +214,7 @@ pub fn is_stopped(pid: Pid) -> bool {
 
 /// All processes that have inherited this holder's name.
 pub fn family(holder: &str) -> Vec<Pid> {
-    let wanted = format!("FENCING_HOLDER={holder}");
-    let pids = std::fs::read_dir("/proc").expect("it can be listed").flatten();
-    let pids = pids.filter_map(|entry| Pid::from_raw(entry.file_name().to_str()?.parse().ok()?));
-    let is_one = |pid: &Pid| {
-        let environ = std::fs::read(format!("/proc/{}/environ", pid.as_raw_nonzero())).unwrap_or_default();
-        environ.split(|byte| *byte == 0).any(|variable| variable == wanted.as_bytes())
-    };
-    pids.filter(is_one).collect()
+    with_variable(&format!("FENCING_HOLDER={holder}"))
 }
 
 pub fn text(path: &Path) -> String {

@@ -17,10 +17,10 @@ struct Read {
 fn read_with(pieces: &[&[u8]], is_to_head: bool, head_bytes_max: usize) -> Result<Read, Broken> {
     let (mut decoder, mut from, mut read) =
         (Decoder::new(is_to_head, head_bytes_max), BytesMut::new(), Read::default());
-    let mut has_head = false;
+    let (mut has_head, mut kept) = (false, Kept::default());
     for piece in pieces {
         from.extend_from_slice(piece);
-        if !has_head && let Some(head) = decoder.head(&mut from)? {
+        if !has_head && let Some(head) = decoder.head(&mut from, &mut kept)? {
             (has_head, read.status, read.headers) = (true, head.status.as_u16(), head.headers);
         }
         while has_head && let Some(frame) = decoder.frame(&mut from)? {
@@ -309,6 +309,34 @@ proptest! {
         let whole = read_with(&[&answer], false, 4096);
         let in_pieces = read_with(&cut(&answer, &places), false, 4096);
         prop_assert_eq!(format!("{whole:?}"), format!("{in_pieces:?}"));
+    }
+
+    #[test]
+    fn the_plain_way_reads_the_same(
+        status in prop_oneof![Just("200 OK"), Just("201 Created"), Just("204 No Content"), Just("404 Not Found"), Just("200 Fine")],
+        lines in proptest::collection::vec(
+            ("[a-zA-Z!#$%&'*+.^_`|~ :\\(\\)/-]{0,6}|content-length|transfer-encoding|connection|\\PC{0,3}", ":|: |:\t| : |", "[ -~\t]{0,9}|chunked|close|5|\\PC{0,4}|[\\x00-\\x20\\x7f]{0,3}", "\r\n|\r\n|\r\n|\r\n|\r\n|\n|\r"),
+            0..6,
+        ),
+        end in prop_oneof![Just("\r\n"), Just("\r\n"), Just("\r\n"), Just("\n"), Just("")],
+    ) {
+        let mut answer = format!("HTTP/1.1 {status}\r\n");
+        for (name, colon, value, end) in lines {
+            answer.extend([&*name, &colon, &value, &end]);
+        }
+        answer.push_str(end);
+        answer.push_str("hello");
+        let by = |is_plain: bool| {
+            let (mut decoder, mut from) = (Decoder::new(false, 4096), BytesMut::from(answer.as_bytes()));
+            let mut kept = Kept::default();
+            let head = if is_plain { decoder.plain_head(&mut from, &mut kept) } else { decoder.any_head(&mut from, &mut kept) };
+            // Which of several mistakes is found makes no difference.
+            head.map_err(drop).map(|head| head.map(|head| format!("{head:?} {decoder:?} {from:?}")))
+        };
+        let plain = by(true);
+        if plain != Ok(None) {
+            prop_assert_eq!(plain, by(false));
+        }
     }
 
     #[test]
