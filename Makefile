@@ -53,6 +53,7 @@ CLIENT_WITHOUT := rusqlite libsqlite3-sys clap anyhow toml metrics memmap2 refin
 test-features: ## each part builds by itself, and the client without what only the gate needs
 	$(CARGO) clippy --lib --no-default-features --features client --locked -- -D warnings
 	$(CARGO) check --lib --no-default-features --features client,etcd --locked
+	$(CARGO) check --lib --no-default-features --features client,tls --locked
 	$(CARGO) check --lib --no-default-features --features server --locked
 	@tree=$$($(CARGO) tree --locked --edges normal --prefix none --no-default-features --features client | cut -d ' ' -f 1); \
 	for crate in $(CLIENT_WITHOUT); do \

@@ -11,11 +11,23 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
-use hyper::client::conn::http1::{self, SendRequest};
-use hyper::header::{HOST, HeaderName, HeaderValue};
+use hyper::client::conn::http1::SendRequest;
+use hyper::header::{AUTHORIZATION, HOST, HeaderName, HeaderValue};
 use hyper::{HeaderMap, Method, Request, Uri};
-use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
+#[cfg(feature = "tls")]
+use tokio_rustls::rustls::pki_types::ServerName;
+
+#[cfg(feature = "tls")]
+use crate::tls::client::ClientTls;
+
+mod dial;
+mod identity;
+
+#[cfg(feature = "tls")]
+use dial::secure;
+use dial::speak;
+pub use identity::{Identity, SecretError};
 
 /// How long a connection that isn't used is kept: less than the gate keeps it (`header_time`, by default 75 s).
 const IDLE_MAX: Duration = Duration::from_secs(30);
@@ -55,7 +67,6 @@ impl Default for Options {
 /// use fencegate::endpoint::{Endpoint, Options};
 /// let gate = Endpoint::parse("http://[::1]:7070/behind/", Options::default())?;
 /// assert_eq!(gate.to_string(), "http://[::1]:7070/behind");
-/// assert!(Endpoint::parse("https://gate.example", Options::default()).is_err());
 /// # Ok::<(), fencegate::endpoint::UrlError>(())
 /// ```
 #[derive(Debug, Clone)]
@@ -70,6 +81,10 @@ struct Inner {
     /// What stands before every path, without a slash at its end.
     base: String,
     options: Options,
+    identity: Identity,
+    /// Where it is `https`: how it is spoken to, and whose certificate it has to show.
+    #[cfg(feature = "tls")]
+    tls: Option<(ClientTls, ServerName<'static>)>,
     idle: Mutex<Vec<Idle>>,
 }
 
@@ -239,18 +254,28 @@ enum Failed {
 }
 
 impl Endpoint {
-    /// Reads a URL such as `http://127.0.0.1:7070`; it may have a path, below which the gate's own then is.
+    /// Reads a URL such as `http://127.0.0.1:7070`, or `https://gate.example` with the cargo feature `tls`; it may have a path, below
+    /// which the gate's own then is.
     ///
     /// # Errors
     /// [`UrlError`]: no URL, or one that isn't of this kind.
     pub fn parse(url: &str, options: Options) -> Result<Endpoint, UrlError> {
+        Endpoint::open(url, options, &Identity::default())
+    }
+
+    /// The same, of a gate that asks who one is, or whose certificate the operating system doesn't know.
+    ///
+    /// # Errors
+    /// [`UrlError`].
+    pub fn open(url: &str, options: Options, identity: &Identity) -> Result<Endpoint, UrlError> {
         let wrong = |why| UrlError { url: url.to_owned(), why };
         let uri: Uri = url.parse().map_err(|_| wrong("not a URL; write one such as http://127.0.0.1:7070"))?;
-        match uri.scheme_str() {
-            Some("http") => {}
-            Some("https") => return Err(wrong("https is not in this version; http is")),
+        let is_secure = match uri.scheme_str() {
+            Some("http") => false,
+            Some("https") if cfg!(feature = "tls") => true,
+            Some("https") => return Err(wrong("this program was built without https (cargo feature tls)")),
             _ => return Err(wrong("write a URL such as http://127.0.0.1:7070")),
-        }
+        };
         let host = uri.host().filter(|host| !host.is_empty()).ok_or_else(|| wrong("it has no host"))?;
         if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
             return Err(wrong("a user or password in a URL is not taken"));
@@ -263,10 +288,19 @@ impl Endpoint {
         let port = match uri.port_u16() {
             Some(port) => port,
             None if has_port => return Err(wrong("its port is not a number up to 65535")),
+            None if is_secure => 443,
             None => 80,
         };
         let base = uri.path().trim_end_matches('/').to_owned();
-        let inner = Inner { authority: format!("{host}:{port}"), base, options, idle: Mutex::default() };
+        let inner = Inner {
+            authority: format!("{host}:{port}"),
+            base,
+            options,
+            identity: identity.clone(),
+            #[cfg(feature = "tls")]
+            tls: if is_secure { Some(secure(host, identity).map_err(wrong)?) } else { None },
+            idle: Mutex::default(),
+        };
         Ok(Endpoint { inner: Arc::new(inner) })
     }
 
@@ -314,14 +348,16 @@ impl Endpoint {
             let stream = TcpStream::connect(authority).await.map_err(|error| error.to_string())?;
             // A request is one write; waiting for more to send along only delays it.
             let _ = stream.set_nodelay(true);
-            http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())
+            #[cfg(feature = "tls")]
+            if let Some((tls, name)) = &self.inner.tls {
+                let shaken = tls.connector().connect(name.clone(), stream).await;
+                return speak(shaken.map_err(|error| cause(&error))?).await;
+            }
+            speak(stream).await
         };
         let connected = tokio::time::timeout(options.connect_time, connecting).await;
         let connected = connected.unwrap_or_else(|_| Err(format!("no connection in {:?}", options.connect_time)));
-        let (sender, connection) = connected.map_err(|why| self.not_sent(why))?;
-        // Its end is seen by whoever waits for an answer on it.
-        tokio::spawn(async move { drop(connection.await) });
-        Ok(sender)
+        connected.map_err(|why| self.not_sent(why))
     }
 
     /// A connection that was used before and can be used again.
@@ -405,6 +441,11 @@ impl Endpoint {
         *request.uri_mut() = uri;
         *request.headers_mut() = call.headers.clone();
         request.headers_mut().insert(HOST, host);
+        if let Some(bearer) = self.inner.identity.bearer()
+            && !call.headers.contains_key(AUTHORIZATION)
+        {
+            request.headers_mut().insert(AUTHORIZATION, bearer.clone());
+        }
         Ok(request)
     }
 
@@ -419,7 +460,11 @@ impl Endpoint {
 
 impl std::fmt::Display for Endpoint {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "http://{}{}", self.inner.authority, self.inner.base)
+        #[cfg(feature = "tls")]
+        let is_secure = self.inner.tls.is_some();
+        #[cfg(not(feature = "tls"))]
+        let is_secure = false;
+        write!(f, "http{}://{}{}", if is_secure { "s" } else { "" }, self.inner.authority, self.inner.base)
     }
 }
 

@@ -4,6 +4,8 @@
 //!
 //! - [`fence`]: the pure core: token, claim, mark, verdict
 //! - [`problem`]: everything that is refused or fails, in one table
+//! - [`access`]: who may do what
+//! - [`tls`]: certificates and keys, of both sides
 //! - [`endpoint`]: a small HTTP client to one listener of a gate
 //! - [`headers`]: the names of the contract's headers
 //! - [`lock`]: keeps a second process away
@@ -17,6 +19,8 @@
 //! Cargo features: `client` and `etcd` for a program that leads and writes; `server` for the gate; `cli`, the default, for all.
 #![deny(unsafe_code)]
 
+#[cfg(feature = "server")]
+pub mod access;
 #[cfg(feature = "cli")]
 pub mod cli;
 #[cfg(feature = "client")]
@@ -38,5 +42,7 @@ pub mod resource;
 pub mod server;
 #[cfg(feature = "cli")]
 pub mod telemetry;
+#[cfg(any(feature = "server", feature = "tls"))]
+pub mod tls;
 #[cfg(feature = "server")]
 pub mod trust;

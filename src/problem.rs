@@ -30,6 +30,8 @@ pub enum Kind {
     StreamExpired,
     /// The leadership or candidate named is not, or no longer, the caller's.
     LeadershipLost,
+    /// Who asks is not known here.
+    Unauthenticated,
     /// The presenter is not allowed to do this.
     Forbidden,
     /// The election's next token would be above the highest there can be.
@@ -96,6 +98,7 @@ impl Kind {
             Kind::BatonInvalid => row(400, "BATON_INVALID", "Unknown stream"),
             Kind::StreamExpired => row(400, "STREAM_EXPIRED", "The stream has expired"),
             Kind::LeadershipLost => row(410, "LEADERSHIP_LOST", "Leadership lost"),
+            Kind::Unauthenticated => row(401, "UNAUTHENTICATED", "Not authenticated"),
             Kind::Forbidden => row(403, "FORBIDDEN", "Not allowed"),
             Kind::TokensExhausted => row(409, "TOKENS_EXHAUSTED", "No token is left"),
             Kind::NotFound => row(404, "NOT_FOUND", "Not found"),

@@ -7,8 +7,10 @@ use clap::Args;
 use humantime::format_duration;
 use serde_json::{Value, json};
 
+use crate::access::Access;
 use crate::config::{Config, KindConfig, Overrides, ResourceConfig, TrustConfig};
 use crate::fence::drain::OnUnknown;
+use crate::tls::server::{Options, ServerTls};
 
 use super::failure::Failure;
 
@@ -35,21 +37,36 @@ pub struct CheckConfigArgs {
 pub fn run(args: &CheckConfigArgs, out: &mut dyn Write) -> Result<(), Failure> {
     let config =
         Config::from_file(&args.file, &Overrides::default()).map_err(|error| Failure::Config(error.to_string()))?;
+    for (listener, tls) in [("tls", &config.tls), ("admin_tls", &config.admin_tls)] {
+        let opened = tls.clone().map(ServerTls::open).transpose();
+        opened.map_err(|why| Failure::Config(format!("{}: [{listener}]: {why}", args.file.display())))?;
+    }
     if args.json {
         let all = json!({
             "ok": true,
             "listen": config.listen,
             "admin": config.admin,
             "data_dir": config.data_dir,
+            "tls": config.tls.is_some(),
+            "admin_tls": config.admin_tls.is_some(),
+            "allow_insecure": config.allow_insecure,
+            "principals": config.access.as_ref().map(|access| principals(access)),
             "resources": config.resources.iter().map(resource_json).collect::<Vec<_>>(),
         });
         writeln!(out, "{all}")?;
         return Ok(());
     }
     writeln!(out, "{} is right", args.file.display())?;
-    writeln!(out, "  data listener   {}", config.listen)?;
-    writeln!(out, "  admin listener  {}", config.admin)?;
+    writeln!(out, "  data listener   {}{}", config.listen, tls(config.tls.as_ref()))?;
+    writeln!(out, "  admin listener  {}{}", config.admin, tls(config.admin_tls.as_ref()))?;
     writeln!(out, "  data directory  {}", config.data_dir.display())?;
+    match &config.access {
+        None => writeln!(out, "  principals      none: whoever reaches the listeners may do everything")?,
+        Some(access) => writeln!(out, "  principals      {}", principals(access).join(", "))?,
+    }
+    if config.allow_insecure {
+        writeln!(out, "  WARNING: allow_insecure = true: listeners may be open to other machines without protection")?;
+    }
     for resource in &config.resources {
         let ResourceConfig { name, path, kind, enforce, trust } = resource;
         match kind {
@@ -74,11 +91,28 @@ pub fn run(args: &CheckConfigArgs, out: &mut dyn Write) -> Result<(), Failure> {
         if let Some(TrustConfig { coordinator, elections }) = trust {
             writeln!(out, "    trust coordinator: {coordinator}, election {elections}")?;
         }
+        if config.access.as_ref().is_some_and(|access| access.is_credential_only(name)) {
+            writeln!(out, "    takes tokens from signed credentials only")?;
+        }
         if !enforce {
             writeln!(out, "    WARNING: enforce = false: stale writes go through")?;
         }
     }
     Ok(())
+}
+
+/// What is told of a listener's TLS.
+fn tls(tls: Option<&Options>) -> &'static str {
+    match tls.map(|tls| tls.clients.as_ref().map(|clients| clients.required)) {
+        None => ", no TLS",
+        Some(None) => ", TLS",
+        Some(Some(true)) => ", TLS, client certificates required",
+        Some(Some(false)) => ", TLS, client certificates optional",
+    }
+}
+
+fn principals(access: &Access) -> Vec<String> {
+    access.principals().map(|principal| principal.name.clone()).collect()
 }
 
 fn resource_json(resource: &ResourceConfig) -> Value {

@@ -9,6 +9,7 @@ use crate::fence::{FenceName, Holder, Token};
 
 use super::failure::Failure;
 use super::http::{Endpoint, segment};
+use super::identity::IdentityArgs;
 use super::table::cell;
 
 /// Claim a fence for a token, without writing.
@@ -30,6 +31,8 @@ pub struct ClaimArgs {
     /// The gate's data listener.
     #[arg(long, value_name = "URL", env = "FENCEGATE_URL", default_value = "http://127.0.0.1:7070")]
     gate: String,
+    #[command(flatten)]
+    identity: IdentityArgs,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -40,7 +43,7 @@ pub struct ClaimArgs {
 /// # Errors
 /// [`Failure::Refused`], [`Failure::Unreachable`], …
 pub fn run(args: &ClaimArgs, out: &mut dyn Write) -> Result<(), Failure> {
-    let gate = Endpoint::parse(&args.gate, "--gate")?;
+    let gate = Endpoint::open(&args.gate, "--gate", &args.identity.open()?)?;
     let mut headers = vec![("fencing-token", args.token.to_string())];
     headers.extend(args.holder.iter().map(|holder| ("fencing-holder", holder.to_string())));
     let path = format!("/-/fences/{}/claim", segment(&args.fence));

@@ -9,6 +9,7 @@ use crate::fence::{FenceName, Token};
 
 use super::failure::Failure;
 use super::http::{Endpoint, segment};
+use super::identity::IdentityArgs;
 use super::table::{self, cell, time};
 
 /// Look at fences, their history, and their operators' tools.
@@ -30,6 +31,8 @@ pub struct FencesArgs {
         default_value = "http://127.0.0.1:7071"
     )]
     admin_url: String,
+    #[command(flatten)]
+    identity: IdentityArgs,
     /// Print JSON.
     #[arg(long, global = true)]
     json: bool,
@@ -91,7 +94,7 @@ const PAGE_MAX: u64 = 1000;
 /// # Errors
 /// [`Failure::Unreachable`], …
 pub fn run(args: &FencesArgs, out: &mut dyn Write) -> Result<(), Failure> {
-    let admin = Endpoint::parse(&args.admin_url, "--admin-url")?;
+    let admin = Endpoint::open(&args.admin_url, "--admin-url", &args.identity.open()?)?;
     let path = |fence: &str, rest: &str| format!("/v1/fences/{}{rest}", segment(fence));
     match &args.action {
         Action::List { prefix } => list(&admin, prefix, args.json, out),

@@ -7,7 +7,7 @@ use hyper::Method;
 use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use serde_json::Value;
 
-use crate::endpoint::{self, Call, ExchangeError, NoAnswer, Options};
+use crate::endpoint::{self, Call, ExchangeError, Identity, NoAnswer, Options};
 pub use crate::endpoint::{Reply, segment};
 use crate::headers::FENCING_VERDICT;
 
@@ -33,8 +33,16 @@ impl Endpoint {
     /// # Errors
     /// [`Failure::Usage`].
     pub fn parse(url: &str, flag: &'static str) -> Result<Endpoint, Failure> {
+        Endpoint::open(url, flag, &Identity::default())
+    }
+
+    /// The same, of a gate that asks who one is.
+    ///
+    /// # Errors
+    /// [`Failure::Usage`].
+    pub fn open(url: &str, flag: &'static str, identity: &Identity) -> Result<Endpoint, Failure> {
         let options = Options { answer_time: ANSWER_TIME, answer_bytes_max: ANSWER_BYTES_MAX, ..Options::default() };
-        let endpoint = endpoint::Endpoint::parse(url, options);
+        let endpoint = endpoint::Endpoint::open(url, options, identity);
         let endpoint = endpoint.map_err(|error| Failure::Usage(format!("{flag} {error}")))?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         Ok(Endpoint { endpoint, runtime: Arc::new(runtime), flag })

@@ -15,9 +15,12 @@ pub mod demo;
 pub mod failure;
 pub mod fences;
 pub mod http;
+pub mod identity;
+pub mod keys;
 #[cfg(target_os = "linux")]
 pub mod lead;
 pub mod pages;
+pub mod principal;
 pub mod serve;
 pub mod sql;
 pub mod status;
@@ -58,6 +61,8 @@ enum Command {
     Sql(sql::SqlArgs),
     Status(status::StatusArgs),
     Fences(fences::FencesArgs),
+    Principal(principal::PrincipalArgs),
+    Keys(keys::KeysArgs),
     CheckConfig(check_config::CheckConfigArgs),
     Completions(pages::CompletionsArgs),
     Man(pages::ManArgs),
@@ -120,6 +125,8 @@ fn run(matches: &ArgMatches, out: &mut dyn Write) -> Result<(), Failure> {
         Command::Sql(args) => sql::run(&args, out),
         Command::Status(args) => status::run(&args, out),
         Command::Fences(args) => fences::run(&args, out),
+        Command::Principal(args) => principal::run(&args, out),
+        Command::Keys(args) => keys::run(&args, out),
         Command::CheckConfig(args) => check_config::run(&args, out),
         Command::Completions(args) => pages::completions(&args, Cli::command(), out),
         Command::Man(args) => pages::man(&args, Cli::command(), out),

@@ -53,6 +53,15 @@ pub struct ServeArgs {
     /// Admin listener; port 0 picks a free one [default: 127.0.0.1:7071].
     #[arg(long, value_name = "ADDR", env = "FENCEGATE_ADMIN")]
     admin: Option<String>,
+    /// Certificate of both listeners, and those between it and its authority (PEM).
+    #[arg(long, value_name = "FILE", env = "FENCEGATE_TLS_CERT", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// Its private key (PEM).
+    #[arg(long, value_name = "FILE", env = "FENCEGATE_TLS_KEY", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+    /// Listen where other machines can reach it, without TLS and principals.
+    #[arg(long, env = "FENCEGATE_ALLOW_INSECURE", value_parser = clap::builder::FalseyValueParser::new())]
+    allow_insecure: bool,
     /// Names under which the admin listener may be asked, besides its addresses and localhost; a comma between each two.
     #[arg(long, value_name = "NAMES", env = "FENCEGATE_ADMIN_HOSTS")]
     admin_hosts: Option<String>,
@@ -101,6 +110,8 @@ impl ServeArgs {
             trust: self.trust.clone(),
             coordinator: self.coordinator.clone(),
             election: self.election.clone(),
+            tls: self.tls_cert.clone().zip(self.tls_key.clone()),
+            allow_insecure: self.allow_insecure,
         };
         let trusts = self.trust.is_some() || self.coordinator.is_some() || self.election.is_some();
         let has_resource = self.sqlite.is_some() || self.upstream.is_some() || self.fence.is_some() || trusts;

@@ -13,6 +13,7 @@ use crate::fence::{ClaimError, Holder};
 
 use super::failure::Failure;
 use super::http::{self, Endpoint};
+use super::identity::IdentityArgs;
 use super::table;
 
 /// Run SQL through a gate.
@@ -40,6 +41,8 @@ pub struct SqlArgs {
     /// The gate's data listener.
     #[arg(long, value_name = "URL", env = "FENCEGATE_URL", default_value = "http://127.0.0.1:7070")]
     gate: String,
+    #[command(flatten)]
+    identity: IdentityArgs,
     /// Print the gate's JSON.
     #[arg(long)]
     json: bool,
@@ -50,7 +53,7 @@ pub struct SqlArgs {
 /// # Errors
 /// [`Failure::Refused`], [`Failure::Other`] for a statement that failed, …
 pub fn run(args: &SqlArgs, out: &mut dyn Write) -> Result<(), Failure> {
-    let gate = Endpoint::parse(&args.gate, "--gate")?;
+    let gate = Endpoint::open(&args.gate, "--gate", &args.identity.open()?)?;
     let work = work(&args.sql)?;
     // Asked before the stream is closed: what a transaction without COMMIT did is rolled back then, which must not look like success.
     let requests = json!([work, { "type": "get_autocommit" }, { "type": "close" }]);

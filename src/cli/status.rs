@@ -10,6 +10,7 @@ use crate::fence::FenceName;
 use super::failure::Failure;
 use super::fences;
 use super::http::Endpoint;
+use super::identity::IdentityArgs;
 use super::table::cell;
 
 mod election;
@@ -38,6 +39,8 @@ pub struct StatusArgs {
     /// The gate's admin listener.
     #[arg(long, value_name = "URL", env = "FENCEGATE_ADMIN_URL", default_value = "http://127.0.0.1:7071")]
     admin_url: String,
+    #[command(flatten)]
+    identity: IdentityArgs,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -51,16 +54,18 @@ const FENCES_SHOWN_MAX: usize = 100;
 /// # Errors
 /// [`Failure::Unreachable`], …
 pub fn run(args: &StatusArgs, out: &mut dyn Write) -> Result<(), Failure> {
+    let identity = args.identity.open()?;
     if let Some(election) = &args.election {
         let wanted = election::Wanted {
             election,
             coordinator: args.coordinator.as_ref().unwrap_or(&args.gate),
             gate: &args.gate,
             fence: args.fence.as_ref().unwrap_or(election),
+            identity: &identity,
         };
         return election::show(&wanted, args.json, out);
     }
-    let admin = Endpoint::parse(&args.admin_url, "--admin-url")?;
+    let admin = Endpoint::open(&args.admin_url, "--admin-url", &identity)?;
     let mut status = admin.get("/v1/status")?;
     let page = admin.get(&format!("/v1/fences?limit={FENCES_SHOWN_MAX}"))?;
     if args.json {

@@ -10,7 +10,7 @@ use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use hyper::Method;
-use hyper::header::{HeaderName, HeaderValue};
+use hyper::header::{AUTHORIZATION, HeaderName, HeaderValue};
 
 use super::error::{Applied, Error};
 use super::gate::presented;
@@ -75,8 +75,18 @@ impl Bound {
     /// A request that presents the token.
     pub(super) fn call(&self, method: Method, path: String) -> Call {
         // Not even a GET is sent twice by itself: a gate can be told that some change something.
-        let call = Call { repeatable: false, ..Call::new(method, path) };
+        let mut call = Call { repeatable: false, ..Call::new(method, path) };
+        if let Some(bearer) = self.bearer() {
+            call = call.with_header(AUTHORIZATION, bearer);
+        }
         self.presented.iter().fold(call, |call, (name, value)| call.with_header(name.clone(), value.clone()))
+    }
+
+    /// The leadership's own credential, where its coordinator signs one. It stands before the identity of the connection.
+    fn bearer(&self) -> Option<HeaderValue> {
+        let mut bearer = HeaderValue::try_from(format!("Bearer {}", self.leadership.credential(&self.fence)?)).ok()?;
+        bearer.set_sensitive(true);
+        Some(bearer)
     }
 
     /// Sends a request, and sends it again where it was surely not applied and that may pass; one that may be repeated also where

@@ -12,7 +12,7 @@ use super::http::Http;
 use super::leadership::Leadership;
 use super::sql::Sql;
 use super::told::Source;
-use crate::endpoint::{Endpoint, Options, UrlError, segment};
+use crate::endpoint::{Endpoint, Identity, Options, UrlError, segment};
 use crate::fence::{FenceName, Token};
 use crate::headers::{FENCING_HOLDER, FENCING_TOKEN};
 
@@ -24,6 +24,7 @@ const RETRY_FOR: Duration = Duration::from_secs(10);
 pub struct Gate {
     url: String,
     options: Options,
+    identity: Identity,
     retry_for: Duration,
     endpoint: Endpoint,
 }
@@ -44,8 +45,17 @@ impl Gate {
     /// # Errors
     /// [`UrlError`].
     pub fn new(url: &str) -> Result<Gate, UrlError> {
+        Gate::open(url, &Identity::default())
+    }
+
+    /// The same, of a gate that asks who one is, or whose certificate the operating system doesn't know.
+    ///
+    /// # Errors
+    /// [`UrlError`].
+    pub fn open(url: &str, identity: &Identity) -> Result<Gate, UrlError> {
         let options = Options::default();
-        Ok(Gate { url: url.to_owned(), options, retry_for: RETRY_FOR, endpoint: Endpoint::parse(url, options)? })
+        let endpoint = Endpoint::open(url, options, identity)?;
+        Ok(Gate { url: url.to_owned(), options, identity: identity.clone(), retry_for: RETRY_FOR, endpoint })
     }
 
     /// The same, with so much time for each answer; 60 s if nothing is said.
@@ -69,7 +79,7 @@ impl Gate {
 
     fn with_options(self, change: impl FnOnce(Options) -> Options) -> Gate {
         let options = change(self.options);
-        let endpoint = Endpoint::parse(&self.url, options).expect("it was read before");
+        let endpoint = Endpoint::open(&self.url, options, &self.identity).expect("it was read before");
         Gate { options, endpoint, ..self }
     }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use hyper::header::{HeaderName, HeaderValue};
+use hyper::header::{AUTHORIZATION, HeaderName, HeaderValue};
 use hyper::{HeaderMap, Method};
 
 use super::bound::Bound;
@@ -114,6 +114,10 @@ impl Http {
             let name: HeaderName = name.parse().map_err(|_| wrong("not a header's name"))?;
             if OWN_HEADERS.contains(&name.as_str()) {
                 return Err(wrong("it is set by the client itself"));
+            }
+            if name == AUTHORIZATION {
+                // There can be one only, and this one is for the service.
+                call.headers.remove(AUTHORIZATION);
             }
             call = call.with_header(name, HeaderValue::try_from(*value).map_err(|_| wrong("not a header's value"))?);
         }

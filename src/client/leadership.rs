@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::clock::{BootClock, Clock};
 use super::lease::{Lease, Lost};
-use crate::coordinator::{self, Bid, Coordinator, CoordinatorError};
+use crate::coordinator::{self, Bid, Coordinator, CoordinatorError, Credentials};
 use crate::fence::{FenceName, Holder, Token};
 
 /// A lease is renewed when one of so many parts of it has passed.
@@ -44,6 +44,7 @@ struct Shared {
     holder: Option<Holder>,
     clock: Arc<dyn Clock>,
     lease: Mutex<Lease>,
+    credentials: Mutex<Credentials>,
     lost: watch::Sender<Option<Lost>>,
 }
 
@@ -93,6 +94,7 @@ where
         holder: bid.holder.clone(),
         clock,
         lease: Mutex::new(lease),
+        credentials: Mutex::new(coordinator::Leadership::credentials(&term)),
         lost,
     });
     let (orders, ordered) = mpsc::channel(1);
@@ -137,6 +139,13 @@ impl Leadership {
     /// The election that it won.
     pub fn election(&self) -> &FenceName {
         &self.shared.election
+    }
+
+    /// A signed credential of this term for this fence, as young as the last renewal; `None` where the coordinator signs nothing. A gate
+    /// takes it in `Authorization: Bearer`, and clients bound to this leadership send it by themselves.
+    pub fn credential(&self, fence: &FenceName) -> Option<String> {
+        let credentials = self.shared.credentials.lock().unwrap_or_else(PoisonError::into_inner);
+        credentials.of(fence).map(str::to_owned)
     }
 
     /// The token, if the leadership is known to be alive at this moment: by the clock, so that a process that was paused past its
@@ -269,6 +278,8 @@ impl<T: coordinator::Leadership> Keeper<T> {
             match renewed {
                 Ok(granted) => {
                     self.granted = granted;
+                    let credentials = self.term.credentials();
+                    *self.shared.credentials.lock().unwrap_or_else(PoisonError::into_inner) = credentials;
                     if self.shared.with_lease(|lease, now| lease.renewed(sent, granted, now)).is_err() {
                         return;
                     }

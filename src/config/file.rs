@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::Deserialize;
 use serde_spanned::Spanned;
 
+use crate::access::Access;
 use crate::fence::FenceName;
 use crate::resource::sqlite::{RESERVED, TableFence};
 
@@ -16,6 +18,7 @@ use super::{
     SqliteConfig, TrustConfig, address, host, is_name_char, trust,
 };
 
+mod access;
 mod http;
 
 /// What is wrong in a configuration, and where.
@@ -57,6 +60,14 @@ struct FileToml {
     #[serde(default)]
     admin_hosts: Vec<Spanned<String>>,
     data_dir: Option<PathBuf>,
+    allow_insecure: Option<bool>,
+    tls: Option<Spanned<access::TlsToml>>,
+    admin_tls: Option<Spanned<access::TlsToml>>,
+    #[serde(default)]
+    principal: Vec<Spanned<access::PrincipalToml>>,
+    credentials: Option<access::CredentialsToml>,
+    #[serde(default)]
+    credential_key: Vec<Spanned<access::CredentialKeyToml>>,
     #[serde(default)]
     limits: BTreeMap<String, Spanned<toml::Value>>,
     #[serde(default)]
@@ -71,6 +82,7 @@ struct ResourceToml {
     path: Option<Spanned<String>>,
     fence: Option<Spanned<String>>,
     enforce: Option<bool>,
+    require_credential: Option<Spanned<bool>>,
     trust: Option<Spanned<String>>,
     coordinator: Option<Spanned<String>>,
     election: Option<Spanned<String>>,
@@ -206,9 +218,23 @@ pub fn parse(path: &Path, text: &str) -> Result<Config, ConfigError> {
         }
         resources.push(resource);
     }
+    let access::Understood { access, signer } = access::access(&source, folder, &file)?;
+    let (tls, admin_tls) =
+        (access::tls(&source, folder, file.tls.as_ref())?, access::tls(&source, folder, file.admin_tls.as_ref())?);
+    let asks_clients = [&tls, &admin_tls].into_iter().flatten().any(|tls| tls.clients.is_some());
+    if access.as_ref().is_some_and(Access::has_certificates) && !asks_clients {
+        let message =
+            "a principal has a certificate, but no listener asks for one: write client_ca in [tls]".to_owned();
+        return Err(ConfigError { place: Place::Whole(path.to_owned()), message });
+    }
     Ok(Config {
         listen: listener(&file.listen, LISTEN_DEFAULT)?,
         admin: listener(&file.admin, ADMIN_DEFAULT)?,
+        tls,
+        admin_tls,
+        access: access.map(Arc::new),
+        signer,
+        allow_insecure: file.allow_insecure.unwrap_or(false),
         admin_hosts: file.admin_hosts.iter().map(|name| source.parse(name, host)).collect::<Result<_, _>>()?,
         data_dir: folder.join(file.data_dir.unwrap_or_else(|| DATA_DIR_DEFAULT.into())),
         resources,

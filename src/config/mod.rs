@@ -2,12 +2,16 @@
 
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
+use crate::access::Access;
+use crate::access::credential::Signer;
 use crate::fence::FenceName;
 use crate::fence::drain::OnUnknown;
 use crate::resource::http::{self, Protocol, Rules, Template, Upstream};
 use crate::resource::sqlite::{self, TableFence};
+use crate::tls::server as tls;
 
 pub mod file;
 pub mod limits;
@@ -23,6 +27,16 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Address of the admin listener.
     pub admin: SocketAddr,
+    /// TLS on the data listener.
+    pub tls: Option<tls::Options>,
+    /// TLS on the admin listener.
+    pub admin_tls: Option<tls::Options>,
+    /// Who may do what; `None`: everybody everything.
+    pub access: Option<Arc<Access>>,
+    /// Signs the credentials of those whom the embedded coordinator elects.
+    pub signer: Option<Arc<Signer>>,
+    /// Whether listeners may be open to other machines without TLS and principals.
+    pub allow_insecure: bool,
     /// Names under which the admin listener may be asked, besides its addresses and `localhost`.
     pub admin_hosts: Vec<String>,
     /// Where the gate keeps what belongs to no resource, and the embedded default's database.
@@ -158,6 +172,10 @@ pub struct Overrides {
     pub coordinator: Option<String>,
     /// `--election`.
     pub election: Option<String>,
+    /// `--tls-cert` and `--tls-key`: TLS on both listeners.
+    pub tls: Option<(PathBuf, PathBuf)>,
+    /// `--allow-insecure`.
+    pub allow_insecure: bool,
 }
 
 /// Reads an address: `127.0.0.1:7070`, `[::1]:7070`, `localhost:7070`.
@@ -232,14 +250,51 @@ impl Config {
             folder: Path::new(""),
         };
         let trust = said.understand(&kind).map_err(|(_, why)| why)?;
-        Ok(Config {
+        let mut config = Config {
             listen: address(overrides.listen.as_deref().unwrap_or(LISTEN_DEFAULT))?,
             admin: address(overrides.admin.as_deref().unwrap_or(ADMIN_DEFAULT))?,
+            tls: None,
+            admin_tls: None,
+            access: None,
+            signer: None,
+            allow_insecure: false,
             admin_hosts: hosts(overrides.admin_hosts.as_deref().unwrap_or_default())?,
             data_dir,
             resources: vec![ResourceConfig { name, path: "/".into(), enforce, trust, kind }],
             limits: Limits::default(),
-        })
+        };
+        config.secure(overrides)?;
+        Ok(config)
+    }
+
+    /// What flags say of TLS; and whether the listeners may be as open as they are.
+    fn secure(&mut self, overrides: &Overrides) -> Result<(), String> {
+        if let Some((cert, key)) = &overrides.tls {
+            for tls in [&mut self.tls, &mut self.admin_tls] {
+                let clients = tls.take().and_then(|tls| tls.clients);
+                *tls = Some(tls::Options { cert: cert.clone(), key: key.clone(), clients });
+            }
+        }
+        self.allow_insecure |= overrides.allow_insecure;
+        let listeners =
+            [("listen", self.listen, "tls", &self.tls), ("admin", self.admin, "admin_tls", &self.admin_tls)];
+        for (name, addr, table, tls) in listeners {
+            if addr.ip().to_canonical().is_loopback() || self.allow_insecure {
+                continue;
+            }
+            let missing = match (tls, &self.access) {
+                (Some(_), Some(_)) => continue,
+                (Some(_), None) => "[[principal]]".to_owned(),
+                (None, Some(_)) => format!("[{table}]"),
+                (None, None) => format!("[{table}] and [[principal]]"),
+            };
+            return Err(format!(
+                "{name} = \"{addr}\" is open to other machines, and without {missing} whoever reaches it can present any token; \
+                 write {missing} in the configuration (docs/security.md), or listen on 127.0.0.1. Where a network of your own \
+                 protects it, say allow_insecure = true or --allow-insecure"
+            ));
+        }
+        Ok(())
     }
 
     /// The configuration of a file, with what flags and variables say on top.
@@ -264,6 +319,7 @@ impl Config {
         if overrides.no_enforce {
             config.resources.iter_mut().for_each(|resource| resource.enforce = false);
         }
+        config.secure(overrides).map_err(|message| ConfigError { place: Place::Whole(path.to_owned()), message })?;
         Ok(config)
     }
 }

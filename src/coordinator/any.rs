@@ -5,8 +5,8 @@ use std::time::Duration;
 #[cfg(feature = "etcd")]
 use super::etcd::{Etcd, EtcdLeadership, OpenError, Options, OptionsError};
 use super::gate::{GateCoordinator, GateLeadership};
-use super::{Bid, Coordinator, CoordinatorError, Leader, Leadership, View};
-use crate::endpoint::UrlError;
+use super::{Bid, Coordinator, CoordinatorError, Credentials, Leader, Leadership, View};
+use crate::endpoint::{Identity, UrlError};
 use crate::fence::{FenceName, Token};
 
 /// One of the coordinators that can be named by an address.
@@ -57,8 +57,16 @@ impl AnyCoordinator {
     /// # Errors
     /// See [`AnyError`].
     pub fn open(address: &str) -> Result<AnyCoordinator, AnyError> {
+        AnyCoordinator::open_as(address, &Identity::default())
+    }
+
+    /// The same; `identity` is what a gate is shown that asks who one is.
+    ///
+    /// # Errors
+    /// See [`AnyError`].
+    pub fn open_as(address: &str, identity: &Identity) -> Result<AnyCoordinator, AnyError> {
         match address.split_once("://").map(|(scheme, _)| scheme) {
-            Some("http" | "https") => Ok(AnyCoordinator::Gate(GateCoordinator::new(address)?)),
+            Some("http" | "https") => Ok(AnyCoordinator::Gate(GateCoordinator::open(address, identity)?)),
             #[cfg(feature = "etcd")]
             Some("etcd" | "etcds") => Ok(AnyCoordinator::Etcd(Etcd::open(&Options::parse(address)?)?)),
             #[cfg(not(feature = "etcd"))]
@@ -121,6 +129,14 @@ impl Leadership for AnyLeadership {
         }
     }
 
+    fn credentials(&self) -> Credentials {
+        match self {
+            AnyLeadership::Gate(term) => term.credentials(),
+            #[cfg(feature = "etcd")]
+            AnyLeadership::Etcd(term) => term.credentials(),
+        }
+    }
+
     fn ended(&self) -> impl Future<Output = ()> + Send + 'static {
         type Ended = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
         let ended: Ended = match self {
@@ -150,7 +166,7 @@ mod tests {
         for (address, says) in [
             ("127.0.0.1:2379", "write etcd://HOST:PORT"),
             ("zookeeper://127.0.0.1", "write etcd://HOST:PORT"),
-            ("https://gate.example", "https is not in this version"),
+            ("https://user@gate.example", "a user or password"),
         ] {
             let error = AnyCoordinator::open(address).unwrap_err().to_string();
             assert!(error.contains(says), "{address}: {error}");

@@ -11,8 +11,8 @@ use hyper::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use serde_json::{Value, json};
 
 use super::candidate::CandidateId;
-use super::{Bid, Coordinator, CoordinatorError, Leader, Leadership, VIEW_WAITING_MAX, View};
-use crate::endpoint::{Call, Endpoint, ExchangeError, Options, Reply, UrlError, segment};
+use super::{Bid, Coordinator, CoordinatorError, Credentials, Leader, Leadership, VIEW_WAITING_MAX, View};
+use crate::endpoint::{Call, Endpoint, ExchangeError, Identity, Options, Reply, UrlError, segment};
 use crate::fence::{FenceName, Holder, Token};
 
 /// The bounds of a lease, as `docs/elections.md` has them.
@@ -47,6 +47,7 @@ pub struct GateCoordinator {
 pub struct GateLeadership {
     candidacy: Candidacy,
     token: Token,
+    credentials: Credentials,
 }
 
 /// One candidate of one election.
@@ -72,8 +73,16 @@ impl GateCoordinator {
     /// # Errors
     /// [`UrlError`].
     pub fn new(url: &str) -> Result<GateCoordinator, UrlError> {
+        GateCoordinator::open(url, &Identity::default())
+    }
+
+    /// The same, of a gate that asks who one is.
+    ///
+    /// # Errors
+    /// [`UrlError`].
+    pub fn open(url: &str, identity: &Identity) -> Result<GateCoordinator, UrlError> {
         let options = Options { answer_time: ANSWER_TIME, ..Options::default() };
-        Ok(GateCoordinator { endpoint: Endpoint::parse(url, options)?, patience: PATIENCE })
+        Ok(GateCoordinator { endpoint: Endpoint::open(url, options, identity)?, patience: PATIENCE })
     }
 
     /// The same, where one who waits in an election, or for news of one, gives up only after the gate has been out of reach for
@@ -201,6 +210,11 @@ fn understood(election: &FenceName, reply: &Reply) -> Result<Value, Trouble> {
 
 /// An answer that isn't what `docs/elections.md` says.
 fn odd(answer: &Value) -> Trouble {
+    let mut answer = answer.clone();
+    // They are for nobody's log.
+    for secret in ["credentials", "candidate"] {
+        answer.as_object_mut().map(|answer| answer.remove(secret));
+    }
     Trouble::Final(CoordinatorError::OutcomeUnknown(format!("not an answer of a gate's coordinator: {answer}")))
 }
 
@@ -210,6 +224,12 @@ fn token(value: &Value) -> Option<Token> {
 
 fn holder(value: &Value) -> Option<Holder> {
     value.as_str()?.parse().ok()
+}
+
+/// What the gate has signed for a leader.
+fn credentials(answer: &Value) -> Credentials {
+    let all = answer["credentials"].as_object().into_iter().flatten();
+    all.filter_map(|(fence, signed)| Some((fence.parse().ok()?, signed.as_str()?.to_owned()))).collect()
 }
 
 /// Who leads by this answer; `None` where nobody does.
@@ -240,9 +260,12 @@ impl Coordinator for GateCoordinator {
         });
         let call = post(election, "/campaign", &body).within(WAIT + ANSWER_TIME);
         let abandoned = Abandoned(Some(Candidacy { coordinator: self.clone(), election: election.clone(), candidate }));
-        let token = self
+        let (token, credentials) = self
             .ask_until(election, &call, |answer| match answer["state"].as_str() {
-                Some("leading") => token(&answer["token"]).map(Some).ok_or_else(|| odd(answer)),
+                Some("leading") => {
+                    let token = token(&answer["token"]).ok_or_else(|| odd(answer))?;
+                    Ok(Some((token, credentials(answer))))
+                }
                 Some("waiting") => Ok(None),
                 _ => Err(odd(answer)),
             })
@@ -252,7 +275,7 @@ impl Coordinator for GateCoordinator {
                 CoordinatorError::Lost => CoordinatorError::Unavailable("the gate is of an older version".to_owned()),
                 other => other,
             })?;
-        Ok(GateLeadership { candidacy: abandoned.keep(), token })
+        Ok(GateLeadership { candidacy: abandoned.keep(), token, credentials })
     }
 
     async fn leader(&self, election: &FenceName) -> Result<Option<Leader>, CoordinatorError> {
@@ -293,8 +316,13 @@ impl Leadership for GateLeadership {
         if token(&answer["token"]) != Some(self.token) {
             return Err(CoordinatorError::Lost);
         }
+        self.credentials = credentials(&answer);
         let ttl = answer["ttl_ms"].as_u64().ok_or_else(|| odd(&answer).error())?;
         Ok(Duration::from_millis(ttl))
+    }
+
+    fn credentials(&self) -> Credentials {
+        self.credentials.clone()
     }
 
     fn ended(&self) -> impl Future<Output = ()> + Send + 'static {

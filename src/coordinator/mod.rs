@@ -66,6 +66,29 @@ pub struct View {
     pub waiting_count: usize,
 }
 
+/// Signed leadership credentials, which a gate checks without asking anybody: one for each fence. Kept out of `Debug`.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Credentials(Vec<(FenceName, String)>);
+
+impl Credentials {
+    /// The one for this fence.
+    pub fn of(&self, fence: &FenceName) -> Option<&str> {
+        self.0.iter().find(|(one, _)| one == fence).map(|(_, credential)| credential.as_str())
+    }
+}
+
+impl FromIterator<(FenceName, String)> for Credentials {
+    fn from_iter<I: IntoIterator<Item = (FenceName, String)>>(all: I) -> Credentials {
+        Credentials(all.into_iter().collect())
+    }
+}
+
+impl std::fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(self.0.iter().map(|(fence, _)| fence.as_str())).finish()
+    }
+}
+
 /// Elects one leader at a time in each election, and issues it a token.
 ///
 /// Dropping any of these futures is safe: an abandoned candidacy lapses by its TTL at the latest.
@@ -121,6 +144,11 @@ pub trait Leadership: Send {
     /// [`CoordinatorError::Lost`] where the lease has run out: this term is over for good. After any other error the lease
     /// may or may not have been renewed: go on counting from the last success.
     fn renew(&mut self) -> impl Future<Output = Result<Duration, CoordinatorError>> + Send;
+
+    /// Signed credentials of this term, as young as its last renewal; none where the coordinator signs nothing.
+    fn credentials(&self) -> Credentials {
+        Credentials::default()
+    }
 
     /// Resolves as soon as the coordinator is known to have ended this term, however it did: so that a loss is noticed between
     /// two renewals. Otherwise it pends for ever, also while the coordinator is out of reach and where its answers are in

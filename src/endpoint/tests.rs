@@ -56,7 +56,6 @@ fn urls() {
         "",
         "gate",
         "gate:7070",
-        "https://gate",
         "ftp://gate",
         "http://",
         "http://a b",

@@ -158,6 +158,12 @@ impl BearerToken {
             Some(holder) => format!("fgt.{token}.{}", URL_SAFE_NO_PAD.encode(holder.as_bytes())),
         }
     }
+
+    /// The same with a principal's secret, whose text `fgs.SECRET` has it in base64url already.
+    pub fn render_with_secret(token: Token, holder: &Holder, secret: &str) -> String {
+        let secret = secret.strip_prefix("fgs.").unwrap_or(secret);
+        format!("{}.{secret}", BearerToken::render(token, Some(holder)))
+    }
 }
 
 impl Presented {

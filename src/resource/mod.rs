@@ -19,6 +19,7 @@ use hyper::{HeaderMap, Method, Response, Uri, Version};
 
 use http_body_util::Full;
 
+use crate::access::Caller;
 use crate::fence::{Claim, FenceName, Holder, Presented, Token, Verdict};
 use crate::problem::Problem;
 
@@ -74,6 +75,10 @@ pub struct Call {
     pub headers: HeaderMap,
     /// Where the client is.
     pub peer: SocketAddr,
+    /// Whether it speaks TLS.
+    pub is_secure: bool,
+    /// Who sends it, and what that may do here; `None`: everything. The resource asks before it touches a fence.
+    pub caller: Option<Box<Caller>>,
     /// The body, not read yet: a refusal comes before it.
     pub body: Received,
     /// The connection itself, once it is answered 101 (or 200 to an extended CONNECT).

@@ -2,12 +2,13 @@
 
 use http_body_util::{Either, Full};
 use hyper::body::Incoming;
-use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE};
 use hyper::{Method, Request, Response, StatusCode};
 use metrics::{counter, gauge};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use crate::access::Who;
 use crate::fence::{FenceName, Token};
 use crate::problem::{Kind, Problem};
 use crate::resource::Look;
@@ -16,7 +17,7 @@ use crate::resource::threads::now_ms;
 use super::data::{no_fence, readyz, segments, small_body};
 use super::events::EventBody;
 use super::respond::{self, Answer, Style, timestamp};
-use super::{Gate, console, listing, origin};
+use super::{Gate, console, guard, listing, origin};
 
 /// Fences of one resource that have metrics of their own: the number of series stays bounded.
 const METRIC_FENCES_MAX: usize = 100;
@@ -30,24 +31,44 @@ pub type AdminAnswer = Response<Either<Full<bytes::Bytes>, EventBody>>;
 
 /// Answers one request.
 pub async fn handle(gate: &Gate, request: Request<Incoming>) -> AdminAnswer {
-    let mut answer = match origin::check(&request, &gate.admin_hosts) {
-        Ok(()) if request.uri().path() == "/v1/events" && request.method() == Method::GET => events(gate),
-        Ok(()) => route(gate, request).await.map(|answer| answer.map(Either::Left)),
-        Err(problem) => Err(problem),
-    }
-    .unwrap_or_else(|problem| respond::problem(&problem, Style::Problem).map(Either::Left));
+    let mut answer = admit(gate, request).await.unwrap_or_else(|problem| refused(&problem).map(Either::Left));
     origin::harden(&mut answer);
     answer
 }
 
-fn events(gate: &Gate) -> Result<AdminAnswer, Problem> {
-    let mut answer = Response::new(Either::Right(EventBody::new(gate)?));
+async fn admit(gate: &Gate, request: Request<Incoming>) -> Result<AdminAnswer, Problem> {
+    origin::check(&request, &gate.admin_hosts)?;
+    let who = allow(gate, &request)?;
+    if request.uri().path() == "/v1/events" && request.method() == Method::GET {
+        return events(gate, who);
+    }
+    route(gate, request, who.as_ref()).await.map(|answer| answer.map(Either::Left))
+}
+
+fn events(gate: &Gate, who: Option<Who>) -> Result<AdminAnswer, Problem> {
+    let mut answer = Response::new(Either::Right(EventBody::new(gate, who)?));
     answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     Ok(answer)
 }
 
-async fn route(gate: &Gate, request: Request<Incoming>) -> Result<Answer, Problem> {
+/// Who asks, if that may.
+fn allow(gate: &Gate, request: &Request<Incoming>) -> Result<Option<Who>, Problem> {
+    let segments = segments(request.uri().path())?;
+    let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
+    guard::admin(gate, request, &segments)
+}
+
+/// What one is told who may not. A browser asks its user for a password then, which is the secret.
+fn refused(problem: &Problem) -> Answer {
+    let mut answer = respond::problem(problem, Style::Problem);
+    if problem.kind == Kind::Unauthenticated {
+        answer.headers_mut().append(WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"fencegate\""));
+    }
+    answer
+}
+
+async fn route(gate: &Gate, request: Request<Incoming>, who: Option<&Who>) -> Result<Answer, Problem> {
     let segments = segments(request.uri().path())?;
     let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
     let query = Query::parse(request.uri().query())?;
@@ -61,10 +82,10 @@ async fn route(gate: &Gate, request: Request<Incoming>) -> Result<Answer, Proble
         ["healthz"] if is_get => Ok(respond::json(StatusCode::OK, &json!({ "status": "ok" }))),
         ["readyz"] if is_get => Ok(readyz(gate)),
         ["metrics"] if is_get => Ok(metrics(gate)),
-        ["v1", "status"] if is_get => Ok(status(gate)),
+        ["v1", "status"] if is_get => Ok(status(gate, who)),
         ["v1", "overview"] if is_get => Ok(listing::overview(gate)),
-        ["v1", "fences"] if is_get && !query.names.is_empty() => Ok(listing::named(gate, &query.names)),
-        ["v1", "fences"] if is_get => listing::page(gate, &query.look).await,
+        ["v1", "fences"] if is_get && !query.names.is_empty() => Ok(listing::named(gate, &query.names, who)),
+        ["v1", "fences"] if is_get => listing::page(gate, &query.look, who).await,
         ["v1", "fences", name] if is_get => fence(gate, name).await,
         ["v1", "fences", name, "history"] if is_get => history(gate, name, &query).await,
         ["v1", "fences", name, action @ ("reset" | "release")] if method == Method::POST => {
@@ -152,10 +173,11 @@ fn metrics(gate: &Gate) -> Answer {
     text("text/plain; version=0.0.4; charset=utf-8", gate.metrics.render())
 }
 
-fn status(gate: &Gate) -> Answer {
+fn status(gate: &Gate, who: Option<&Who>) -> Answer {
     let resources: Vec<Value> = gate
         .mounts
         .iter()
+        .filter(|mount| who.is_none_or(|who| who.knows(mount.resource.name())))
         .map(|mount| {
             let resource = &mount.resource;
             json!({

@@ -11,14 +11,17 @@ use hyper::header::{CONNECTION, HeaderValue};
 use hyper::upgrade::OnUpgrade;
 use hyper::{Method, Request, Response, StatusCode, Version};
 use percent_encoding::percent_decode_str;
-use serde_json::json;
+use serde_json::{Value, json};
 
+use crate::access::{Caller, Right, credential};
 use crate::fence::{Claim, FenceName};
 use crate::problem::{Kind, Problem};
 use crate::resource::{Answering, Body, Boxed, Call, Judged, Quarantined, Received, Resource, Served, headers};
 
+use super::elections::Leads;
 use super::respond::{self, Answer, Style};
-use super::{Gate, elections};
+use super::tls::Secured;
+use super::{Gate, elections, guard};
 use crate::headers::{FENCING_HIGHEST, FENCING_VERDICT};
 
 /// Largest body on the reserved paths, in bytes.
@@ -58,15 +61,24 @@ pub async fn handle(
     })
 }
 
-fn route(gate: &Gate, request: Request<Incoming>, peer: SocketAddr) -> Route<'_> {
+fn route(gate: &Gate, mut request: Request<Incoming>, peer: SocketAddr) -> Route<'_> {
     let path = request.uri().path();
     if path == "/-" || path.starts_with("/-/") {
         return Route::Reserved(request);
     }
     let Some((index, below)) = mounted(gate, path) else { return Route::Done(nothing_here(gate, path)) };
-    let call = call(below, request, peer);
+    let resource = &gate.mounts[index].resource;
+    let caller = guard::caller(gate, &**resource, &mut request);
+    let (caller, refusal) = match caller {
+        Ok(caller) => (caller, None),
+        Err(problem) => (None, Some(problem)),
+    };
+    let call = call(below, request, peer, caller);
     let ends_connection = call.version == Version::HTTP_11 && call.body.ends_connection();
-    match gate.mounts[index].resource.call(call) {
+    if let Some(problem) = refusal {
+        return Route::Done(told(gate, index, Err(problem), ends_connection));
+    }
+    match resource.call(call) {
         Answering::Now(served) => Route::Done(told(gate, index, served, ends_connection)),
         Answering::Later(served) => Route::Resource(index, ends_connection, served),
     }
@@ -97,12 +109,13 @@ fn nothing_here(gate: &Gate, path: &str) -> Response<Body> {
 }
 
 /// What a resource is told of a request, `below` being where in its path that below the mount point begins.
-fn call(below: usize, request: Request<Incoming>, peer: SocketAddr) -> Call {
+fn call(below: usize, request: Request<Incoming>, peer: SocketAddr, caller: Option<Box<Caller>>) -> Call {
     let (mut parts, body) = Received::split(request);
     // hyper puts it there where the client's connection can become something else.
     let upgrade = parts.extensions.remove::<OnUpgrade>();
+    let is_secure = parts.extensions.get::<Arc<Secured>>().is_some();
     let hyper::http::request::Parts { method, uri, version, headers, .. } = parts;
-    Call { method, uri, below, version, headers, peer, body, upgrade }
+    Call { method, uri, below, version, headers, peer, is_secure, caller, body, upgrade }
 }
 
 /// What a client is told of what a resource says.
@@ -175,8 +188,11 @@ async fn reserved(gate: &Gate, request: Request<Incoming>) -> Result<Answer, Pro
     match segments.as_slice() {
         ["healthz"] if is_get => Ok(respond::json(StatusCode::OK, &json!({ "status": "ok" }))),
         ["readyz"] if is_get => Ok(readyz(gate)),
-        ["fences", name] if is_get => fence(gate, name),
-        ["fences", name, "claim"] if method == Method::POST => claim(gate, name, &request).await,
+        ["fences", name] if is_get => {
+            guard::fence(gate, &request, Right::Observe, name)?;
+            fence(gate, name)
+        }
+        ["fences", name, "claim"] if method == Method::POST => claim(gate, name, request).await,
         ["fences", _, "claim"] => Err(Problem::method_not_allowed("POST")),
         ["healthz" | "readyz"] | ["fences", _] => Err(Problem::method_not_allowed("GET, HEAD")),
         _ => Err(Problem::new(Kind::NotFound, format!("{} is not one of the gate's own paths", request.uri().path()))),
@@ -187,9 +203,28 @@ async fn election(gate: &Gate, path: &[String], request: Request<Incoming>) -> R
     let Some(coordinator) = &gate.coordinator else {
         return Err(Problem::new(Kind::NotFound, "this gate has no embedded coordinator"));
     };
+    if let Some(election) = path.first() {
+        guard::election(gate, &request, election)?;
+    }
     let (parts, body) = request.into_parts();
     let body = small_body(body).await?;
-    Ok(elections::handle(coordinator, &parts.method, path, parts.uri.query(), &body).await)
+    let issue = |election: &FenceName, leads: &Leads<'_>| credentials(gate, election, leads);
+    Ok(elections::handle(coordinator, &parts.method, path, parts.uri.query(), &body, &issue).await)
+}
+
+/// The credentials of a leader whom the embedded coordinator has elected, for each fence that the election is for. They last as long as
+/// its lease does without being renewed.
+fn credentials(gate: &Gate, election: &FenceName, leads: &Leads<'_>) -> Option<Value> {
+    let signer = gate.guard.signer.as_ref()?;
+    let mut fences: Vec<FenceName> = gate.fences_of(election).into_iter().map(|(_, fence)| fence).collect();
+    if fences.is_empty() {
+        fences.push(election.clone());
+    }
+    let sign = |fence: FenceName| {
+        let signed = signer.sign(&fence, leads.token, leads.holder, leads.ttl, credential::now());
+        (fence.to_string(), Value::from(signed))
+    };
+    Some(Value::Object(fences.into_iter().map(sign).collect()))
 }
 
 /// Splits a path at its slashes and decodes each part.
@@ -239,8 +274,10 @@ fn fence(gate: &Gate, name: &str) -> Result<Answer, Problem> {
     ))
 }
 
-async fn claim(gate: &Gate, name: &str, request: &Request<Incoming>) -> Result<Answer, Problem> {
+async fn claim(gate: &Gate, name: &str, mut request: Request<Incoming>) -> Result<Answer, Problem> {
+    guard::fence(gate, &request, Right::Claim, name)?;
     let resource = gate.resource_of(name).ok_or_else(|| no_fence(name))?;
+    let caller = guard::caller(gate, &**resource, &mut request)?;
     let fence: FenceName = name.parse().map_err(|_| no_fence(name))?;
     let refused = |problem: Problem| about(problem, &**resource, Some(&fence));
     let presented = headers::presented(request.headers(), Some(&fence)).map_err(|error| refused(error.into()))?;
@@ -253,6 +290,7 @@ async fn claim(gate: &Gate, name: &str, request: &Request<Incoming>) -> Result<A
         return Err(refused(Problem::new(Kind::WrongFence, why)));
     }
     let claim = claims.pop().expect("a presented token makes at least one claim");
+    guard::claim(caller.as_deref(), &claim)?;
     let Claim { token, .. } = claim;
     let claimed = resource.claim(claim.clone()).await?;
     let mut answer = respond::json(

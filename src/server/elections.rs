@@ -52,6 +52,20 @@ impl Default for Until {
     }
 }
 
+/// Who leads, and how long its lease lasts.
+#[derive(Debug)]
+pub struct Leads<'a> {
+    /// Its token.
+    pub token: Token,
+    /// Its name for itself.
+    pub holder: Option<&'a Holder>,
+    /// The lease's length, from each renewal.
+    pub ttl: Duration,
+}
+
+/// Makes what a leader is given besides its token: its credentials. `None` where there are none.
+pub type Issue<'a> = &'a (dyn Fn(&FenceName, &Leads<'_>) -> Option<Value> + Sync);
+
 /// What the path and method ask for.
 enum Route {
     Status,
@@ -69,6 +83,7 @@ pub async fn handle(
     path: &[String],
     query: Option<&str>,
     body: &[u8],
+    issue: Issue<'_>,
 ) -> Answer {
     let outcome = match route(path) {
         Err(problem) => Err(problem),
@@ -77,8 +92,8 @@ pub async fn handle(
             let outcome = match route {
                 Route::Status => status(coordinator, &election).await,
                 Route::Observe => observe(coordinator, &election, query).await,
-                Route::Campaign => campaign(coordinator, &election, body).await,
-                Route::Renew => renew(coordinator, &election, body).await,
+                Route::Campaign => campaign(coordinator, &election, body, issue).await,
+                Route::Renew => renew(coordinator, &election, body, issue).await,
                 Route::Resign => resign(coordinator, &election, body).await,
             };
             // Whatever is wrong, it is about this election.
@@ -125,7 +140,12 @@ fn route(path: &[String]) -> Result<(FenceName, Route), Problem> {
     Ok((election, route))
 }
 
-async fn campaign(coordinator: &Embedded, election: &FenceName, body: &[u8]) -> Result<Answer, Problem> {
+async fn campaign(
+    coordinator: &Embedded,
+    election: &FenceName,
+    body: &[u8],
+    issue: Issue<'_>,
+) -> Result<Answer, Problem> {
     // Every member has a default, so no body at all is as good as an empty object.
     let campaign: Campaign = if body.is_empty() { Campaign::default() } else { parse(body)? };
     let wait = wait(campaign.wait_ms.unwrap_or(0))?;
@@ -141,13 +161,13 @@ async fn campaign(coordinator: &Embedded, election: &FenceName, body: &[u8]) -> 
         Place::Leading { .. } => StatusCode::OK,
         Place::Waiting { .. } => StatusCode::ACCEPTED,
     };
-    Ok(respond::json(status, &standing_body(election, &standing)))
+    Ok(respond::json(status, &standing_body(election, &standing, issue)))
 }
 
-async fn renew(coordinator: &Embedded, election: &FenceName, body: &[u8]) -> Result<Answer, Problem> {
+async fn renew(coordinator: &Embedded, election: &FenceName, body: &[u8], issue: Issue<'_>) -> Result<Answer, Problem> {
     let Candidacy { candidate: text } = parse(body)?;
     let standing = coordinator.renew(election, candidate(&text)?).await.map_err(told(election))?;
-    Ok(respond::json(StatusCode::OK, &standing_body(election, &standing)))
+    Ok(respond::json(StatusCode::OK, &standing_body(election, &standing, issue)))
 }
 
 async fn resign(coordinator: &Embedded, election: &FenceName, body: &[u8]) -> Result<Answer, Problem> {
@@ -171,14 +191,22 @@ async fn observe(coordinator: &Embedded, election: &FenceName, query: Option<&st
     Ok(respond::json(StatusCode::OK, &status_body(election, &status)))
 }
 
-fn standing_body(election: &FenceName, standing: &Standing) -> Value {
+fn standing_body(election: &FenceName, standing: &Standing, issue: Issue<'_>) -> Value {
     let Standing { candidate, holder, ttl, place } = standing;
     let (candidate, ttl_ms) = (candidate.to_string(), millis(*ttl));
     match place {
-        Place::Leading { token } => json!({
-            "election": election, "candidate": candidate, "state": "leading",
-            "token": token, "holder": holder, "ttl_ms": ttl_ms,
-        }),
+        Place::Leading { token } => {
+            let mut body = json!({
+                "election": election, "candidate": candidate, "state": "leading",
+                "token": token, "holder": holder, "ttl_ms": ttl_ms,
+            });
+            // It may outlast the lease: whoever is deposed has a stale token, credential or not.
+            let leads = Leads { token: *token, holder: holder.as_ref(), ttl: *ttl };
+            if let Some(credentials) = issue(election, &leads) {
+                body["credentials"] = credentials;
+            }
+            body
+        }
         Place::Waiting { position, leader } => json!({
             "election": election, "candidate": candidate, "state": "waiting", "token": null, "holder": holder,
             "position": position, "leader": leader.as_ref().map(leader_body), "ttl_ms": ttl_ms,

@@ -12,12 +12,13 @@ use serde_json::json;
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use tokio::sync::{OwnedSemaphorePermit, broadcast};
 
+use crate::access::Who;
 use crate::fence::FenceName;
 use crate::problem::{Kind, Problem};
 use crate::resource::{Happened, News};
 
-use super::Gate;
 use super::respond::timestamp;
+use super::{Gate, guard};
 
 /// How often resources are asked what happened.
 const EVERY: Duration = Duration::from_millis(100);
@@ -89,8 +90,7 @@ fn missed(count: u64) -> Bytes {
     Bytes::from(format!("event: lost\ndata: {{\"count\":{count}}}\n\n"))
 }
 
-type Events = broadcast::Receiver<Arc<Event>>;
-type Next = Pin<Box<dyn Future<Output = (Option<Bytes>, Events)> + Send>>;
+type Next = Pin<Box<dyn Future<Output = (Option<Bytes>, Watcher)> + Send>>;
 
 /// The body of an event stream. One who reads slowly loses events and is told how many; it costs the gate no more than a place
 /// among [`STREAMS_MAX`] and what is on its way to it.
@@ -100,36 +100,60 @@ pub struct EventBody {
 }
 
 impl EventBody {
-    /// A stream of what happens from here on.
+    /// A stream of what happens from here on, on the fences that this one may see.
     ///
     /// # Errors
     /// [`Kind::Overloaded`] where there are [`STREAMS_MAX`] already.
-    pub fn new(gate: &Gate) -> Result<EventBody, Problem> {
+    pub fn new(gate: &Gate, who: Option<Who>) -> Result<EventBody, Problem> {
         let full = |_| Problem::new(Kind::Overloaded, format!("{STREAMS_MAX} watch already, as many as may"));
         let place = Arc::clone(&gate.watchers).try_acquire_owned().map_err(full)?;
-        let receiver = gate.events.subscribe();
+        let watcher = Watcher { events: gate.events.subscribe(), who };
         // Said at once, so that the client knows that it is connected.
-        let next: Next = Box::pin(async { (Some(Bytes::from_static(b": watching\n\n")), receiver) });
+        let next: Next = Box::pin(async { (Some(Bytes::from_static(b": watching\n\n")), watcher) });
         Ok(EventBody { next: Some(next), _place: place })
     }
 }
 
-async fn next(mut events: Events) -> (Option<Bytes>, Events) {
-    let first = match tokio::time::timeout(QUIET, events.recv()).await {
+/// One who watches: what comes for it, and who that is where the gate asks.
+struct Watcher {
+    events: broadcast::Receiver<Arc<Event>>,
+    who: Option<Who>,
+}
+
+impl Watcher {
+    /// Whether it may see this. A gap is of all fences, and says nothing of any.
+    fn sees(&self, event: &Event) -> bool {
+        event.fence.as_ref().is_none_or(|fence| guard::sees(self.who.as_ref(), &event.resource, fence))
+    }
+
+    /// The next event that it may see.
+    async fn next(&mut self) -> Result<Arc<Event>, RecvError> {
+        loop {
+            let event = self.events.recv().await?;
+            if self.sees(&event) {
+                return Ok(event);
+            }
+        }
+    }
+}
+
+async fn next(mut watcher: Watcher) -> (Option<Bytes>, Watcher) {
+    let first = match tokio::time::timeout(QUIET, watcher.next()).await {
         Ok(Ok(event)) => event.text.clone(),
         Ok(Err(RecvError::Lagged(count))) => missed(count),
-        Ok(Err(RecvError::Closed)) => return (None, events),
-        Err(_) => return (Some(Bytes::from_static(b": still watching\n\n")), events),
+        Ok(Err(RecvError::Closed)) => return (None, watcher),
+        Err(_) => return (Some(Bytes::from_static(b": still watching\n\n")), watcher),
     };
     let mut all = BytesMut::from(first);
     while all.len() < TOGETHER_BYTES {
-        match events.try_recv() {
-            Ok(event) => all.extend_from_slice(&event.text),
+        match watcher.events.try_recv() {
+            Ok(event) if watcher.sees(&event) => all.extend_from_slice(&event.text),
+            Ok(_) => {}
             Err(TryRecvError::Lagged(count)) => all.extend_from_slice(&missed(count)),
             Err(TryRecvError::Empty | TryRecvError::Closed) => break,
         }
     }
-    (Some(all.freeze()), events)
+    (Some(all.freeze()), watcher)
 }
 
 impl Body for EventBody {

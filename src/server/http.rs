@@ -13,14 +13,17 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
 use crate::resource::BodyError;
 use crate::resource::turn::Turn;
+use crate::tls::server::ServerTls;
 
 use super::head_time::HeadTime;
+use super::tls;
 
 /// Largest head of a request: request line and headers, in bytes. Larger ones are answered 431.
 const HEAD_BYTES_MAX: u32 = 64 * 1024;
@@ -36,12 +39,14 @@ const PREFACE_PAUSE: Duration = Duration::from_millis(5);
 const OUT_OF_FILES_PAUSE: Duration = Duration::from_millis(50);
 
 /// The limits of a listener.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Settings {
     /// Most connections open at once.
     pub connections: usize,
     /// How long a connection may take to send the next request's headers: so long an unused one is kept.
     pub header_time: Duration,
+    /// TLS, where it is spoken.
+    pub tls: Option<Arc<ServerTls>>,
 }
 
 /// Accepts and serves connections until `stopping` says so; then lets requests in work finish for as long as `drain`.
@@ -64,6 +69,7 @@ where
 {
     let listener = tokio::net::TcpListener::from_std(listener)?;
     let room = Arc::new(Semaphore::new(settings.connections));
+    let handshakes = Arc::new(Semaphore::new(tls::HANDSHAKES_MAX));
     let mut connections = JoinSet::new();
     loop {
         let (stream, peer) = tokio::select! {
@@ -84,8 +90,17 @@ where
             continue;
         };
         let (serve, stopping) = (serve.clone(), stopping.clone());
+        let header_time = settings.header_time;
+        if let Some(tls) = settings.tls.clone() {
+            let handshakes = Arc::clone(&handshakes);
+            connections.spawn(async move {
+                secured(stream, peer, tls, &handshakes, header_time, stopping, serve).await;
+                drop(permit);
+            });
+            continue;
+        }
         connections.spawn(async move {
-            connection(stream, peer, settings.header_time, stopping, serve).await;
+            connection(stream, peer, header_time, stopping, serve).await;
             drop(permit);
         });
     }
@@ -97,9 +112,12 @@ where
     Ok(())
 }
 
-async fn connection<S, F, B>(
+/// A connection with TLS: each of its requests is told so, and who is at its other end.
+async fn secured<S, F, B>(
     stream: TcpStream,
     peer: SocketAddr,
+    tls: Arc<ServerTls>,
+    handshakes: &Semaphore,
     header_time: Duration,
     mut stopping: watch::Receiver<bool>,
     serve: S,
@@ -110,29 +128,75 @@ async fn connection<S, F, B>(
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
+    let _ = stream.set_nodelay(true);
+    let shaken = tokio::select! {
+        shaken = Box::pin(tls::handshake(stream, &tls, handshakes)) => shaken,
+        () = stopped(&mut stopping) => None,
+    };
+    let Some(tls::Connection { stream, is_http2, secured }) = shaken else { return };
+    let serve = move |mut request: Request<Incoming>, peer| {
+        request.extensions_mut().insert(Arc::clone(&secured));
+        serve(request, peer)
+    };
+    if let Err(error) = speak(stream, is_http2, peer, header_time, stopping, serve).await {
+        tracing::debug!(%error, "a connection ended");
+    }
+}
+
+async fn connection<S, F, B>(
+    stream: TcpStream,
+    peer: SocketAddr,
+    header_time: Duration,
+    stopping: watch::Receiver<bool>,
+    serve: S,
+) where
+    S: Fn(Request<Incoming>, SocketAddr) -> F + Send + Sync + 'static,
+    F: Future<Output = Result<Response<B>, Infallible>> + Send + 'static,
+    B: Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
     // An answer is one write; waiting for more to send along only delays it.
     let _ = stream.set_nodelay(true);
-    let service = service_fn(|request| serve(request, peer));
     let result = match speaks_http2(&stream, header_time).await {
         Err(error) => Err(error.into()),
-        Ok(true) => {
-            let mut builder = http2::Builder::new(TokioExecutor::new());
-            builder.timer(TokioTimer::new()).max_header_list_size(HEAD_BYTES_MAX).max_concurrent_streams(STREAMS_MAX);
-            builder.keep_alive_interval(PING_EVERY).keep_alive_timeout(PING_TIME);
-            let connection = builder.serve_connection(TokioIo::new(stream), service);
-            see_through(connection, false, &mut stopping, |connection| connection.graceful_shutdown()).await
-        }
-        Ok(false) => {
-            let mut builder = http1::Builder::new();
-            builder.timer(HeadTime::new(header_time)).header_read_timeout(header_time);
-            builder.max_buf_size(HEAD_BYTES_MAX as usize);
-            let connection = builder.serve_connection(TokioIo::new(stream), service).with_upgrades();
-            see_through(connection, true, &mut stopping, |connection| connection.graceful_shutdown()).await
-        }
+        Ok(is_http2) => speak(stream, is_http2, peer, header_time, stopping, serve).await,
     };
     if let Err(error) = result {
         tracing::debug!(%error, "a connection ended");
     }
+}
+
+/// Speaks one version of HTTP on a connection to its end.
+async fn speak<I, S, F, B>(
+    stream: I,
+    is_http2: bool,
+    peer: SocketAddr,
+    header_time: Duration,
+    mut stopping: watch::Receiver<bool>,
+    serve: S,
+) -> Result<(), BodyError>
+where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: Fn(Request<Incoming>, SocketAddr) -> F + Send + Sync + 'static,
+    F: Future<Output = Result<Response<B>, Infallible>> + Send + 'static,
+    B: Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let service = service_fn(|request| serve(request, peer));
+    if is_http2 {
+        let mut builder = http2::Builder::new(TokioExecutor::new());
+        builder.timer(TokioTimer::new()).max_header_list_size(HEAD_BYTES_MAX).max_concurrent_streams(STREAMS_MAX);
+        builder.keep_alive_interval(PING_EVERY).keep_alive_timeout(PING_TIME);
+        let connection = builder.serve_connection(TokioIo::new(stream), service);
+        return see_through(connection, false, &mut stopping, |connection| connection.graceful_shutdown()).await;
+    }
+    let mut builder = http1::Builder::new();
+    builder.timer(HeadTime::new(header_time)).header_read_timeout(header_time);
+    builder.max_buf_size(HEAD_BYTES_MAX as usize);
+    let connection = builder.serve_connection(TokioIo::new(stream), service).with_upgrades();
+    see_through(connection, true, &mut stopping, |connection| connection.graceful_shutdown()).await
 }
 
 /// Serves a connection to its end; once the gate stops, only what is in work on it, as `finish` asks of it.

@@ -6,15 +6,16 @@ use std::sync::Arc;
 use hyper::StatusCode;
 use serde_json::{Value, json};
 
+use crate::access::Who;
 use crate::fence::FenceName;
 use crate::problem::{Kind, Problem};
 use crate::resource::threads::now_ms;
 use crate::resource::{FenceInfo, Found, Look, Resource};
 
-use super::Gate;
 use super::console::recent::Knocked;
 use super::data::quarantined_until;
 use super::respond::{self, Answer, timestamp};
+use super::{Gate, guard};
 
 /// Most fences that are named as in need of attention.
 const ATTENTION_MAX: usize = 50;
@@ -35,13 +36,13 @@ pub fn info_json(resource: &dyn Resource, info: &FenceInfo) -> Value {
     })
 }
 
-/// A page of the fences that are looked for, in the order of their names. `next` is where the next page begins; a page can be short, or
+/// A page of the fences that are looked for, in the order of their names. One who may not see all sees those that it may. `next` is where the next page begins; a page can be short, or
 /// empty, and have one.
 ///
 /// # Errors
 /// A resource that can't be read.
-pub async fn page(gate: &Gate, look: &Look) -> Result<Answer, Problem> {
-    let mut all: Vec<(FenceName, Value)> = Vec::new();
+pub async fn page(gate: &Gate, look: &Look, who: Option<&Who>) -> Result<Answer, Problem> {
+    let mut all: Vec<(FenceName, Option<Value>)> = Vec::new();
     // What one resource has not been looked through for yet, another one's page must not go beyond.
     let mut end: Option<String> = None;
     for mount in &gate.mounts {
@@ -49,7 +50,10 @@ pub async fn page(gate: &Gate, look: &Look) -> Result<Answer, Problem> {
         // It reads a file, and may look through many names.
         let found = tokio::task::spawn_blocking(move || resource.fences(&look)).await;
         let Found { fences, next } = found.map_err(|error| Problem::new(Kind::Internal, error.to_string()))?;
-        all.extend(fences.into_iter().map(|info| (info.fence.clone(), info_json(&*mount.resource, &info))));
+        all.extend(fences.into_iter().map(|info| {
+            let is_seen = guard::sees(who, mount.resource.name(), &info.fence);
+            (info.fence.clone(), is_seen.then(|| info_json(&*mount.resource, &info)))
+        }));
         end = match (end, next) {
             (Some(one), Some(other)) => Some(one.min(other)),
             (one, other) => one.or(other),
@@ -62,22 +66,23 @@ pub async fn page(gate: &Gate, look: &Look) -> Result<Answer, Problem> {
         all.retain(|(fence, _)| fence.as_str() <= end.as_str());
     }
     let next = if all.len() > look.limit { Some(all[look.limit - 1].0.to_string()) } else { end };
-    let page: Vec<Value> = all.into_iter().take(look.limit).map(|(_, info)| info).collect();
+    let page: Vec<Value> = all.into_iter().take(look.limit).filter_map(|(_, info)| info).collect();
     Ok(respond::json(StatusCode::OK, &json!({ "fences": page, "next": next, "at": timestamp(now_ms()) })))
 }
 
-/// The fences of these names, without those that no resource can have.
-pub fn named(gate: &Gate, names: &[String]) -> Answer {
-    let fences: Vec<Value> = names.iter().filter_map(|name| describe(gate, name)).collect();
+/// The fences of these names, without those that no resource can have, and those that one may not see.
+pub fn named(gate: &Gate, names: &[String], who: Option<&Who>) -> Answer {
+    let fences: Vec<Value> = names.iter().filter_map(|name| describe(gate, name, who)).collect();
     respond::json(StatusCode::OK, &json!({ "fences": fences, "next": null, "at": timestamp(now_ms()) }))
 }
 
-fn describe(gate: &Gate, name: &str) -> Option<Value> {
-    let found = |mount: &super::Mount| Some(info_json(&*mount.resource, &mount.resource.fence(name)?));
-    gate.mounts.iter().find_map(found)
+fn describe(gate: &Gate, name: &str, who: Option<&Who>) -> Option<Value> {
+    let mut resources = gate.mounts.iter().map(|mount| &mount.resource);
+    let (resource, info) = resources.find_map(|resource| Some((resource, resource.fence(name)?)))?;
+    guard::sees(who, resource.name(), name).then(|| info_json(&**resource, &info))
 }
 
-/// What an operator wants to know first: how many fences there are, which of them are stuck, and where somebody knocks.
+/// For those only who may see all fences. What an operator wants to know first: how many fences there are, which of them are stuck, and where somebody knocks.
 pub fn overview(gate: &Gate) -> Answer {
     let now = now_ms();
     let (mut fences, mut quarantined, mut attention) = (0, 0, Vec::new());
@@ -93,7 +98,9 @@ pub fn overview(gate: &Gate) -> Answer {
         }
     }
     for knocked in knocked {
-        let Some(info) = describe(gate, &knocked.fence).filter(|_| attention.len() < ATTENTION_MAX) else { continue };
+        let Some(info) = describe(gate, &knocked.fence, None).filter(|_| attention.len() < ATTENTION_MAX) else {
+            continue;
+        };
         attention.push((info, Some(knocked)));
     }
     let attention: Vec<Value> = attention

@@ -64,6 +64,10 @@ fn describe() {
     describe_counter!("fencegate_coordinator_questions_total", Unit::Count, questions);
     let advances = "Times that a mark rose because the coordinator told of a new leader, before its first request";
     describe_counter!("fencegate_coordinator_advances_total", Unit::Count, advances);
+    let refusals = "Requests that were refused for who sent them, by listener and code";
+    describe_counter!("fencegate_access_refusals_total", Unit::Count, refusals);
+    describe_counter!("fencegate_tls_handshakes_failed_total", Unit::Count, "TLS handshakes that came to nothing");
+    describe_counter!("fencegate_tls_reloads_total", Unit::Count, "Times that a changed certificate was read again");
     describe_gauge!("fencegate_uptime_seconds", Unit::Seconds, "Time since the gate started");
 }
 

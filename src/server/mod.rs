@@ -5,6 +5,8 @@
 //! - [`admin`]: the admin listener's routes: state, history, metrics, events
 //! - [`console`]: the page that it shows in a browser; [`origin`]: which browsers' requests it takes; [`listing`]: fences for both
 //! - [`respond`]: the one place where an outcome becomes a response
+//! - [`guard`]: who asks, and whether that may
+//! - [`tls`](mod@tls): handshakes
 //! - [`http`]: accepting connections and speaking HTTP on them
 
 use std::net::{SocketAddr, TcpListener};
@@ -18,6 +20,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::{Semaphore, broadcast, watch};
 
 use crate::coordinator::embedded::Embedded;
+use crate::fence::FenceName;
 use crate::resource::Resource;
 
 pub mod admin;
@@ -25,6 +28,7 @@ pub mod console;
 pub mod data;
 pub mod elections;
 pub mod events;
+pub mod guard;
 mod head_time;
 pub mod http;
 pub mod listing;
@@ -32,8 +36,10 @@ pub mod metrics;
 pub mod origin;
 pub mod respond;
 mod serve;
+pub mod tls;
 mod trust;
 
+pub use guard::Guard;
 pub use serve::serve;
 
 /// What a gate is made of.
@@ -49,6 +55,8 @@ pub struct Setup {
     pub resources: Vec<Mount>,
     /// The embedded coordinator, if there is one.
     pub coordinator: Option<Embedded>,
+    /// Who may do what, and TLS.
+    pub guard: Guard,
     /// Most connections open at once, on each listener.
     pub connections: usize,
     /// How long a connection may take to send the next request's headers: so long an unused one is kept.
@@ -108,6 +116,14 @@ pub enum ServeError {
         /// Why.
         why: String,
     },
+    /// A listener's certificate or key can't be used.
+    #[error("TLS of the {which}: {why}")]
+    Tls {
+        /// `data listener` or `admin listener`.
+        which: &'static str,
+        /// Why.
+        why: String,
+    },
     /// The operating system refused something else.
     #[error("{what}: {source}")]
     System {
@@ -137,6 +153,8 @@ pub struct Gate {
     pub metrics: PrometheusHandle,
     /// What happens, for whoever watches.
     pub events: broadcast::Sender<Arc<events::Event>>,
+    /// Who may do what, and TLS.
+    pub guard: Guard,
     /// Places for those who watch.
     pub watchers: Arc<Semaphore>,
     /// What was refused lately.
@@ -147,6 +165,16 @@ pub struct Gate {
 }
 
 impl Gate {
+    /// The fences that an election of the embedded coordinator gives tokens for, each with its resource's name.
+    pub fn fences_of(&self, election: &FenceName) -> Vec<(String, FenceName)> {
+        match &self.guard.elections {
+            Some(fences) => fences(election),
+            None => {
+                self.resource_of(election).map(|one| (one.name().to_owned(), election.clone())).into_iter().collect()
+            }
+        }
+    }
+
     /// The resource that has a fence of this name.
     pub fn resource_of(&self, fence: &str) -> Option<&Arc<dyn Resource>> {
         self.mounts.iter().map(|mount| &mount.resource).find(|resource| resource.fence(fence).is_some())
@@ -201,8 +229,18 @@ impl Server {
     /// # Errors
     /// [`ServeError::Listen`].
     pub fn start(setup: Setup) -> Result<Server, ServeError> {
-        let Setup { listen, admin, admin_hosts, mut resources, coordinator, connections, header_time, drain, threads } =
-            setup;
+        let Setup {
+            listen,
+            admin,
+            admin_hosts,
+            mut resources,
+            coordinator,
+            guard,
+            connections,
+            header_time,
+            drain,
+            threads,
+        } = setup;
         let (data, data_addr) = bind(listen, "data listener")?;
         let (admin, admin_addr) = bind(admin, "admin listener")?;
         give_up_on_silent_peers(&admin)
@@ -219,11 +257,12 @@ impl Server {
             admin_addr,
             metrics,
             events: broadcast::channel(events::KEPT).0,
+            guard,
             watchers: Arc::new(Semaphore::new(events::STREAMS_MAX)),
             recent: console::recent::Recent::default(),
             admin_hosts,
         };
-        let http = http::Settings { connections, header_time };
+        let http = http::Settings { connections, header_time, tls: None };
         let system = |what| move |source| ServeError::System { what, source };
         let runtime = runtime().map_err(system("starting the runtime"))?;
         let signals = runtime.block_on(async { Signals::new() }).map_err(system("listening for signals"))?;
@@ -251,14 +290,16 @@ impl Server {
         let mut workers = Vec::with_capacity(self.threads);
         for number in 0..self.threads {
             let listener = self.data.try_clone().map_err(system("sharing the data listener"))?;
-            let (gate, stopping, drain, settings) = (Arc::clone(&self.gate), stopping.clone(), self.drain, self.http);
+            let (gate, stopping, drain) = (Arc::clone(&self.gate), stopping.clone(), self.drain);
+            let settings = http::Settings { tls: self.gate.guard.tls.clone(), ..self.http.clone() };
             let serve = move || worker(&gate, listener, settings, stopping, drain);
             let thread = std::thread::Builder::new().name(format!("fg-serve-{number}")).spawn(serve);
             workers.push(thread.map_err(system("starting a thread"))?);
         }
         drop(self.data);
         let runtime = self.runtime;
-        runtime.block_on(self.gate.attend(self.signals, self.admin, self.http, stop, workers, self.drain));
+        let http = http::Settings { tls: self.gate.guard.admin_tls.clone(), ..self.http };
+        runtime.block_on(self.gate.attend(self.signals, self.admin, http, stop, workers, self.drain));
         drop(stopping);
         for mount in &self.gate.mounts {
             mount.resource.stop();
@@ -320,6 +361,7 @@ impl Gate {
         let (end, ending) = watch::channel(false);
         let admin = tokio::spawn(http::accept(admin, settings, ending, Duration::from_millis(100), serve));
         let teller = tokio::spawn(events::tell(Arc::clone(self)));
+        let watcher = tokio::spawn(tls::watch(self.guard.clone()));
         signals.next().await;
         tracing::info!(drain = %humantime::format_duration(drain), "stopping: no new connections, requests in work finish");
         self.ready.store(false, Ordering::SeqCst);
@@ -334,6 +376,7 @@ impl Gate {
             () = signals.next() => tracing::warn!("second signal: not waiting for requests in work"),
         }
         teller.abort();
+        watcher.abort();
         end.send_replace(true);
         let _ = admin.await;
     }

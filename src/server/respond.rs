@@ -4,7 +4,7 @@ use std::cell::RefCell;
 
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::header::{ALLOW, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
+use hyper::header::{ALLOW, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use hyper::{Response, StatusCode};
 
 use crate::fence::{Token, Verdict};
@@ -149,6 +149,9 @@ fn told(problem: &Problem, style: Style, body: Bytes) -> Answer {
         if let Some(highest) = problem.highest {
             headers.insert(FENCING_HIGHEST, HeaderValue::from(highest.get()));
         }
+    }
+    if problem.kind == Kind::Unauthenticated {
+        headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"fencegate\""));
     }
     if let Some(allow) = problem.allow {
         headers.insert(ALLOW, HeaderValue::from_static(allow));

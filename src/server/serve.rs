@@ -13,9 +13,10 @@ use crate::resource::http::fences::{Fences, OpenError, Scope};
 use crate::resource::http::{self, Http};
 use crate::resource::issuer::Trust;
 use crate::resource::sqlite::{self, Sqlite};
+use crate::tls::server::{self as tls, ServerTls};
 
 use super::trust::{self, Desks};
-use super::{Mount, ServeError, Server, Setup};
+use super::{Guard, Mount, ServeError, Server, Setup};
 
 /// Opens everything that the configuration names, binds the listeners, says on one line of `out` where they are, and serves until
 /// SIGTERM or SIGINT.
@@ -23,10 +24,11 @@ use super::{Mount, ServeError, Server, Setup};
 /// # Errors
 /// [`ServeError`]: what can't be opened, bound or started.
 pub fn serve(config: Config, out: &mut dyn Write) -> Result<(), ServeError> {
-    let Config { listen, admin, admin_hosts, data_dir, resources, limits } = config;
+    let Config { listen, admin, admin_hosts, data_dir, resources, limits, access, signer, tls, admin_tls, .. } = config;
     let failed =
         |error: std::io::Error| ServeError::DataDir { dir: data_dir.display().to_string(), why: error.to_string() };
     std::fs::create_dir_all(&data_dir).map_err(failed)?;
+    let (tls, admin_tls) = (open_tls("data listener", tls)?, open_tls("admin listener", admin_tls)?);
     // Before anything is opened that counts: a counter that is made earlier counts nowhere.
     super::metrics::install();
     let desks = Desks::open(&resources)?;
@@ -40,6 +42,7 @@ pub fn serve(config: Config, out: &mut dyn Write) -> Result<(), ServeError> {
         asking.push((Arc::clone(&mount.resource), config));
         mounts.push(mount);
     }
+    let guard = Guard { access, signer, tls, admin_tls, elections: Some(trust::fences_of(&asking)) };
     let floor = Arc::new(trust::floor(&asking));
     let runtime = super::runtime().map_err(|source| ServeError::System { what: "starting the runtime", source })?;
     let options = embedded::Options::new(floor);
@@ -56,6 +59,7 @@ pub fn serve(config: Config, out: &mut dyn Write) -> Result<(), ServeError> {
         admin_hosts,
         resources: mounts,
         coordinator: Some(coordinator),
+        guard,
         connections: limits.connections,
         header_time: limits.header_time,
         drain: limits.drain,
@@ -69,6 +73,11 @@ pub fn serve(config: Config, out: &mut dyn Write) -> Result<(), ServeError> {
     }
     tracing::info!(data = %server.data_addr(), admin = %server.admin_addr(), "serving");
     server.run()
+}
+
+fn open_tls(which: &'static str, options: Option<tls::Options>) -> Result<Option<Arc<ServerTls>>, ServeError> {
+    let opened = options.map(ServerTls::open).transpose();
+    opened.map(|tls| tls.map(Arc::new)).map_err(|why| ServeError::Tls { which, why })
 }
 
 /// The fences of all HTTP resources, in one store: a fence that moves from one resource to another keeps its mark.

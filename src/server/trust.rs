@@ -14,6 +14,7 @@ use crate::resource::issuer::Trust;
 use crate::trust::{Desk, Elections, Follower, Known, Limits, Office, Source, Trusted};
 
 use super::ServeError;
+use super::guard::ElectionFences;
 
 /// The coordinators that are asked, and the thread that asks them.
 pub(super) struct Desks {
@@ -97,22 +98,39 @@ impl Desks {
     }
 }
 
-/// The highest mark of the fences that an election of the embedded coordinator is for: the one of its name and, where resources
-/// say which election is whose, theirs. It issues no token at or below.
-pub(super) fn floor(resources: &[Asking]) -> impl Fn(&FenceName) -> Option<Token> + Send + Sync + 'static {
-    let all: Vec<(Arc<dyn Resource>, Option<Elections>)> = resources
-        .iter()
-        .map(|(resource, trust)| {
-            let own = trust.as_ref().filter(|trust| trust.coordinator == CoordinatorConfig::Embedded);
-            (Arc::clone(resource), own.map(|trust| trust.elections.clone()))
-        })
-        .collect();
-    move |election| {
-        let marks = all.iter().flat_map(|(resource, elections)| {
-            let named = elections.as_ref().and_then(|elections| elections.fence(election));
-            let mark = |fence: &FenceName| resource.fence(fence).and_then(|info| info.highest);
-            [mark(election), named.as_ref().and_then(mark)]
-        });
-        marks.flatten().max()
+/// Which elections of the embedded coordinator resources say are theirs.
+struct Led(Vec<(Arc<dyn Resource>, Option<Elections>)>);
+
+impl Led {
+    fn new(resources: &[Asking]) -> Led {
+        let own =
+            |trust: &TrustConfig| (trust.coordinator == CoordinatorConfig::Embedded).then(|| trust.elections.clone());
+        Led(resources.iter().map(|(resource, trust)| (Arc::clone(resource), trust.as_ref().and_then(own))).collect())
     }
+
+    /// The fences that an election is for: the one of its name and, where resources say which election is whose, theirs.
+    fn fences<'a>(&'a self, election: &'a FenceName) -> impl Iterator<Item = (&'a dyn Resource, FenceName)> {
+        self.0.iter().flat_map(move |(resource, elections)| {
+            let named = elections.as_ref().and_then(|elections| elections.fence(election));
+            let of_its_name = resource.fence(election).map(|_| election.clone());
+            [of_its_name, named].into_iter().flatten().map(|fence| (&**resource, fence))
+        })
+    }
+}
+
+/// The fences that an election of the embedded coordinator is for, each with its resource's name.
+pub(super) fn fences_of(resources: &[Asking]) -> ElectionFences {
+    let led = Led::new(resources);
+    Arc::new(move |election| {
+        let mut found: Vec<_> =
+            led.fences(election).map(|(resource, fence)| (resource.name().to_owned(), fence)).collect();
+        found.dedup();
+        found
+    })
+}
+
+/// The highest mark of the fences that an election of the embedded coordinator is for. It issues no token at or below.
+pub(super) fn floor(resources: &[Asking]) -> impl Fn(&FenceName) -> Option<Token> + Send + Sync + 'static {
+    let led = Led::new(resources);
+    move |election| led.fences(election).filter_map(|(resource, fence)| resource.fence(&fence)?.highest).max()
 }

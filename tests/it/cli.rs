@@ -101,7 +101,7 @@ fn what_goes_wrong_is_told_with_its_own_status() {
     for (args, status, text) in [
         (&["sql", "--gate", "http://127.0.0.1:1", "SELECT 1"][..], 69, "no gate answers at 127.0.0.1:1"),
         (&["sql", "--gate", "127.0.0.1:1", "SELECT 1"], 64, "http://127.0.0.1:7070"),
-        (&["sql", "--gate", "https://127.0.0.1:1", "SELECT 1"], 64, "not in this version"),
+        (&["sql", "--gate", "https://u@127.0.0.1:1", "SELECT 1"], 64, "a user or password"),
         (&["sql"], 64, "Usage"),
         (&["sql", "SELECT 1", "-"], 64, "stands alone"),
         (&["claim", "app", "07"], 64, "leading zero"),

@@ -4,6 +4,7 @@
 //! starts what HTTP resources are in front of.
 #![allow(clippy::unwrap_used, reason = "a test that can't go on ends here")]
 
+mod access;
 #[cfg(target_os = "linux")]
 mod bench_command;
 mod cli;

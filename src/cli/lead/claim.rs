@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use hyper::Method;
-use hyper::header::HeaderValue;
+use hyper::header::{AUTHORIZATION, HeaderValue};
 use serde_json::Value;
 use tokio::time::Instant;
 
@@ -13,6 +13,7 @@ use crate::fence::{FenceName, Token};
 use crate::headers::{FENCING_HOLDER, FENCING_TOKEN};
 
 use super::super::failure::Failure;
+use super::credential::Credentials;
 
 /// How long a claim's answer may take. The gate answers when older writes have drained, which its limits bound.
 const CLAIM_TIME: Duration = Duration::from_secs(90);
@@ -26,6 +27,7 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_s
 pub struct Gate {
     endpoint: Endpoint,
     fence: FenceName,
+    credentials: Credentials,
 }
 
 /// How a claim ended.
@@ -53,8 +55,20 @@ enum Attempt {
 
 impl Gate {
     /// The gate at this endpoint, and the fence there.
-    pub fn new(endpoint: Endpoint, fence: FenceName) -> Gate {
-        Gate { endpoint, fence }
+    pub fn new(endpoint: Endpoint, fence: FenceName, credentials: Credentials) -> Gate {
+        Gate { endpoint, fence, credentials }
+    }
+
+    /// The same request, with the leader's credential where there is one.
+    fn shown(&self, call: Call, leadership: &Leadership) -> Call {
+        let Some(credential) = self.credentials.now(leadership) else { return call };
+        match HeaderValue::try_from(format!("Bearer {credential}")) {
+            Ok(mut bearer) => {
+                bearer.set_sensitive(true);
+                call.with_header(AUTHORIZATION, bearer)
+            }
+            Err(_) => call,
+        }
     }
 
     /// The fence.
@@ -62,12 +76,15 @@ impl Gate {
         &self.fence
     }
 
-    /// The mark and its holder.
+    /// The mark and its holder. `leadership`: of the leader who looks, if one does.
     ///
     /// # Errors
     /// [`Failure::Unreachable`], or [`Failure::Refused`] where no resource of the gate has such a fence.
-    pub async fn mark(&self) -> Result<Option<(Token, Option<String>)>, Failure> {
-        let call = Call::new(Method::GET, format!("/-/fences/{}", segment(&self.fence))).within(LOOK_TIME);
+    pub async fn mark(&self, leadership: Option<&Leadership>) -> Result<Option<(Token, Option<String>)>, Failure> {
+        let mut call = Call::new(Method::GET, format!("/-/fences/{}", segment(&self.fence))).within(LOOK_TIME);
+        if let Some(leadership) = leadership {
+            call = self.shown(call, leadership);
+        }
         let reply = self.endpoint.send(&call).await.map_err(|error| Failure::Unreachable(self.out_of_reach(&error)))?;
         let body: Value = serde_json::from_slice(&reply.body).unwrap_or_default();
         match reply.status {
@@ -118,7 +135,7 @@ impl Gate {
         if let Some(Ok(holder)) = leadership.holder().map(|holder| HeaderValue::from_str(holder)) {
             call = call.with_header(FENCING_HOLDER, holder);
         }
-        let reply = match self.endpoint.send(&call).await {
+        let reply = match self.endpoint.send(&self.shown(call, leadership)).await {
             Ok(reply) => reply,
             Err(error) => return Attempt::Trouble(self.out_of_reach(&error)),
         };
@@ -159,11 +176,11 @@ impl Gate {
     }
 
     /// Resolves once the gate has admitted a higher token than this. Looks every so often; a gate that is out of reach says nothing.
-    pub async fn replaced(&self, token: Token, every: Duration) -> Token {
+    pub async fn replaced(&self, leadership: &Leadership, every: Duration) -> Token {
         loop {
             tokio::time::sleep(every).await;
-            if let Ok(Some((highest, _))) = self.mark().await
-                && highest > token
+            if let Ok(Some((highest, _))) = self.mark(Some(leadership)).await
+                && highest > leadership.token()
             {
                 return highest;
             }

@@ -3,6 +3,7 @@
 //! - [`term`]: one term, from the candidacy to the last process of the command
 //! - [`run`](mod@run): the command while it runs: signals, the terminal, the loss
 //! - [`claim`]: the fence at the gate
+//! - [`credential`]: the leader's signed credential
 //! - [`warden`]: the process that sees to it that nothing of the command outlives the term
 //! - [`terminal`], [`signals`], [`program`]: whose the terminal is, what is passed on, what can be started
 //! - [`events`]: what it tells of itself
@@ -17,6 +18,7 @@ use clap::Args;
 use rustix::process::{Signal, getpid};
 use serde_json::json;
 
+use crate::access::credential::AUDIENCE_DEFAULT;
 use crate::client::Lost;
 use crate::coordinator::any::AnyCoordinator;
 use crate::endpoint::{self, Endpoint};
@@ -24,12 +26,15 @@ use crate::fence::{FenceName, Holder};
 use crate::telemetry::{self, LogFormat};
 
 use super::failure::Failure;
+use super::identity::{Hidden, IdentityArgs};
 use claim::Gate;
+use credential::Credentials;
 use events::Events;
 use signals::Signals;
 use term::{Ended, Setup};
 
 pub mod claim;
+pub mod credential;
 pub mod events;
 pub mod program;
 pub mod run;
@@ -103,6 +108,17 @@ pub struct LeadArgs {
     /// Stand again after a loss, and when the command failed; exit when it ends with status 0.
     #[arg(long)]
     supervise: bool,
+    /// Sign the leader's credentials with this private key (PEM), which the gate trusts by [[credential_key]].
+    #[arg(long, value_name = "FILE", env = "FENCEGATE_CREDENTIAL_KEY")]
+    credential_key: Option<PathBuf>,
+    /// Which gate the credentials are for: its audience.
+    #[arg(long, value_name = "NAME", default_value = AUDIENCE_DEFAULT)]
+    credential_audience: String,
+    /// Keep the leader's credential in this file while it leads, for the command, which finds the name in FENCEGATE_CREDENTIAL_FILE.
+    #[arg(long, value_name = "FILE", env = "FENCEGATE_CREDENTIAL_FILE")]
+    credential_file: Option<PathBuf>,
+    #[command(flatten)]
+    identity: IdentityArgs,
     /// Tell what happens as JSON lines on standard error.
     #[arg(long)]
     json: bool,
@@ -200,14 +216,19 @@ async fn pass(wait: Duration, signals: &mut Signals) -> Option<Signal> {
 
 fn setup(args: &LeadArgs) -> Result<Setup<'_>, Failure> {
     let options = endpoint::Options::default();
-    let endpoint = Endpoint::parse(&args.gate, options).map_err(|error| Failure::Usage(format!("--gate {error}")))?;
+    let identity = args.identity.open()?;
+    let endpoint =
+        Endpoint::open(&args.gate, options, &identity).map_err(|error| Failure::Usage(format!("--gate {error}")))?;
     let coordinator = args.coordinator.clone().unwrap_or_else(|| args.gate.clone());
-    let opened = AnyCoordinator::open(&coordinator);
+    let opened = AnyCoordinator::open_as(&coordinator, &identity);
     let fence = args.fence.clone().unwrap_or_else(|| args.election.clone());
+    let credentials = Credentials::open(args, &fence)?;
     Ok(Setup {
-        gate: (!args.no_gate).then(|| Gate::new(endpoint, fence.clone())),
+        gate: (!args.no_gate).then(|| Gate::new(endpoint, fence.clone(), credentials.clone())),
+        credentials,
         coordinator: opened.map_err(|error| Failure::Usage(format!("--coordinator {error}")))?,
         coordinator_name: coordinator,
+        secret: args.identity.secret()?.map(|(secret, _)| Hidden(secret)),
         holder: args.holder.clone().unwrap_or_else(holder),
         fence,
         args,

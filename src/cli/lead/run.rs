@@ -116,7 +116,7 @@ impl<'a> Run<'a> {
         let gate = self.setup.gate.as_ref();
         let watch = async {
             if let Some(gate) = gate {
-                gate.replaced(leadership.token(), looks).await;
+                gate.replaced(&leadership, looks).await;
                 leadership.give_up(Lost::Replaced);
             }
             std::future::pending::<()>().await;
@@ -167,6 +167,9 @@ impl<'a> Run<'a> {
         let until = self.until();
         // What it is short of the last reading by is the time between two readings of the clock.
         if until > self.known_until + RENEWED_MIN {
+            if let Err(error) = self.setup.credentials.write(self.leadership) {
+                tracing::warn!(%error, "the leader's credential can't be written; the one before may expire");
+            }
             let left = u64::try_from(self.leadership.time_left().as_millis()).unwrap_or(u64::MAX);
             self.events.tell("renewed", Some(self.leadership.token()), json!({ "left_ms": left }), None);
             self.known_until = until;

@@ -14,7 +14,9 @@ use crate::fence::claim::BearerToken;
 use crate::fence::{FenceName, Holder, Token};
 
 use super::super::failure::Failure;
+use super::super::identity::Hidden;
 use super::claim::{Claimed, Gate};
+use super::credential::Credentials;
 use super::events::Events;
 use super::run::{self, Run, Whom};
 use super::signals::{self, Signals};
@@ -44,6 +46,10 @@ pub struct Setup<'a> {
     pub fence: FenceName,
     /// The candidate's name for itself.
     pub holder: Holder,
+    /// The secret of the principal that it is.
+    pub secret: Option<Hidden>,
+    /// Its credential, while it leads.
+    pub credentials: Credentials,
 }
 
 /// How a term ended.
@@ -73,7 +79,9 @@ impl Setup<'_> {
     /// [`Failure::Unreachable`], [`Failure::Refused`].
     pub async fn look_at_gate(&self) -> Result<(), Failure> {
         match &self.gate {
-            Some(gate) => gate.mark().await.map(drop),
+            // A gate may know this one by the credential only that it has once it leads.
+            Some(_) if self.credentials.is_signed_here() && self.secret.is_none() => Ok(()),
+            Some(gate) => gate.mark(None).await.map(drop),
             None => Ok(()),
         }
     }
@@ -84,13 +92,32 @@ impl Setup<'_> {
             ("FENCING_TOKEN".into(), Some(token.to_string())),
             ("FENCING_FENCE".into(), Some(self.fence.to_string())),
             ("FENCING_HOLDER".into(), Some(self.holder.to_string())),
-            ("FENCEGATE_AUTH_TOKEN".into(), Some(BearerToken::render(token, Some(&self.holder)))),
+            ("FENCEGATE_AUTH_TOKEN".into(), Some(self.auth_token(token))),
         ];
         // Without a gate, it is the command's own affair where it writes.
         if self.gate.is_some() {
             env.push(("FENCEGATE_URL".into(), Some(self.args.gate.clone())));
+            let identity = self.args.identity.variables();
+            env.extend(identity.map(|(name, file)| (name.into(), file.to_str().map(str::to_owned))));
+            if let Some(file) = self.credentials.file() {
+                // The commands of this program show it, too.
+                for name in ["FENCEGATE_CREDENTIAL_FILE", "FENCEGATE_SECRET_FILE"] {
+                    env.push((name.into(), file.to_str().map(str::to_owned)));
+                }
+            }
         }
         env
+    }
+
+    /// The `fgt.` form, with the secret where there is one: a driver has no other place for it.
+    fn auth_token(&self, token: Token) -> String {
+        match &self.secret {
+            // A leadership credential has no place in this form, and needs none.
+            Some(Hidden(secret)) if self.gate.is_some() && secret.starts_with("fgs.") => {
+                BearerToken::render_with_secret(token, &self.holder, secret)
+            }
+            _ => BearerToken::render(token, Some(&self.holder)),
+        }
     }
 }
 
@@ -116,12 +143,18 @@ pub async fn term(setup: &Setup<'_>, signals: &mut Signals, events: &Events) -> 
     let mut clean = true;
     let ended = match claimed(setup, &leadership, signals, events).await {
         Ok(()) => {
+            if let Err(error) = setup.credentials.write(&leadership) {
+                hold.finish().await;
+                let why = format!("--credential-file: {error}");
+                return Ended::Failed(Failure::Other(why));
+            }
             let ended;
             (ended, clean) = Run::new(setup, events, &leadership, &mut hold).run(signals).await;
             ended
         }
         Err(ended) => ended,
     };
+    setup.credentials.remove();
     if clean {
         // Nothing of the command is left: whoever is next needn't wait for anything else.
         farewell(setup, leadership, &ended, events).await;
@@ -257,7 +290,7 @@ async fn farewell(setup: &Setup<'_>, leadership: Leadership, ended: &Ended, even
     let successor = timeout(FAREWELL_TIME, setup.coordinator.leader(&setup.args.election));
     let mark = async {
         match &setup.gate {
-            Some(gate) => timeout(FAREWELL_TIME, gate.mark()).await.ok().and_then(Result::ok).flatten(),
+            Some(gate) => timeout(FAREWELL_TIME, gate.mark(None)).await.ok().and_then(Result::ok).flatten(),
             None => None,
         }
     };

@@ -9,6 +9,7 @@ use super::super::failure::Failure;
 use super::super::http::{Endpoint, segment};
 use crate::coordinator::any::AnyCoordinator;
 use crate::coordinator::{Coordinator, CoordinatorError, Leader, View};
+use crate::endpoint::Identity;
 use crate::fence::{FenceName, Token};
 
 /// What to show, and where it is.
@@ -21,6 +22,8 @@ pub struct Wanted<'a> {
     pub gate: &'a str,
     /// The fence at the gate.
     pub fence: &'a FenceName,
+    /// Who one is to both.
+    pub identity: &'a Identity,
 }
 
 /// The fence as its gate has it.
@@ -65,7 +68,7 @@ fn view(wanted: &Wanted<'_>) -> Result<View, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     // Opened inside, since connections belong to the runtime that they are opened in.
     let view = runtime.block_on(async {
-        let coordinator = AnyCoordinator::open(wanted.coordinator).map_err(usage)?;
+        let coordinator = AnyCoordinator::open_as(wanted.coordinator, wanted.identity).map_err(usage)?;
         Ok::<_, Failure>(coordinator.view(wanted.election).await)
     });
     view?.map_err(|error| match error {
@@ -75,7 +78,8 @@ fn view(wanted: &Wanted<'_>) -> Result<View, Failure> {
 }
 
 fn mark(wanted: &Wanted<'_>) -> Result<Mark, Failure> {
-    let fence = Endpoint::parse(wanted.gate, "--gate")?.get(&format!("/-/fences/{}", segment(wanted.fence)))?;
+    let fence =
+        Endpoint::open(wanted.gate, "--gate", wanted.identity)?.get(&format!("/-/fences/{}", segment(wanted.fence)))?;
     Ok(Mark {
         token: fence["highest"].as_str().and_then(|text| text.parse().ok()),
         holder: fence["holder"].as_str().map(str::to_owned),
@@ -121,7 +125,7 @@ fn sentences(
     standing: Option<Standing>,
     out: &mut dyn Write,
 ) -> Result<(), Failure> {
-    let Wanted { election, coordinator, gate, fence } = wanted;
+    let Wanted { election, coordinator, gate, fence, .. } = wanted;
     let name = |holder: Option<&str>| holder.unwrap_or("(without a name)").to_owned();
     writeln!(out, "election {election} at {coordinator}")?;
     match &view.leader {

@@ -10,6 +10,7 @@ use hyper::http::uri::PathAndQuery;
 use hyper::upgrade::OnUpgrade;
 use hyper::{Method, Response, StatusCode, Version};
 
+use crate::access::{Caller, Right};
 use crate::fence::claim::PresentedTokens;
 use crate::fence::drain::{Outcome, Purpose};
 use crate::fence::{Claim, FenceName};
@@ -72,6 +73,14 @@ impl Outgoing {
     }
 }
 
+/// Allows a deed on the fence of a path. Where the path is of no one fence, it may show or change anything.
+fn may(caller: &Caller, right: Right, fence: &Result<Yielded, Problem>) -> Result<(), Problem> {
+    match fence {
+        Ok(Yielded::Name(fence)) => caller.may(right, fence),
+        Ok(Yielded::Above) | Err(_) => caller.may_everywhere(right),
+    }
+}
+
 impl Http {
     /// Answers a request. Whether it may go on is mostly known at once: a refusal needs no future.
     pub(super) fn serve(&self, mut call: Call) -> Answering<'_> {
@@ -98,10 +107,19 @@ impl Http {
         let acts_as = seen.has(Seen::METHOD_OVERRIDE).then(|| rules::overriding(&call.headers)).flatten();
         let is_write = self.rules.is_write(&call.method, &path, acts_as, upgrades, any_case);
         let fence = self.template.fence(&path);
+        let right = if is_write { Right::Write } else { Right::Read };
+        let caller = call.caller.take();
+        if let Some(caller) = &caller {
+            may(caller, right, &fence)?;
+        }
         if is_write && seen.has(Seen::DESTINATION) {
             destination::check(self, call, &fence)?;
         }
         let claim = self.claim(call, fence, is_write)?;
+        if let (Some(caller), Some(claim)) = (&caller, &claim) {
+            // A read with a token claims.
+            caller.may_present(if is_write { Right::Write } else { Right::Claim }, std::slice::from_ref(claim))?;
+        }
         Ok(Looked { seen, asked, path, claim, purpose: if is_write { Purpose::Write } else { Purpose::Read } })
     }
 

@@ -35,6 +35,7 @@ pub struct Gained {
 #[derive(Debug)]
 struct Way {
     ip: IpAddr,
+    is_secure: bool,
     version: Version,
     host: Option<String>,
     headers: Vec<(HeaderName, HeaderValue)>,
@@ -43,7 +44,8 @@ struct Way {
 }
 
 impl Way {
-    fn of(ip: IpAddr, version: Version, host: Option<&str>) -> Way {
+    fn of(ip: IpAddr, is_secure: bool, version: Version, host: Option<&str>) -> Way {
+        let proto = if is_secure { "https" } else { "http" };
         let shown = host.filter(|host| host.bytes().all(is_authority));
         let mut element = match ip {
             IpAddr::V4(ip) => format!("for={ip}"),
@@ -52,18 +54,18 @@ impl Way {
         if let Some(host) = shown {
             element.push_str(&format!(";host=\"{host}\""));
         }
-        element.push_str(";proto=http");
+        element.push_str(&format!(";proto={proto}"));
         let text = |text: String| HeaderValue::try_from(text).expect("addresses and such hosts are visible ASCII");
         let mut headers = vec![
             (FORWARDED, text(element)),
             (X_FORWARDED_FOR, text(ip.to_string())),
-            (X_FORWARDED_PROTO, HeaderValue::from_static("http")),
+            (X_FORWARDED_PROTO, HeaderValue::from_static(proto)),
         ];
         headers.extend(shown.map(|host| (X_FORWARDED_HOST, text(host.to_owned()))));
         headers.push((VIA, via(version)));
         let mut text = Vec::new();
         headers.iter().for_each(|(name, value)| write_line(&mut text, name.as_str(), value.as_bytes()));
-        Way { ip, version, host: host.map(str::to_owned), headers, text }
+        Way { ip, is_secure, version, host: host.map(str::to_owned), headers, text }
     }
 }
 
@@ -74,11 +76,14 @@ thread_local! {
 
 fn way(call: &Call) -> Arc<Way> {
     let (ip, version, host) = (call.peer.ip().to_canonical(), call.version, call.authority());
+    let is_secure = call.is_secure;
     LAST.with_borrow_mut(|last| {
-        let is_same = |way: &&mut Arc<Way>| way.ip == ip && way.version == version && way.host.as_deref() == host;
+        let is_same = |way: &&mut Arc<Way>| {
+            way.ip == ip && way.version == version && way.is_secure == is_secure && way.host.as_deref() == host
+        };
         match last.as_mut().filter(is_same) {
             Some(way) => Arc::clone(way),
-            None => Arc::clone(last.insert(Arc::new(Way::of(ip, version, host)))),
+            None => Arc::clone(last.insert(Arc::new(Way::of(ip, is_secure, version, host)))),
         }
     })
 }
@@ -169,7 +174,7 @@ mod tests {
             token: "7".parse().expect("a token"),
             holder: Some("me too".parse().expect("a holder")),
         };
-        let way = Way::of(IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1]), Version::HTTP_11, Some("gate:1"));
+        let way = Way::of(IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1]), false, Version::HTTP_11, Some("gate:1"));
         let gained = Gained { way: Some(Arc::new(way)), claims: Some(Arc::new([claim])) };
         let (mut text, mut headers, mut written) = (Vec::new(), HeaderMap::new(), Vec::new());
         gained.write(&mut text);

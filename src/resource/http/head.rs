@@ -206,7 +206,7 @@ pub fn forward(call: &mut Call, seen: Seen, claim: Option<&Claim>) {
 
 fn is_for_the_gate(authorization: &HeaderValue) -> bool {
     authorization.to_str().ok().and_then(|value| value.split_once(' ')).is_some_and(|(scheme, credential)| {
-        scheme.eq_ignore_ascii_case("bearer") && credential.trim_start_matches(' ').starts_with("fgt.")
+        scheme.eq_ignore_ascii_case("bearer") && crate::access::shown::is_ours(credential.trim_start_matches(' '))
     })
 }
 

@@ -5,10 +5,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use tokio_rustls::TlsConnector;
-use tokio_rustls::rustls::crypto::ring;
-use tokio_rustls::rustls::pki_types::pem::PemObject;
-use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
+use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+
+use crate::tls::{provider, roots};
 
 use super::upstream::{Host, Protocol};
 
@@ -61,31 +61,8 @@ impl Tls {
 }
 
 fn config(roots: RootCertStore) -> Result<ClientConfig, String> {
-    // Named here and not installed for the process: that panics where a library was built with another one.
-    ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+    ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .map(|builder| builder.with_root_certificates(roots).with_no_client_auth())
         .map_err(|error| error.to_string())
-}
-
-fn roots(ca: Option<&Path>) -> Result<RootCertStore, String> {
-    let mut roots = RootCertStore::empty();
-    let native = rustls_native_certs::load_native_certs();
-    roots.add_parsable_certificates(native.certs);
-    if let Some(file) = ca {
-        let wrong = |why: String| format!("certificates in {}: {why}", file.display());
-        let certificates = CertificateDer::pem_file_iter(file).map_err(|error| wrong(error.to_string()))?;
-        let before = roots.len();
-        for certificate in certificates {
-            let certificate = certificate.map_err(|error| wrong(error.to_string()))?;
-            roots.add(certificate).map_err(|error| wrong(error.to_string()))?;
-        }
-        if roots.len() == before {
-            return Err(wrong("there is none".into()));
-        }
-    }
-    if roots.is_empty() {
-        return Err("the operating system trusts no certificates; name a file of them".into());
-    }
-    Ok(roots)
 }

@@ -9,6 +9,7 @@ use http_body_util::BodyExt;
 use hyper::Method;
 use hyper::body::Body;
 
+use crate::access::Caller;
 use crate::problem::{Kind, Problem};
 use crate::resource::{Call, Received};
 
@@ -27,11 +28,14 @@ pub struct Asked {
     pub path: String,
     /// The body, not read yet.
     pub body: Received,
+    /// Who sends it, where the gate knows.
+    pub by: Option<String>,
 }
 
 impl From<Call> for Asked {
     fn from(call: Call) -> Asked {
-        Asked { path: call.path().to_owned(), method: call.method, body: call.body }
+        let by = call.caller.as_deref().map(Caller::id);
+        Asked { by, path: call.path().to_owned(), method: call.method, body: call.body }
     }
 }
 

@@ -11,6 +11,7 @@ use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Response};
 use tokio::sync::oneshot;
 
+use crate::access::Right;
 use crate::fence::claim::PresentedTokens;
 use crate::fence::{Claim, FenceName, Mark, Presented, Token, Verdict};
 use crate::lock::LockFile;
@@ -119,12 +120,19 @@ impl Sqlite {
 
     async fn serve(&self, call: Call) -> Result<Served, Problem> {
         let own = self.shared.fences.name(FenceSet::OWN);
+        if let Some(caller) = &call.caller {
+            caller.may_read_database(self.shared.fences.names())?;
+        }
         let given = call.presented(Some(own)).map_err(|problem| {
             // What can't be understood is about the fence that a bare token would speak for: its mark is told, too.
             let mark = self.shared.states[FenceSet::OWN].mark();
             problem.about(own, mark.as_ref().map(|dated| &dated.mark))
         })?;
         let (claims, presented) = self.claims(given.as_ref())?;
+        if let Some(caller) = &call.caller {
+            // Whether it writes is seen only when it is run. It can write to these fences then, and to no other.
+            caller.may_present(Right::Write, &claims)?;
+        }
         let asked = Asked::from(call);
         // Before the body is read, and before anything is queued.
         let Entered { claims, changes, raised } = self.enter(claims, presented).await?;
@@ -176,7 +184,7 @@ impl Sqlite {
         };
         let mut room = self.shared.budget.room();
         let body = asked::read(asked.body, &self.shared.limits, &mut room).await?;
-        let arrives = self.run(Arc::clone(&claims), presented, version, format, &body, room)?;
+        let arrives = self.run(Arc::clone(&claims), presented, asked.by, version, format, &body, room)?;
         // As with the head.
         drop(body);
         let reply = arrived(arrives).await?;
@@ -201,16 +209,18 @@ impl Sqlite {
         };
         let mut room = self.shared.budget.room();
         room.grow(body.len())?;
-        let reply = arrived(self.run(claims, fences, version, format, body, room)?).await?;
+        let reply = arrived(self.run(claims, fences, None, version, format, body, room)?).await?;
         let verdict = if raised.is_some() { Verdict::Advanced } else { reply.verdict };
         Ok(Reply { verdict, ..reply })
     }
 
     /// Puts what a body asks for before the database threads. Its answer arrives where this says.
+    #[expect(clippy::too_many_arguments, reason = "each is one fact about one request")]
     fn run(
         &self,
         claims: Arc<[Claim]>,
         presented: FenceSet,
+        by: Option<String>,
         version: Version,
         format: Format,
         body: &[u8],
@@ -223,7 +233,7 @@ impl Sqlite {
         let Pipeline { baton, requests } = parsed.map_err(|error| Problem::new(Kind::BadRequest, error.to_string()))?;
         let run = Run::new(self.shared.limits.result_bytes);
         let program = Program { requests, format };
-        self.submit(claims, presented, self.shared.unasked(), baton, program, run, room)
+        self.submit(claims, presented, self.shared.unasked(), by, baton, program, run, room)
     }
 
     /// Judges claims, and raises their marks where they rise, without running anything.
@@ -238,6 +248,7 @@ impl Sqlite {
         claims: Arc<[Claim]>,
         presented: FenceSet,
         believed: Believed,
+        by: Option<String>,
         baton: Option<String>,
         program: Program,
         run: Run,
@@ -246,8 +257,8 @@ impl Sqlite {
         let shared = &self.shared;
         let changes = shared.judge_at_door(&claims)?;
         let stream = match baton {
-            Some(baton) => shared.streams.take(&baton)?,
-            None => Stream::default(),
+            Some(baton) => shared.streams.take(&baton, by.as_deref())?,
+            None => Stream::of(by),
         };
         let in_flight = shared.in_flight(presented);
         let (reply, arrives) = Waiting::here();

@@ -20,6 +20,8 @@ use super::shared::{Lease, WriteLock};
 pub struct Stream {
     /// Its number; 0 until it is first put into the table.
     id: u64,
+    /// Who began it, where the gate knows; it goes on for nobody else.
+    by: Option<String>,
     /// SQL texts that the client stored.
     pub stored: StoredSql,
     /// What `last_insert_rowid()` answers.
@@ -28,6 +30,13 @@ pub struct Stream {
     pub own: Option<Own>,
     /// Why its transaction was ended by the gate; told at the next request.
     pub ended: Option<Box<Problem>>,
+}
+
+impl Stream {
+    /// A new one, begun by this sender.
+    pub fn of(by: Option<String>) -> Stream {
+        Stream { by, ..Stream::default() }
+    }
 }
 
 /// A stream's own connection with its transaction.
@@ -137,11 +146,11 @@ impl Streams {
         self.len() == 0
     }
 
-    /// Takes the stream of a baton out for a request.
+    /// Takes the stream of a baton out for a request by this sender.
     ///
     /// # Errors
-    /// A baton that was never given out, was used already, or whose stream has expired.
-    pub fn take(&self, baton: &str) -> Result<Stream, Problem> {
+    /// A baton that was never given out, or to somebody else, was used already, or whose stream has expired.
+    pub fn take(&self, baton: &str, by: Option<&str>) -> Result<Stream, Problem> {
         let invalid = |why: &str| Err(Problem::new(Kind::BatonInvalid, why));
         let Some((id, secret)) = decode(baton) else { return invalid("this baton was never given out") };
         let mut table = self.lock();
@@ -153,7 +162,7 @@ impl Streams {
         };
         // Each baton is random and good for one request; comparing without an early exit tells nothing by its time.
         let difference = slot.secret.iter().zip(secret).fold(0, |sum, (one, other)| sum | (one ^ other));
-        match slot.stream.take_if(|_| difference == 0) {
+        match slot.stream.take_if(|stream| difference == 0 && stream.by.as_deref() == by) {
             Some(stream) => Ok(stream),
             None => invalid("this baton was used already; each is good for one request"),
         }

@@ -22,7 +22,7 @@ async fn rig() -> Rig {
 impl Rig {
     async fn send(&self, method: Method, path: &[&str], query: Option<&str>, body: &str) -> (u16, Value) {
         let path: Vec<String> = path.iter().map(|segment| (*segment).to_owned()).collect();
-        let answer = handle(&self.coordinator, &method, &path, query, body.as_bytes()).await;
+        let answer = handle(&self.coordinator, &method, &path, query, body.as_bytes(), &|_, _| None).await;
         assert_eq!(answer.headers()[CACHE_CONTROL], "no-store");
         let status = answer.status().as_u16();
         assert_eq!(answer.headers().contains_key("allow"), status == 405);

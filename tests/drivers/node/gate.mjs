@@ -1,6 +1,6 @@
 // A real gate process for one test or test file, on a free port, with its data in a temporary folder.
-import { spawn } from "node:child_process";
-import { copyFileSync, mkdtempSync, rmSync } from "node:fs";
+import { execFileSync, spawn } from "node:child_process";
+import { appendFileSync, copyFileSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
@@ -15,12 +15,16 @@ const running = new Set();
 process.on("exit", () => running.forEach((end) => end()));
 for (const signal of ["SIGINT", "SIGTERM"]) process.on(signal, () => process.exit(1));
 
-/** Starts a gate; with a test's context `t`, it ends when the test does. */
-export async function startGate(t) {
+/** What a command of the program prints. */
+export const run = (...args) => execFileSync(program, args, { encoding: "utf8" });
+
+/** Starts a gate; with a test's context `t`, it ends when the test does. `configure` adds to its configuration, in its folder. */
+export async function startGate(t, configure) {
   const dir = mkdtempSync(join(tmpdir(), "fencegate-node-"));
   // Paths in it are relative to where it is.
   const config = join(dir, "gate.toml");
   copyFileSync(join(root, "tests/drivers/gate.toml"), config);
+  if (configure) appendFileSync(config, configure(dir));
   const args = ["serve", "--config", config, "--data-dir", join(dir, "data")];
   args.push("--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--log", "warn");
   const child = spawn(program, args, { stdio: ["ignore", "pipe", "inherit"] });

@@ -36,7 +36,7 @@ async fn answer(coordinator: Embedded, request: Request<Incoming>) -> Result<Ans
     let (parts, body) = request.into_parts();
     let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
     let path = data::segments(parts.uri.path().strip_prefix("/-/elections").unwrap()).unwrap();
-    Ok(elections::handle(&coordinator, &parts.method, &path, parts.uri.query(), &body).await)
+    Ok(elections::handle(&coordinator, &parts.method, &path, parts.uri.query(), &body, &|_, _| None).await)
 }
 
 impl Remote {
@@ -52,7 +52,7 @@ impl Remote {
         let coordinator = Embedded::open(dir.path(), options).await.unwrap();
         let addr = listener.local_addr().unwrap();
         listener.set_nonblocking(true).unwrap();
-        let settings = http::Settings { connections: 1000, header_time: 6 * TTL };
+        let settings = http::Settings { connections: 1000, header_time: 6 * TTL, tls: None };
         let (stop, stopping) = watch::channel(false);
         let serves = coordinator.clone();
         let serve = move |request, _| {

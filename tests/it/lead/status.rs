@@ -47,7 +47,7 @@ fn wrong_usage() {
     let world = World::new();
     for args in [
         &["--coordinator", "zookeeper://127.0.0.1"][..],
-        &["--coordinator", "https://127.0.0.1"],
+        &["--coordinator", "https://u@127.0.0.1"],
         &["--gate", "127.0.0.1:7070"],
         &["--ttl", "1ms"],
         &["--ttl", "soon"],

@@ -9,7 +9,7 @@ use fencegate::fence::drain::{OnUnknown, Policy};
 use fencegate::resource::http::fences::{Fences, Scope};
 use fencegate::resource::http::{Http, Limits, Options, Protocol, Rules, Template, Upstream};
 use fencegate::resource::{FenceInfo, Resource};
-use fencegate::server::{Mount, Server, Setup};
+use fencegate::server::{Guard, Mount, Server, Setup};
 
 use crate::process::{Answer, Client};
 
@@ -98,6 +98,7 @@ impl Gate {
             admin_hosts: Vec::new(),
             resources: vec![Mount { path: plan.mount.into(), resource: Arc::<Http>::clone(&http) }],
             coordinator: None,
+            guard: Guard::default(),
             connections: 1000,
             header_time: LONG,
             drain: Duration::from_secs(1),

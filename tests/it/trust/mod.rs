@@ -15,7 +15,7 @@ use fencegate::resource::http::{
 };
 use fencegate::resource::sqlite::{Options, Sqlite, TableFence};
 use fencegate::resource::{Boxed, Event, Issuer, Resource};
-use fencegate::server::{Mount, Server, Setup};
+use fencegate::server::{Guard, Mount, Server, Setup};
 use fencegate::trust::{Desk, Elections, Follower, Known, Limits, Office, Source, Trusted, names};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::watch;
@@ -377,6 +377,7 @@ fn serve(sql: Arc<Sqlite>, http: Arc<Http>) -> SocketAddr {
         admin_hosts: Vec::new(),
         resources: vec![Mount { path: "/".into(), resource: sql }, Mount { path: "/stock".into(), resource: http }],
         coordinator: None,
+        guard: Guard::default(),
         connections: 1000,
         header_time: LONG,
         drain: Duration::from_secs(1),

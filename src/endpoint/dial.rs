@@ -1,0 +1,37 @@
+//! The beginning of a connection to a gate.
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
+#[cfg(feature = "tls")]
+use tokio_rustls::rustls::pki_types::ServerName;
+
+#[cfg(feature = "tls")]
+use super::Identity;
+#[cfg(feature = "tls")]
+use crate::tls::client::ClientTls;
+
+/// How a gate at this host is spoken to by TLS.
+#[cfg(feature = "tls")]
+pub(super) fn secure(host: &str, identity: &Identity) -> Result<(ClientTls, ServerName<'static>), &'static str> {
+    let name = ServerName::try_from(host.trim_matches(['[', ']']).trim_end_matches('.').to_owned())
+        .map_err(|_| "such a host can have no certificate")?;
+    let tls = match identity.tls() {
+        Some(tls) => tls.clone(),
+        None => ClientTls::open(None, None).map_err(|_| "the system trusts no authorities; name a file of them")?,
+    };
+    Ok((tls, name))
+}
+
+/// Begins HTTP/1.1 on a connection.
+pub(super) async fn speak<I>(stream: I) -> Result<SendRequest<Full<Bytes>>, String>
+where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
+    // Its end is seen by whoever waits for an answer on it.
+    tokio::spawn(async move { drop(connection.await) });
+    Ok(sender)
+}
