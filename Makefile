@@ -83,8 +83,8 @@ sanitize: ## random SQL (SQL=20000 requests) with Rust and SQLite under the addr
 		sandbox sharing hrana interactive table_fences garbage fences
 
 .PHONY: bench
-bench: ## benchmarks: the core, fences, and durable writes against a plain loop, Redis and PostgreSQL
-	@scripts/ensure rust cc protoc redis postgres
+bench: ## benchmarks: the core, fences, and durable writes against a plain loop, Redis, PostgreSQL and etcd
+	@scripts/ensure rust cc protoc redis postgres etcd
 	$(CARGO) bench --locked
 
 .PHONY: bench-proxy

@@ -16,7 +16,9 @@ pub struct Talk {
     /// Said first on every connection, each answered before the next.
     pub hello: Vec<Vec<u8>>,
     pub request: Vec<u8>,
-    /// What an answer begins with.
+    /// Where the request has its number, in four bytes, if it has one: 3, and then two more each time.
+    pub number_at: &'static [usize],
+    /// What an answer says.
     pub wanted: Vec<u8>,
     /// Where an answer ends, as far as that is known.
     pub len: fn(&[u8]) -> Option<usize>,
@@ -37,6 +39,8 @@ struct Conn {
     stream: TcpStream,
     /// What there is of an answer.
     answer: Vec<u8>,
+    request: Vec<u8>,
+    number: u32,
 }
 
 /// Processor time of this thread, in seconds.
@@ -77,12 +81,16 @@ impl Conn {
             ask(&mut stream, hello, talk.len);
         }
         stream.set_nonblocking(true).expect("a socket option");
-        Conn { stream, answer: Vec::with_capacity(4096) }
+        Conn { stream, answer: Vec::with_capacity(4096), request: talk.request.clone(), number: 1 }
     }
 
     fn send(&mut self, talk: &Talk) {
-        let sent = self.stream.write(&talk.request).expect("sent");
-        assert_eq!(sent, talk.request.len(), "a request fits into a socket");
+        self.number += 2;
+        for at in talk.number_at {
+            self.request[*at..*at + 4].copy_from_slice(&self.number.to_be_bytes());
+        }
+        let sent = self.stream.write(&self.request).expect("sent");
+        assert_eq!(sent, self.request.len(), "a request fits into a socket");
     }
 
     /// Reads what is there; true where that completes an answer.
@@ -93,19 +101,20 @@ impl Conn {
             Err(error) => panic!("no answer: {error}"),
         };
         assert!(got > 0, "the server closed the connection");
-        let whole = |answer: &[u8]| (talk.len)(answer).is_some_and(|len| answer.len() >= len);
-        let check = |answer: &[u8]| assert!(answer.starts_with(&talk.wanted), "{}", String::from_utf8_lossy(answer));
+        let end = |answer: &[u8]| (talk.len)(answer).filter(|len| answer.len() >= *len);
+        let check = |answer: &[u8]| {
+            let is_it = memchr::memmem::find(answer, &talk.wanted).is_some();
+            assert!(is_it, "{}", String::from_utf8_lossy(answer));
+        };
         // Mostly it comes in one piece, and is looked at where it is.
-        if self.answer.is_empty() && whole(&piece[..got]) {
+        if self.answer.is_empty() && end(&piece[..got]) == Some(got) {
             check(&piece[..got]);
             return true;
         }
         self.answer.extend_from_slice(&piece[..got]);
-        if !whole(&self.answer) {
-            return false;
-        }
-        check(&self.answer);
-        self.answer.clear();
+        let Some(end) = end(&self.answer) else { return false };
+        check(&self.answer[..end]);
+        self.answer.drain(..end);
         true
     }
 }

@@ -1,9 +1,10 @@
 //! Durable fenced writes a second through the real gate, in interleaved rounds, medians and ratios: against a loop over rusqlite
 //! that commits each write on the same disk, the same gate with its check off, the same gate where `fsync` does nothing, Redis
-//! (`appendfsync always`, the token compared and the write made by one script) and PostgreSQL (the same in one statement).
+//! (`appendfsync always`, the token compared and the write made by one script), PostgreSQL (the same in one statement) and etcd (in
+//! one transaction).
 //!
 //! `cargo bench --bench writes` (`-- --rounds 9 --clients 256 --seconds 2`). What isn't installed is left out: `redis-server`,
-//! PostgreSQL, a C compiler for the gate without `fsync`. The load generator is one thread, and shares the processors.
+//! PostgreSQL, etcd, a C compiler for the gate without `fsync`. The load generator is one thread, and shares the processors.
 #![allow(clippy::print_stdout, reason = "a benchmark prints what it measured")]
 
 use std::path::Path;
@@ -69,8 +70,8 @@ fn report(name: &str, rates: &[Rate], fenced: &[Rate]) {
 fn main() {
     let options = options();
     // Beside the build, not in /tmp, which may be memory.
-    let dirs = [(); 5].map(|()| tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory"));
-    let [dir, open, unsafe_dir, redis_dir, postgres_dir] = dirs.each_ref().map(|dir| dir.path());
+    let dirs = [(); 6].map(|()| tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory"));
+    let [dir, open, unsafe_dir, redis_dir, postgres_dir, etcd_dir] = dirs.each_ref().map(|dir| dir.path());
     let fenced = servers::gate(dir, &[], None);
     let unchecked = servers::gate(open, &["--no-enforce"], None);
     let unsynced = servers::no_fsync(unsafe_dir).map(|library| servers::gate(unsafe_dir, &[], Some(&library)));
@@ -82,8 +83,10 @@ fn main() {
     talks.extend(unsynced.as_ref().map(|gate| ("fsync off", servers::through_gate(gate, 7, "200"))));
     let (redis, redis_talk) = servers::redis(redis_dir).unzip();
     let (postgres, postgres_talk) = servers::postgres(postgres_dir).unzip();
+    let (etcd, etcd_talk) = servers::etcd(etcd_dir).unzip();
     talks.extend(redis_talk.map(|talk| ("Redis", talk)));
     talks.extend(postgres_talk.map(|talk| ("PostgreSQL", talk)));
+    talks.extend(etcd_talk.map(|talk| ("etcd", talk)));
     let mut rates = vec![Vec::new(); talks.len() + 1];
     println!("{} rounds of {:?}, {} clients", options.rounds, options.time, options.clients);
     for round in 1..=options.rounds {
@@ -99,5 +102,5 @@ fn main() {
     }
     let names = talks.iter().map(|(name, _)| *name).chain(["rusqlite loop"]);
     names.zip(&rates).for_each(|(name, other)| report(name, other, &rates[0]));
-    drop((redis, postgres));
+    drop((redis, postgres, etcd));
 }

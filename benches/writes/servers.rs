@@ -100,6 +100,7 @@ pub fn through_gate(server: &Server, token: u64, wanted: &str) -> Talk {
         pid: server.child.id(),
         hello: Vec::new(),
         request: hrana(token, INSERT),
+        number_at: &[],
         wanted: format!("HTTP/1.1 {wanted}").into_bytes(),
         len: http_len,
     }
@@ -155,7 +156,8 @@ pub fn redis(dir: &Path) -> Option<(Server, Talk)> {
         pid: server.child.id(),
         hello: Vec::new(),
         request: command(&["EVALSHA", &name, "2", "mark", "t", "7", "hello world"]),
-        wanted: b":1".into(),
+        number_at: &[],
+        wanted: b":1\r\n".into(),
         len: redis_len,
     };
     Some((server, talk))
@@ -236,8 +238,95 @@ pub fn postgres(dir: &Path) -> Option<(Server, Talk)> {
         pid: server.child.id(),
         hello: vec![startup, parse],
         request: [bind, message(b'E', &[b"\0\0\0\0\0"]), sync].concat(),
+        number_at: &[],
         wanted: b"2\0\0\0\x04C\0\0\0\x0fINSERT 0 1\0".into(),
         len: postgres_len,
     };
     Some((server, talk))
 }
+
+// ---- etcd ----
+
+/// A field of a protocol buffer that has bytes.
+fn field(number: u8, bytes: &[u8]) -> Vec<u8> {
+    let len = u8::try_from(bytes.len()).ok().filter(|len| *len < 0x80).expect("short");
+    [&[number << 3 | 2, len], bytes].concat()
+}
+
+/// A frame of HTTP/2.
+fn frame(kind: u8, flags: u8, stream: u32, body: &[u8]) -> Vec<u8> {
+    let len = u32::try_from(body.len()).expect("short").to_be_bytes();
+    [&len[1..], &[kind, flags], &stream.to_be_bytes(), body].concat()
+}
+
+/// Where the stream's number is in a frame.
+const STREAM_AT: usize = 5;
+
+/// The head of a call, on stream 1.
+fn grpc_head() -> Vec<u8> {
+    let text = |text: &str| [&[u8::try_from(text.len()).expect("short")], text.as_bytes()].concat();
+    let path = [&[0x04][..], &text("/etcdserverpb.KV/Txn")].concat();
+    let authority = [&[0x01][..], &text("etcd")].concat();
+    let kind = [&[0x0f, 0x10][..], &text("application/grpc")].concat();
+    let te = [&[0x00][..], &text("te"), &text("trailers")].concat();
+    frame(1, 4, 1, &[&[0x83, 0x86][..], &path, &authority, &kind, &te].concat())
+}
+
+/// Its body, and with it its end.
+fn grpc_body(txn: &[u8]) -> Vec<u8> {
+    let len = u32::try_from(txn.len()).expect("short").to_be_bytes();
+    frame(0, 1, 1, &[&[0][..], &len, txn].concat())
+}
+
+/// Where an answer ends: with the trailers. What comes before it belongs to nothing in particular.
+fn grpc_len(answer: &[u8]) -> Option<usize> {
+    let mut at = 0;
+    loop {
+        let head = answer.get(at..at + 9)?;
+        at += 9 + u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
+        if head[3] == 1 && head[4] & 1 == 1 {
+            return Some(at);
+        }
+    }
+}
+
+/// One member of etcd as it comes; `None` where there is none. Its transaction writes where the mark is the token.
+pub fn etcd(dir: &Path) -> Option<(Server, Talk)> {
+    let (addr, peer) = (free_port(), format!("http://{}", free_port()));
+    let client = format!("http://{addr}");
+    let child = Command::new("etcd")
+        .args(["--listen-client-urls", &client, "--advertise-client-urls", &client, "--listen-peer-urls", &peer])
+        .args(["--initial-advertise-peer-urls", &peer, "--initial-cluster", &format!("default={peer}"), "--data-dir"])
+        .arg(dir)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn();
+    let server = wait_for(child.ok()?, addr);
+    let put = |key: &[u8], value: &[u8]| field(2, &field(2, &[field(1, key), field(2, value)].concat()));
+    let is_mark = field(1, &[vec![0x10, 3], field(3, b"mark"), field(7, b"7")].concat());
+    // The preface, settings, theirs confirmed, and room for all answers that there will be.
+    let room = frame(8, 0, 0, &0x7fff_0000_u32.to_be_bytes());
+    let preface =
+        [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &frame(4, 0, 0, &[]), &frame(4, 1, 0, &[]), &room].concat();
+    let hello = [preface, grpc_head(), grpc_body(&put(b"mark", b"7"))].concat();
+    // It accepts before it leads.
+    while memchr::memmem::find(&ask(addr, std::slice::from_ref(&hello), grpc_len)[0], SUCCEEDED).is_none() {
+        std::thread::yield_now();
+    }
+    let (head, body) = (grpc_head(), grpc_body(&[is_mark, put(b"t", b"hello world")].concat()));
+    let number_at: &[usize] = Box::leak(Box::new([STREAM_AT, head.len() + STREAM_AT]));
+    let request = [head, body].concat();
+    let talk = Talk {
+        addr,
+        pid: server.child.id(),
+        hello: vec![hello],
+        request,
+        number_at,
+        wanted: SUCCEEDED.into(),
+        len: grpc_len,
+    };
+    Some((server, talk))
+}
+
+/// What the answer of a transaction says that has written: it succeeded, and here is the answer to its one put.
+const SUCCEEDED: &[u8] = &[0x10, 0x01, 0x1a];

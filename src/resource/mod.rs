@@ -379,6 +379,11 @@ impl Told {
         waiting.happened.push_back(happened);
     }
 
+    /// So many events there was no room for.
+    pub fn miss(&self, count: u64) {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).lost += count;
+    }
+
     /// Takes all events.
     pub fn take(&self) -> News {
         let Waiting { happened, lost } =

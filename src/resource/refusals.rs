@@ -55,24 +55,30 @@ struct Counts {
     fresh: HashMap<Presenter, Knocks>,
     /// Told, but not written yet.
     pending: HashMap<Presenter, Knocks>,
+    /// Refusals that there was no room for, and that nobody was told of yet.
+    missed: u64,
 }
 
 impl Counts {
     fn settle(&mut self) {
-        if let Some((presenter, knocks)) = self.last.take() {
-            add(&mut self.fresh, presenter, knocks);
+        if let Some((presenter, knocks)) = self.last.take()
+            && !add(&mut self.fresh, presenter, knocks)
+        {
+            self.missed += knocks.count;
         }
     }
 }
 
-fn add(counts: &mut HashMap<Presenter, Knocks>, presenter: Presenter, knocks: Knocks) {
+/// False where there is no room for one more.
+fn add(counts: &mut HashMap<Presenter, Knocks>, presenter: Presenter, knocks: Knocks) -> bool {
     if counts.len() >= PRESENTERS_MAX && !counts.contains_key(&presenter) {
-        return;
+        return false;
     }
     let sum = counts.entry(presenter).or_insert(Knocks { count: 0, ..knocks });
     sum.count += knocks.count;
     sum.first_at_ms = sum.first_at_ms.min(knocks.first_at_ms);
     sum.last_at_ms = sum.last_at_ms.max(knocks.last_at_ms);
+    true
 }
 
 impl Refusals {
@@ -116,12 +122,19 @@ impl Refusals {
         }
     }
 
+    /// How many refusals there was no room for since the last call: those who watch are told of a gap.
+    pub fn missed(&self) -> u64 {
+        std::mem::take(&mut self.lock().missed)
+    }
+
     /// What was counted since the last call, for telling it. It stays to be written.
     pub fn fresh(&self) -> Vec<(Presenter, Knocks)> {
         let mut counts = self.lock();
         counts.settle();
         let fresh: Vec<_> = counts.fresh.drain().collect();
-        fresh.iter().for_each(|(presenter, knocks)| add(&mut counts.pending, presenter.clone(), *knocks));
+        for (presenter, knocks) in &fresh {
+            add(&mut counts.pending, presenter.clone(), *knocks);
+        }
         fresh
     }
 
@@ -130,7 +143,9 @@ impl Refusals {
         let mut counts = self.lock();
         counts.settle();
         let mut all = counts.pending.clone();
-        counts.fresh.iter().for_each(|(presenter, knocks)| add(&mut all, presenter.clone(), *knocks));
+        for (presenter, knocks) in &counts.fresh {
+            add(&mut all, presenter.clone(), *knocks);
+        }
         all.into_iter().filter(|(presenter, _)| presenter.fence.as_str() == fence).collect()
     }
 
@@ -142,7 +157,9 @@ impl Refusals {
     /// Puts back what could not be written.
     pub fn put_back(&self, taken: HashMap<Presenter, Knocks>) {
         let mut counts = self.lock();
-        taken.into_iter().for_each(|(presenter, knocks)| add(&mut counts.pending, presenter, knocks));
+        for (presenter, knocks) in taken {
+            add(&mut counts.pending, presenter, knocks);
+        }
     }
 }
 
@@ -181,5 +198,27 @@ impl Presenter {
             count: knocks.count,
             at_ms: knocks.last_at_ms,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_there_is_no_room_for_is_told_as_a_gap() {
+        let refusals = Refusals::default();
+        let presenter = |number: usize| Presenter {
+            fence: "f".parse().expect("a name"),
+            verdict: Verdict::Stale,
+            token: (number + 1).to_string().parse().expect("a token"),
+            holder: None,
+        };
+        (0..PRESENTERS_MAX).for_each(|number| refusals.count_presenter(presenter(number)));
+        assert_eq!(refusals.missed(), 0);
+        refusals.count_presenter(presenter(0));
+        refusals.count_presenter(presenter(PRESENTERS_MAX));
+        assert_eq!(refusals.fresh().iter().map(|(_, knocks)| knocks.count).sum::<u64>(), PRESENTERS_MAX as u64 + 1);
+        assert_eq!((refusals.missed(), refusals.missed()), (1, 0), "one that is known has room");
     }
 }

@@ -168,6 +168,11 @@ fn notes(outcomes: &[Outcome], plan: &Plan, disk: Option<&Disk>) -> Vec<String> 
         let more = "it may be what limits them: try --threads";
         notes.push(format!("the load generator was busy all the time in: {}; {more}", busy.join(", ")));
     }
+    // Less than a microsecond for each is no gate at work.
+    let is_idle = |outcome: &Outcome| outcome.gate_cpu_us().is_some_and(|cpu| cpu.iter().all(|us| *us < 1.0));
+    if outcomes.iter().any(is_idle) {
+        notes.push("the process that is taken for the gate did nothing meanwhile: is --gate-pid the gate's?".into());
+    }
     if let Pace::Open(rate) = plan.pace {
         let reached = |outcome: &&Outcome| {
             let is_lower =

@@ -232,6 +232,7 @@ impl Fences {
         for (presenter, knocks) in scope.refusals.fresh() {
             scope.told.add(presenter.happened(knocks));
         }
+        scope.told.miss(scope.refusals.missed());
         scope.told.take()
     }
 

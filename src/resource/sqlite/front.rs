@@ -467,6 +467,7 @@ impl Resource for Sqlite {
         for (presenter, knocks) in self.shared.refusals.fresh() {
             self.shared.told.add(presenter.happened(knocks));
         }
+        self.shared.told.miss(self.shared.refusals.missed());
         self.shared.told.take()
     }
 

@@ -122,6 +122,8 @@ fn without_the_word_a_running_gate_is_read_and_refuses_and_nothing_else() {
     assert!(said.err.contains("--write-to-it"), "{}", said.err);
     assert_eq!((rows(&running.gate), mark(&running.gate, "app")), (0, "5".into()));
     assert_eq!(running.bench(&["--fence", "other", "--sql", "SELECT 1"]).status, 1, "no such fence");
+    let said = running.bench(&["--fence", "app", "--sql", "SELECT 1", "--gate-pid", "5000000"]);
+    assert!(said.status == 64 && said.err.contains("no such process"), "{}", said.err);
     let said = running.bench(&["--fence", "app"]);
     assert!(said.status == 1 && said.err.contains("--sql"), "{}", said.err);
 }

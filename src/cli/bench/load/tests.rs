@@ -114,6 +114,15 @@ fn an_open_loop_sees_a_stall_that_a_closed_one_omits() {
     assert!(slow * 10 < closed.latency.len(), "{slow} slow ones of {}", closed.latency.len());
 }
 
+/// A rate that is kept is told as what it is. Of several tries, since the machine may be busy.
+#[test]
+fn a_rate_that_is_kept_is_told_as_it_is() {
+    let server = server(None, |_| OK);
+    let told = (0..20).map(|_| load(server.addr, Pace::Open(100.0)).run(&Stop::default(), None).unwrap().per_second);
+    let nearest = told.map(|rate| (rate - 100.0).abs()).fold(f64::INFINITY, f64::min);
+    assert!(nearest < 3.0, "{nearest} from it");
+}
+
 #[test]
 fn what_was_due_and_never_sent_counts_as_long_as_it_waited() {
     // One connection, and a server that takes longer than the whole load for its second answer.

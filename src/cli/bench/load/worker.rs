@@ -319,10 +319,12 @@ impl<'a> Worker<'a> {
         is_quiet && !is_due || now > self.window.to + self.load.answer_time
     }
 
-    /// Sets the timer to when the next request is due, if somebody is there to send it.
+    /// Sets the timer to when the next request is due, if somebody is there to send it; else to the end of the time that counts,
+    /// which would otherwise have a pause in it in which nothing was asked for.
     fn arm(&self, now: Instant) -> Result<(), LoadError> {
-        let due = self.schedule.as_ref().and_then(Schedule::next).filter(|_| !self.idle.is_empty());
-        let Some(due) = due else { return Ok(()) };
+        let Some(schedule) = &self.schedule else { return Ok(()) };
+        let end = Some(self.window.to).filter(|_| self.marks.1.is_none());
+        let Some(due) = schedule.next().filter(|_| !self.idle.is_empty()).or(end) else { return Ok(()) };
         let wait = due.duration_since(now).max(Duration::from_nanos(1));
         if wait >= LOOK {
             return Ok(());

@@ -31,7 +31,7 @@ table { border-collapse: collapse; width: 100%; font-size: .92rem; }
 th, td { padding: .35rem .6rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
 th { white-space: normal; vertical-align: bottom; font-weight: 600; }
 th:first-child, td:first-child { text-align: left; } td.what { white-space: normal; text-align: left; color: var(--soft); }
-table.facts td { text-align: left; white-space: normal; } td, svg text { font-variant-numeric: tabular-nums; }
+table.facts { margin-top: 1rem; } table.facts td { text-align: left; white-space: normal; } td, svg text { font-variant-numeric: tabular-nums; }
 svg { width: 100%; height: auto; display: block; } svg text { font-size: 12px; fill: var(--text); }
 .grid { stroke: var(--line); } .zero { stroke: var(--text); } .whisker { stroke: var(--text); stroke-width: 1.5; }
 .median { stroke: var(--c3); stroke-width: 3; } .interval { fill: var(--c3); opacity: .25; }

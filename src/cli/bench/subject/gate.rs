@@ -23,6 +23,9 @@ const HOLDER: &str = "fencegate-bench";
 /// What is refused: the lowest token, which even after a reset to nothing would do the least.
 const STALE: u64 = 1;
 
+/// A statement that reads nothing of anybody's.
+const OWN_READ: &str = "SELECT 1";
+
 /// What is asked of the gate.
 #[derive(Debug)]
 pub struct Asked<'a> {
@@ -88,6 +91,56 @@ impl State {
     }
 }
 
+impl Asked<'_> {
+    /// Whether the mark may be raised as is asked. `visits`: how often it would be.
+    fn check(&self, state: &State, visits: u64) -> Result<(), Failure> {
+        let Some(by) = self.advance_by else { return Ok(()) };
+        if let (Some(holder), false) = (&state.holder, self.depose) {
+            let (fence, token) = (self.fence, state.highest.unwrap_or(0));
+            let what = "--advance-by would depose it: say --depose if that is meant";
+            return Err(Failure::Refused(format!("fence {fence} is held by {holder} (token {token}); {what}")));
+        }
+        if by < visits {
+            let why =
+                format!("--advance-by {by} is too few: the mark is raised {visits} times at least, twice a round");
+            return Err(Failure::Usage(why));
+        }
+        Ok(())
+    }
+}
+
+/// What is sent to it.
+struct Shapes {
+    write: Shape,
+    read: Shape,
+    refused: Shape,
+}
+
+impl Shapes {
+    fn of(asked: &Asked<'_>, plan: &Plan) -> Shapes {
+        let Some(sql) = asked.sql else {
+            let of = |method: &str, body| Shape {
+                method: method.to_owned(),
+                path: asked.path.to_owned(),
+                body,
+                expect: Expect::Success,
+            };
+            let read = of("GET", Body::default());
+            let write = asked.method.map_or_else(|| read.clone(), |method| of(method, Body::text(plan.size)));
+            return Shapes { write, refused: read.clone(), read };
+        };
+        let path = format!("{}/v3/pipeline", asked.path.trim_end_matches('/'));
+        let of = |sql: &str| Shape {
+            method: "POST".to_owned(),
+            path: path.clone(),
+            body: Body::sql(sql, plan.size),
+            expect: Expect::Sql,
+        };
+        // Where the statement may write, what is read is another one.
+        Shapes { write: of(sql), read: of(if asked.writes { OWN_READ } else { sql }), refused: of(OWN_READ) }
+    }
+}
+
 impl Running {
     /// Looks at the gate and the fence.
     ///
@@ -97,40 +150,15 @@ impl Running {
         let bare = Target::parse("--gate", asked.url, asked.headers, asked.allow_remote)?;
         let path = format!("/-/fences/{}", segment(asked.fence));
         let state = State::read(&bare, &path, plan)?;
-        if let (Some(_), Some(holder), false) = (asked.advance_by, &state.holder, asked.depose) {
-            let why = format!(
-                "fence {} is held by {holder} (token {}); --advance-by would depose it: say --depose if that is meant",
-                asked.fence,
-                state.highest.unwrap_or(0)
-            );
-            return Err(Failure::Refused(why));
-        }
         let visits = 2 * plan.rounds as u64;
-        if let Some(by) = asked.advance_by.filter(|by| *by < visits) {
-            let why =
-                format!("--advance-by {by} is too few: two things raise the mark in each of {} rounds", plan.rounds);
-            return Err(Failure::Usage(why));
-        }
-        let pipeline = format!("{}/v3/pipeline", asked.path.trim_end_matches('/'));
-        let http = asked.method.map_or_else(Body::default, |_| Body::text(plan.size));
-        let shape = Shape {
-            method: if asked.sql.is_some() { "POST" } else { asked.method.unwrap_or("GET") }.to_owned(),
-            path: if asked.sql.is_some() { pipeline } else { asked.path.to_owned() },
-            body: asked.sql.map_or(http, |sql| Body::sql(sql, plan.size)),
-            expect: if asked.sql.is_some() { Expect::Sql } else { Expect::Success },
-        };
-        // A read of a database through a user's statement would be a write; of a service, the same path is read.
-        let read = match asked.sql {
-            Some(sql) => {
-                Shape { body: Body::sql(if asked.writes { "SELECT 1" } else { sql }, plan.size), ..shape.clone() }
-            }
-            None => Shape { method: "GET".into(), body: Body::default(), ..shape.clone() },
-        };
-        let refused =
-            asked.sql.map_or_else(|| read.clone(), |_| Shape { body: Body::sql("SELECT 1", 0), ..read.clone() });
+        asked.check(&state, visits)?;
+        let Shapes { write, read, refused } = Shapes::of(asked, plan);
         let holder: Header = Header(format!("fencing-holder: {HOLDER}\r\n"));
         let named = Target::parse("--gate", asked.url, &[asked.headers, &[holder]].concat(), asked.allow_remote)?;
-        let cpu = asked.pid.and_then(CpuClock::of);
+        let cpu = asked.pid.map(|pid| {
+            CpuClock::of(pid).ok_or_else(|| Failure::Usage(format!("--gate-pid {pid}: there is no such process")))
+        });
+        let cpu = cpu.transpose()?;
         let fenced = |target, shape| Fenced {
             target,
             cpu,
@@ -142,7 +170,7 @@ impl Running {
         };
         let mut running = Running {
             url: asked.url.to_owned(),
-            fenced: fenced(named, shape.clone()),
+            fenced: fenced(named, write.clone()),
             bare: fenced(bare, read),
             refused,
             path,
@@ -151,11 +179,6 @@ impl Running {
             is_taken: false,
             quota: asked.advance_by.map(|by| by / visits),
         };
-        if asked.writes && state.highest.is_none() {
-            // Nobody can write to a fence without a mark; the lowest token does the least.
-            running.fenced.claim(1, plan.answer_time)?;
-            running.fenced.last = running.fenced.last.max(1);
-        }
         let hint = |failure| match failure {
             Failure::Other(why) if asked.sql.is_none() => {
                 Failure::Other(format!("{why}; a database's requests need --sql, a service's --path"))
@@ -163,10 +186,15 @@ impl Running {
             other => other,
         };
         running.bare.probe(Kind::Read, plan.answer_time).map_err(hint)?;
+        if asked.writes && state.highest.is_none() {
+            // Nobody can write to a fence without a mark; the lowest token does the least.
+            running.fenced.claim(1, plan.answer_time)?;
+            running.fenced.last = running.fenced.last.max(1);
+        }
         for kind in running.lanes().iter().map(|lane| lane.kind) {
             match kind {
                 Kind::Refused => running.without_holder(&running.refused).probe(kind, plan.answer_time)?,
-                Kind::Admitted => running.without_holder(&shape).probe(kind, plan.answer_time)?,
+                Kind::Admitted => running.without_holder(&write).probe(kind, plan.answer_time)?,
                 _ => {}
             }
         }
