@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 use crate::fence::{FenceName, Holder, Refusal, Token, Verdict};
 
 use super::threads::now_ms;
-use super::{Happened, Knock};
+use super::{Happened, Knock, Told};
 
 /// Most different presenters counted between two writes to the database; past that, refusals count only in the metrics.
 const PRESENTERS_MAX: usize = 4096;
@@ -122,9 +122,11 @@ impl Refusals {
         }
     }
 
-    /// How many refusals there was no room for since the last call: those who watch are told of a gap.
-    pub fn missed(&self) -> u64 {
-        std::mem::take(&mut self.lock().missed)
+    /// Tells what was counted since the last call. It stays to be written. What there was no room for is told as a gap.
+    pub fn tell(&self, told: &Told) {
+        let fresh = self.fresh();
+        told.miss(std::mem::take(&mut self.lock().missed));
+        fresh.into_iter().for_each(|(presenter, knocks)| told.add(presenter.happened(knocks)));
     }
 
     /// What was counted since the last call, for telling it. It stays to be written.
@@ -215,10 +217,14 @@ mod tests {
             holder: None,
         };
         (0..PRESENTERS_MAX).for_each(|number| refusals.count_presenter(presenter(number)));
-        assert_eq!(refusals.missed(), 0);
         refusals.count_presenter(presenter(0));
         refusals.count_presenter(presenter(PRESENTERS_MAX));
-        assert_eq!(refusals.fresh().iter().map(|(_, knocks)| knocks.count).sum::<u64>(), PRESENTERS_MAX as u64 + 1);
-        assert_eq!((refusals.missed(), refusals.missed()), (1, 0), "one that is known has room");
+        let told = Told::default();
+        refusals.tell(&told);
+        let news = told.take();
+        assert_eq!(news.happened.iter().map(|event| event.count).sum::<u64>(), PRESENTERS_MAX as u64 + 1);
+        assert_eq!(news.lost, 1, "one that is known has room");
+        refusals.tell(&told);
+        assert_eq!(told.take().lost, 0, "it is told once");
     }
 }

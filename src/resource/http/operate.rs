@@ -229,10 +229,7 @@ impl Fences {
     pub fn happened(&self, scope: usize) -> News {
         self.shared.sweep();
         let scope = &self.shared.scopes[scope];
-        for (presenter, knocks) in scope.refusals.fresh() {
-            scope.told.add(presenter.happened(knocks));
-        }
-        scope.told.miss(scope.refusals.missed());
+        scope.refusals.tell(&scope.told);
         scope.told.take()
     }
 

@@ -464,10 +464,7 @@ impl Resource for Sqlite {
 
     fn happened(&self) -> News {
         // Not left to the writer, which looks after them less often and may be busy.
-        for (presenter, knocks) in self.shared.refusals.fresh() {
-            self.shared.told.add(presenter.happened(knocks));
-        }
-        self.shared.told.miss(self.shared.refusals.missed());
+        self.shared.refusals.tell(&self.shared.told);
         self.shared.told.take()
     }
 

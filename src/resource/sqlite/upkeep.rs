@@ -25,9 +25,7 @@ impl Writer {
         self.ticked_at = now;
         let limits = &self.shared.limits;
         let ago = |time: Duration| now.checked_sub(time).unwrap_or(now);
-        for (presenter, knocks) in self.shared.refusals.fresh() {
-            self.shared.told.add(presenter.happened(knocks));
-        }
+        self.shared.refusals.tell(&self.shared.told);
         self.shared.streams.sweep(ago(limits.stream_idle), ago(limits.transaction_time));
         if now - self.refusals_at >= REFUSALS_EVERY {
             self.refusals_at = now;

@@ -201,7 +201,7 @@ fn a_destination_is_of_the_same_fence() {
     let mut client = gate.client();
     for (destination, code) in [
         ("/dav/8/a", "WRONG_FENCE"),
-        ("http://gate/dav/8/a", "WRONG_FENCE"),
+        ("http://localhost/dav/8/a", "WRONG_FENCE"),
         ("/dav/", "WRONG_FENCE"),
         ("/dav/7/../8/a", "AMBIGUOUS_PATH"),
         ("/dav/7/%2e%2e/8", "AMBIGUOUS_PATH"),
