@@ -69,15 +69,6 @@ pub struct Access {
     credential_only: HashSet<String>,
 }
 
-/// Where a request has come in, which decides what it may show.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Door {
-    /// Programs: bearer credentials.
-    Data,
-    /// Also people with browsers, which ask for a password by themselves: it is the secret.
-    Admin,
-}
-
 impl Access {
     /// These principals.
     ///
@@ -134,8 +125,8 @@ impl Access {
     ///
     /// # Errors
     /// [`Kind::Unauthenticated`]: nobody that is known. [`Kind::TokenMalformed`]: a `fgt.` credential that is none.
-    pub fn identify(&self, headers: &HeaderMap, names: &[String], door: Door) -> Result<Who, Problem> {
-        let shown = shown::read(headers, door)?;
+    pub fn identify(&self, headers: &HeaderMap, names: &[String]) -> Result<Who, Problem> {
+        let shown = shown::read(headers)?;
         match shown {
             Shown::Secret(secret) => match self.secret(&secret) {
                 Some(principal) => Ok(Who::Principal(Arc::clone(principal))),

@@ -1,14 +1,11 @@
 //! What a request shows of itself in `Authorization`.
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use hyper::HeaderMap;
 use hyper::header::AUTHORIZATION;
 
 use crate::fence::claim::BearerToken;
 use crate::problem::{Kind, Problem};
 
-use super::Door;
 use super::credential::jws;
 use super::secret::{SECRET_PREFIX, Secret};
 
@@ -31,7 +28,7 @@ pub enum Shown {
 ///
 /// # Errors
 /// A header that stands twice; a `fgt.` credential that is none.
-pub fn read(headers: &HeaderMap, door: Door) -> Result<Shown, Problem> {
+pub fn read(headers: &HeaderMap) -> Result<Shown, Problem> {
     let mut all = headers.get_all(AUTHORIZATION).iter();
     let Some(value) = all.next() else { return Ok(Shown::Nothing) };
     if all.next().is_some() {
@@ -41,13 +38,7 @@ pub fn read(headers: &HeaderMap, door: Door) -> Result<Shown, Problem> {
         return Ok(Shown::Other);
     };
     let rest = rest.trim_start_matches(' ');
-    if scheme.eq_ignore_ascii_case("bearer") {
-        bearer(rest)
-    } else if scheme.eq_ignore_ascii_case("basic") && door == Door::Admin {
-        Ok(password(rest).map_or(Shown::Unreadable, Shown::Secret))
-    } else {
-        Ok(Shown::Other)
-    }
+    if scheme.eq_ignore_ascii_case("bearer") { bearer(rest) } else { Ok(Shown::Other) }
 }
 
 fn bearer(credential: &str) -> Result<Shown, Problem> {
@@ -69,10 +60,4 @@ fn bearer(credential: &str) -> Result<Shown, Problem> {
 /// Whether a bearer credential is for the gate, and so for nobody behind it.
 pub fn is_ours(credential: &str) -> bool {
     credential.starts_with("fgt.") || credential.starts_with(SECRET_PREFIX) || jws::is_one(credential)
-}
-
-/// The secret of `Basic`, whose user's name says nothing.
-fn password(credential: &str) -> Option<Secret> {
-    let text = String::from_utf8(STANDARD.decode(credential).ok()?).ok()?;
-    text.split_once(':')?.1.parse().ok()
 }

@@ -2,7 +2,7 @@
 
 use http_body_util::{Either, Full};
 use hyper::body::Incoming;
-use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE};
+use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use metrics::{counter, gauge};
 use serde::Deserialize;
@@ -31,13 +31,16 @@ pub type AdminAnswer = Response<Either<Full<bytes::Bytes>, EventBody>>;
 
 /// Answers one request.
 pub async fn handle(gate: &Gate, request: Request<Incoming>) -> AdminAnswer {
-    let mut answer = admit(gate, request).await.unwrap_or_else(|problem| refused(&problem).map(Either::Left));
+    let refused = |problem| respond::problem(&problem, Style::Problem).map(Either::Left);
+    let mut answer = admit(gate, request).await.unwrap_or_else(refused);
     origin::harden(&mut answer);
     answer
 }
 
 async fn admit(gate: &Gate, request: Request<Incoming>) -> Result<AdminAnswer, Problem> {
-    origin::check(&request, &gate.admin_hosts)?;
+    // Where a secret is asked for, which no browser adds by itself, a name that isn't known gives nobody anything.
+    let names = gate.guard.access.is_none().then_some(&*gate.admin_hosts);
+    origin::check(&request, names)?;
     let who = allow(gate, &request)?;
     if request.uri().path() == "/v1/events" && request.method() == Method::GET {
         return events(gate, who);
@@ -57,15 +60,6 @@ fn allow(gate: &Gate, request: &Request<Incoming>) -> Result<Option<Who>, Proble
     let segments = segments(request.uri().path())?;
     let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
     guard::admin(gate, request, &segments)
-}
-
-/// What one is told who may not. A browser asks its user for a password then, which is the secret.
-fn refused(problem: &Problem) -> Answer {
-    let mut answer = respond::problem(problem, Style::Problem);
-    if problem.kind == Kind::Unauthenticated {
-        answer.headers_mut().append(WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"fencegate\""));
-    }
-    answer
 }
 
 async fn route(gate: &Gate, request: Request<Incoming>, who: Option<&Who>) -> Result<Answer, Problem> {

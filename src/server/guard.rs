@@ -11,7 +11,7 @@ use hyper::{Method, Request};
 use metrics::counter;
 
 use crate::access::credential::Signer;
-use crate::access::{Access, Caller, Door, Right, Who};
+use crate::access::{Access, Caller, Right, Who};
 use crate::fence::{Claim, FenceName};
 use crate::problem::{Kind, Problem};
 use crate::resource::Resource;
@@ -41,11 +41,11 @@ pub struct Guard {
 
 impl Guard {
     /// Who sends a request. `None` where nobody is asked.
-    fn who<B>(&self, request: &Request<B>, door: Door) -> Result<Option<Who>, Problem> {
+    fn who<B>(&self, request: &Request<B>) -> Result<Option<Who>, Problem> {
         let Some(access) = &self.access else { return Ok(None) };
         let secured = request.extensions().get::<Arc<Secured>>();
         let names = secured.map_or(&[][..], |secured| &secured.names);
-        access.identify(request.headers(), names, door).map(Some)
+        access.identify(request.headers(), names).map(Some)
     }
 }
 
@@ -69,7 +69,7 @@ pub fn caller<B>(
     request: &mut Request<B>,
 ) -> Result<Option<Box<Caller>>, Problem> {
     let Some(access) = &gate.guard.access else { return Ok(None) };
-    let Some(who) = counted("data", gate.guard.who(request, Door::Data))? else { return Ok(None) };
+    let Some(who) = counted("data", gate.guard.who(request))? else { return Ok(None) };
     who.present(request.headers_mut())?;
     Ok(Some(Box::new(access.caller(&who, resource.name()))))
 }
@@ -80,7 +80,7 @@ pub fn caller<B>(
 /// [`Kind::Unauthenticated`], [`Kind::Forbidden`].
 pub fn fence<B>(gate: &Gate, request: &Request<B>, right: Right, name: &str) -> Result<(), Problem> {
     let allow = || {
-        let Some(who) = gate.guard.who(request, Door::Data)? else { return Ok(()) };
+        let Some(who) = gate.guard.who(request)? else { return Ok(()) };
         allow_fence(gate, &who, right, name)
     };
     counted("data", allow())
@@ -115,7 +115,7 @@ fn allow_fence(gate: &Gate, who: &Who, right: Right, name: &str) -> Result<(), P
 pub fn election<B>(gate: &Gate, request: &Request<B>, election: &str) -> Result<(), Problem> {
     let right = if is_get(request.method()) { Right::Observe } else { Right::Claim };
     let allow = || {
-        let Some(who) = gate.guard.who(request, Door::Data)? else { return Ok(()) };
+        let Some(who) = gate.guard.who(request)? else { return Ok(()) };
         let Ok(name) = election.parse::<FenceName>() else { return Ok(()) };
         let fences = gate.fences_of(&name);
         let is_allowed = match fences.as_slice() {
@@ -137,11 +137,12 @@ fn is_get(method: &Method) -> bool {
 /// [`Kind::Unauthenticated`], [`Kind::Forbidden`].
 pub fn admin<B>(gate: &Gate, request: &Request<B>, segments: &[&str]) -> Result<Option<Who>, Problem> {
     let is_get = is_get(request.method());
-    if is_get && matches!(segments, ["healthz" | "readyz"]) {
+    // The console's own page has no data, and asks for the secret.
+    if is_get && matches!(segments, ["healthz" | "readyz" | ""] | ["console", _]) {
         return Ok(None);
     }
     let allow = || {
-        let Some(who) = gate.guard.who(request, Door::Admin)? else { return Ok(None) };
+        let Some(who) = gate.guard.who(request)? else { return Ok(None) };
         let all = |right, what: &str| {
             if who.may_all(right) { Ok(()) } else { Err(who.forbidden(right, what)) }
         };
@@ -153,7 +154,7 @@ pub fn admin<B>(gate: &Gate, request: &Request<B>, segments: &[&str]) -> Result<
             // They show what may be seen.
             ["v1", "status" | "fences" | "events"] if is_get => {}
             ["v1", ..] | ["metrics"] if is_get => all(Right::Observe, "every fence, as this path shows them")?,
-            // Pages without any data.
+            // Nothing is there.
             _ if is_get => {}
             _ => all(Right::Operate, "every fence, as this path needs it")?,
         }

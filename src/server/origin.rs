@@ -7,8 +7,9 @@
 //! - A *name* in `Host` that isn't known to be the gate's is refused. An attacker's site can have its own name point to this listener's
 //!   address (DNS rebinding), and is then, for the browser, the page's own server; but the name stays the attacker's.
 //! - What a browser says about where a request comes from (`Sec-Fetch-Site`, `Origin`) is heeded. Only following a link is allowed.
-//! - A change is asked for with `application/json`, which a form can't send, and for which a script of another origin needs a
-//!   permission (CORS) that is never given.
+//! - A browser asks for a change with `application/json`, which a form can't send, and for which a script of another origin needs a
+//!   permission (CORS) that is never given. Others are known by having neither `Origin` nor `Sec-Fetch-Site`: a browser says one of them
+//!   with every POST (Fetch standard, "append a request `Origin` header").
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -37,11 +38,12 @@ fn is_own(authority: &str, names: &[String]) -> bool {
         || names.iter().any(|name| name.eq_ignore_ascii_case(host))
 }
 
-/// Refuses what a page of another site sends.
+/// Refuses what a page of another site sends. `names`: those that the listener has, besides its addresses and `localhost`; `None` where any
+/// will do.
 ///
 /// # Errors
 /// [`Kind::Forbidden`]; [`Kind::BadRequest`] for a change that isn't asked for with `application/json`.
-pub fn check<B>(request: &Request<B>, names: &[String]) -> Result<(), Problem> {
+pub fn check<B>(request: &Request<B>, names: Option<&[String]>) -> Result<(), Problem> {
     let header = |name: &HeaderName| request.headers().get(name).map(|value| value.to_str().unwrap_or("?"));
     let forbidden = |why: String| Err(Problem::new(Kind::Forbidden, why));
     if matches!(request.uri().path(), "/healthz" | "/readyz") {
@@ -49,7 +51,7 @@ pub fn check<B>(request: &Request<B>, names: &[String]) -> Result<(), Problem> {
     }
     // Only HTTP/1.0 leaves both out, which no browser speaks.
     let authority = request.uri().authority().map(|authority| authority.as_str()).or(header(&HOST));
-    if let Some(authority) = authority
+    if let (Some(authority), Some(names)) = (authority, names)
         && !is_own(authority, names)
     {
         return forbidden(format!(
@@ -74,17 +76,20 @@ pub fn check<B>(request: &Request<B>, names: &[String]) -> Result<(), Problem> {
     Ok(())
 }
 
-/// Refuses a change that isn't asked for with `application/json`.
+/// Refuses a change that a browser doesn't ask for with `application/json`.
 ///
 /// # Errors
 /// [`Kind::BadRequest`].
 pub fn check_media_type<B>(request: &Request<B>) -> Result<(), Problem> {
+    if [ORIGIN, SEC_FETCH_SITE].iter().all(|said| !request.headers().contains_key(said)) {
+        return Ok(());
+    }
     let value = request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let media_type = value.and_then(|value| value.split(';').next()).unwrap_or_default();
     if media_type.trim().eq_ignore_ascii_case("application/json") {
         return Ok(());
     }
-    Err(Problem::new(Kind::BadRequest, "a change is asked for with Content-Type: application/json"))
+    Err(Problem::new(Kind::BadRequest, "a page asks for a change with Content-Type: application/json"))
 }
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
@@ -116,7 +121,7 @@ mod tests {
             request = request.header(*name, *value);
         }
         let request = request.body(()).expect("a request");
-        let checked = check(&request, &["gate.internal".to_owned()]);
+        let checked = check(&request, Some(&["gate.internal".to_owned()]));
         let checked = checked.and_then(|()| if method == "POST" { check_media_type(&request) } else { Ok(()) });
         checked.err().map(|problem| problem.kind.row().status)
     }
@@ -176,7 +181,11 @@ mod tests {
         assert_eq!(checked("GET", &[host, ("sec-fetch-site", "cross-site"), navigates]), None, "a link");
         assert_eq!(checked("POST", &[host, json, ("sec-fetch-site", "cross-site"), navigates]), Some(403), "a form");
         for media_type in ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "text/json", ""] {
-            assert_eq!(checked("POST", &[host, ("content-type", media_type)]), Some(400), "{media_type}");
+            let media_type = ("content-type", media_type);
+            assert_eq!(checked("POST", &[host, media_type]), None, "no browser: {media_type:?}");
+            for said in [("origin", "http://127.0.0.1:7071"), ("sec-fetch-site", "same-origin")] {
+                assert_eq!(checked("POST", &[host, said, media_type]), Some(400), "{media_type:?}");
+            }
         }
     }
 }

@@ -102,8 +102,11 @@ fn whose_requests_are_taken() {
     assert_eq!(post(&format!("{own}\r\norigin: http://evil.example")), 403);
     assert_eq!(post(&format!("{own}\r\norigin: null")), 403);
     assert_eq!(post(&format!("{own}\r\nsec-fetch-site: same-site")), 403);
-    assert_eq!(post("host: localhost\r\ncontent-type: text/plain"), 400);
-    assert_eq!(post("host: localhost"), 400);
+    for page in ["origin: http://localhost", "sec-fetch-site: same-origin"] {
+        assert_eq!(post(&format!("host: localhost\r\n{page}\r\ncontent-type: text/plain")), 400);
+        assert_eq!(post(&format!("host: localhost\r\n{page}")), 400);
+    }
+    assert_eq!(post("host: localhost"), 200, "no browser");
     assert_eq!(bare(&gate, "OPTIONS /v1/fences/app/reset HTTP/1.1\r\nhost: localhost", "").status, 405, "no preflight");
 }
 
