@@ -14,6 +14,8 @@ pub mod claim;
 pub mod demo;
 pub mod failure;
 pub mod fences;
+#[cfg(target_os = "linux")]
+pub mod html;
 pub mod http;
 pub mod identity;
 pub mod keys;
@@ -25,6 +27,8 @@ pub mod serve;
 pub mod sql;
 pub mod status;
 pub mod table;
+#[cfg(target_os = "linux")]
+pub mod tied;
 
 use failure::Failure;
 

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use crate::cli::failure::Failure;
 use crate::cli::lead::PROGRAM;
-use crate::cli::lead::warden::r#become;
+use crate::cli::tied;
 
 use super::clock::CpuClock;
 use super::stop::Stop;
@@ -41,8 +41,7 @@ impl OwnGate {
     /// It doesn't listen in time; the process was told to stop.
     pub fn start(folder: &Path, name: &str, args: &[OsString], stop: &Stop) -> Result<OwnGate, Failure> {
         let log = folder.join(format!("{name}.log"));
-        let own: [OsString; 10] = [
-            PROGRAM.into(),
+        let own: [OsString; 9] = [
             "serve".into(),
             "--listen".into(),
             "127.0.0.1:0".into(),
@@ -53,14 +52,7 @@ impl OwnGate {
             "--data-dir".into(),
             folder.join(name).into(),
         ];
-        let mut command = r#become::command(&[&own[..], args].concat(), None);
-        // A variable that names a database, a coordinator or a configuration is not meant for this gate.
-        for (variable, _) in std::env::vars_os() {
-            let text = variable.to_string_lossy();
-            if text.starts_with("FENCEGATE_") || text.starts_with("FENCING_") {
-                command.env_remove(&variable);
-            }
-        }
+        let mut command = tied::command(PROGRAM.as_ref(), [&own[..], args].concat());
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(File::create(&log)?).spawn()?;
         let stdout = child.stdout.take();
         let mut gate =

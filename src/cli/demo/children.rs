@@ -3,9 +3,8 @@
 //! **Invariant.** Every child is tied to this process before its program begins: the kernel sends it SIGKILL when this process is gone,
 //! killed or not (`PR_SET_PDEATHSIG`, by `lead`'s `become`), and SIGKILL ends what is stopped, too. The tie is to the *thread* that
 //! started it: children are started on the main thread only, which lives as long as the process. Grandchildren aren't tied; a child
-//! that starts processes of its own ties them to itself in the same way, by [`command`].
+//! that starts processes of its own ties them to itself in the same way, by [`tied::command`](crate::cli::tied::command).
 
-use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::path::Path;
@@ -14,7 +13,7 @@ use std::process::{Child as Process, ChildStdout, Command, Stdio};
 use rustix::io::ioctl_fionbio;
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
-use crate::cli::lead::warden::{r#become, tree};
+use crate::cli::lead::warden::tree;
 
 /// A child that runs, or did. Killed when dropped.
 #[derive(Debug)]
@@ -26,19 +25,6 @@ pub struct Child {
     is_over: bool,
     /// It ended by itself, and not well.
     has_failed: bool,
-}
-
-/// A program that is tied to this process and has a process group of its own.
-pub fn command(program: &OsStr, args: impl IntoIterator<Item = OsString>) -> Command {
-    let words: Vec<OsString> = std::iter::once(program.to_owned()).chain(args).collect();
-    let mut command = r#become::command(&words, None);
-    // What a person has set for their own gate is not meant for these.
-    for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("FENCEGATE_") || name.to_string_lossy().starts_with("FENCING_") {
-            command.env_remove(name);
-        }
-    }
-    command
 }
 
 impl Child {

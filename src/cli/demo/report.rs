@@ -6,6 +6,8 @@
 use std::fmt::Write;
 use std::time::SystemTime;
 
+use crate::cli::html::escape;
+
 use super::Shown;
 use super::scenario::{Scenario, Side};
 use super::story::{Event, Kind, Story};
@@ -152,23 +154,6 @@ fn told(event: &Event) -> String {
 /// A time of the run.
 fn seconds(at_us: u64) -> String {
     format!("{}.{:02}s", at_us / 1_000_000, at_us / 10_000 % 100)
-}
-
-/// Text as it may stand in an element or an attribute. Control characters, which HTML doesn't allow, become visible ones.
-pub fn escape(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => escaped.push_str("&amp;"),
-            '<' => escaped.push_str("&lt;"),
-            '>' => escaped.push_str("&gt;"),
-            '"' => escaped.push_str("&quot;"),
-            '\'' => escaped.push_str("&#39;"),
-            c if c.is_control() && c != '\n' => escaped.push('·'),
-            c => escaped.push(c),
-        }
-    }
-    escaped
 }
 
 #[cfg(test)]

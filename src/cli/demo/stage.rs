@@ -13,13 +13,14 @@ use rustix::process::Signal;
 use serde::Serialize;
 use tokio::time::Instant;
 
-use super::children::{Child, command};
+use super::children::Child;
 use super::parts::PART;
 use super::scenario::{Failed, Side};
 use super::story::{Event, Kind, Lane, Story, now_us};
 use super::teller::Teller;
 use super::worker::Worker;
 use crate::cli::lead::PROGRAM;
+use crate::cli::tied::command;
 
 /// How long a condition may take to come about. All of them do within a second or two where the machine isn't overwhelmed.
 const PATIENCE: Duration = Duration::from_secs(20);

@@ -132,9 +132,11 @@ fn an_answer_that_does_not_come_in_time_is_not_known() {
 fn a_connection_that_the_upstream_closed_is_not_written_into_twice() {
     let bench = Bench::new("http1", NEVER, "1ms", "");
     let (mut done, mut unknown) = (0, 0);
-    for _ in 0..60 {
-        assert_done(&bench.write("a", 5, "").expect("an answer"));
-        bench.upstream.close_idle();
+    for round in 0..120 {
+        // When they close is theirs: before the next write, in the middle of it, or before the one after it.
+        if round % 2 == 1 {
+            bench.upstream.close_idle();
+        }
         let answer = bench.write("a", 5, "").expect("an answer");
         if answer.status == 200 {
             done += 1;
@@ -143,7 +145,7 @@ fn a_connection_that_the_upstream_closed_is_not_written_into_twice() {
             unknown += 1;
         }
     }
-    assert_eq!(bench.tokens("a").len(), 60 + done, "{unknown} of unknown outcome were not applied, none twice");
+    assert_eq!(bench.tokens("a").len(), done, "{unknown} of unknown outcome were not applied, none twice");
     assert!(done > 0, "a closed connection is mostly noticed");
 }
 

@@ -1,5 +1,7 @@
 //! One page that needs nothing else: no script, nothing from elsewhere, its charts inside.
 
+use crate::cli::html::escape;
+
 use super::super::Run;
 use super::super::load::Pace;
 use super::super::machine::{Machine, Noise};
@@ -9,7 +11,7 @@ use super::super::subject::Kind;
 use super::super::verdict::{Conclusion, Cost};
 use super::json::{quantiles, tokens_told};
 use super::numbers::{bytes, micros, percent, short, whole, within};
-use super::svg::{self, Bar, CostRow, Curve, escape};
+use super::svg::{self, Bar, CostRow, Curve};
 use super::text::{ratio, settings};
 
 /// The colours are M. Okabe's and K. Ito's, which can be told apart by all kinds of sight.

@@ -2,24 +2,9 @@
 
 use std::fmt::Write;
 
-use super::numbers::{micros, percent, whole};
+use crate::cli::html::escape;
 
-/// Text as it may stand in HTML and SVG, in an attribute, too.
-pub fn escape(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => escaped.push_str("&amp;"),
-            '<' => escaped.push_str("&lt;"),
-            '>' => escaped.push_str("&gt;"),
-            '"' => escaped.push_str("&quot;"),
-            '\'' => escaped.push_str("&#39;"),
-            c if c.is_control() && c != '\n' && c != '\t' => escaped.push('·'),
-            c => escaped.push(c),
-        }
-    }
-    escaped
-}
+use super::numbers::{micros, percent, whole};
 
 /// How many colours there are.
 const COLOURS: usize = 7;

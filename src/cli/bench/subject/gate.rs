@@ -179,26 +179,32 @@ impl Running {
             is_taken: false,
             quota: asked.advance_by.map(|by| by / visits),
         };
+        running.probe(asked, &state, &write, plan)?;
+        Ok(running)
+    }
+
+    /// Sends one request of each kind that is to be measured, first one that changes nothing.
+    fn probe(&mut self, asked: &Asked<'_>, state: &State, write: &Shape, plan: &Plan) -> Result<(), Failure> {
         let hint = |failure| match failure {
             Failure::Other(why) if asked.sql.is_none() => {
                 Failure::Other(format!("{why}; a database's requests need --sql, a service's --path"))
             }
             other => other,
         };
-        running.bare.probe(Kind::Read, plan.answer_time).map_err(hint)?;
+        self.bare.probe(Kind::Read, plan.answer_time).map_err(hint)?;
         if asked.writes && state.highest.is_none() {
             // Nobody can write to a fence without a mark; the lowest token does the least.
-            running.fenced.claim(1, plan.answer_time)?;
-            running.fenced.last = running.fenced.last.max(1);
+            self.fenced.claim(1, plan.answer_time)?;
+            self.fenced.last = self.fenced.last.max(1);
         }
-        for kind in running.lanes().iter().map(|lane| lane.kind) {
+        for kind in self.lanes().iter().map(|lane| lane.kind) {
             match kind {
-                Kind::Refused => running.without_holder(&running.refused).probe(kind, plan.answer_time)?,
-                Kind::Admitted => running.without_holder(&write).probe(kind, plan.answer_time)?,
+                Kind::Refused => self.without_holder(&self.refused).probe(kind, plan.answer_time)?,
+                Kind::Admitted => self.without_holder(write).probe(kind, plan.answer_time)?,
                 _ => {}
             }
         }
-        Ok(running)
+        Ok(())
     }
 
     /// With the mark itself and no holder, it is admitted whoever holds it, and raises nothing.

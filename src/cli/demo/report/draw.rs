@@ -2,8 +2,10 @@
 
 use std::fmt::Write;
 
+use crate::cli::html::escape;
+
 use super::super::story::{Event, Kind, Story};
-use super::{escape, seconds, told};
+use super::{seconds, told};
 
 /// The drawing's own units: the width of all, of the names, and of the margin on the right.
 const WIDTH: f64 = 1000.0;
