@@ -239,7 +239,8 @@ fn a_browser_that_stops_reading_costs_nothing() {
     let grown = resident_kib(&gate).saturating_sub(before);
     eprintln!("alone {alone:?}, with 40 who don't read {:?}, {grown} KiB more", watched / 2);
     assert!(grown < 16 * 1024, "{grown} KiB for those who don't read");
-    assert!(watched / 2 < alone * 3 / 2 + Duration::from_millis(200), "{alone:?} and {:?}", watched / 2);
+    // Not a measurement, which is in the docs: forty copies of the work, which is what this would catch, are far above it on the noisiest machine.
+    assert!(watched / 2 < alone * 4, "{alone:?} and {:?}", watched / 2);
     // One who reads meanwhile gets what happens.
     let mut reader = narrow(gate.admin);
     read_until(&mut reader, ": watching");

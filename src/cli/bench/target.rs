@@ -59,6 +59,10 @@ impl Target {
     /// [`Failure::Usage`]: no URL of this kind; a host that isn't found; an address that isn't loopback, where `allow_remote`
     /// doesn't say that it may be.
     pub fn parse(flag: &str, url: &str, headers: &[Header], allow_remote: bool) -> Result<Target, Failure> {
+        if url.get(..8).is_some_and(|scheme| scheme.eq_ignore_ascii_case("https://")) {
+            // The processor time of TLS would be counted as the gate's and the generator's.
+            return Err(Failure::Usage(format!("{flag} {url:?}: bench speaks plain http only")));
+        }
         let endpoint = Endpoint::parse(url, Options::default());
         let endpoint = endpoint.map_err(|error| Failure::Usage(format!("{flag} {error}")))?;
         let authority = endpoint.authority().to_owned();

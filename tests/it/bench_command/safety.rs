@@ -33,7 +33,7 @@ fn wrong_usage_is_refused_before_anything_is_sent() {
     for (args, text) in [
         (&["--upstream", "http://192.0.2.1:80"][..], "--allow-remote"),
         (&["--gate", "http://192.0.2.1:80", "--fence", "a"], "--allow-remote"),
-        (&["--upstream", "https://127.0.0.1:1"], "https is not in this version"),
+        (&["--upstream", "https://127.0.0.1:1"], "speaks plain http only"),
         (&["--upstream", &url, "--gate", &url, "--fence", "a"], "cannot be used with"),
         (&["--gate", &url], "--fence"),
         (&["--upstream", &url, "--method", "PUT"], "--write-to-it"),

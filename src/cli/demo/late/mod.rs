@@ -38,7 +38,7 @@ pub const SCENARIO: Scenario = Scenario {
                everywhere, and before a service it isn't enough. A write that has passed the check takes its time: in \
                a queue, on the network, on a slow disk. Meanwhile its sender is replaced, the next leader writes, and \
                only then does the old write land.",
-    sides: ["check, then forward", "with fencegate"],
+    sides: ["check-then-forward", "with fencegate"],
     lacks: lacks_nothing,
     run,
 };
