@@ -15,7 +15,7 @@
 //! however it goes. As root that needs nothing else; others need user namespaces, in which they are root of what they have made.
 //!
 //! **Invariant.** No interface is made or removed unless this process is in a namespace of its own ([`is_own`]), and none whose name
-//! doesn't begin with [`OURS`].
+//! doesn't begin with `OURS`.
 
 use std::ffi::{OsStr, OsString};
 use std::io::Write as _;
