@@ -1,5 +1,6 @@
 // What an operator does on the console, and what nobody else can make it do.
 import assert from "node:assert/strict";
+import { createHash, randomBytes } from "node:crypto";
 import { createRequire } from "node:module";
 import { readFileSync } from "node:fs";
 import { after, test } from "node:test";
@@ -38,6 +39,36 @@ test("a mark is set with a reason, after it was said what that does", async (t) 
   await page.keyboard.press("Escape");
   await dialog.waitFor({ state: "hidden" });
   assert.equal((await gate.fence("shop")).highest, "4", "cancelled");
+});
+
+test("where there are principals, an operator signs in, and a browser keeps nothing of it", async (t) => {
+  const bytes = randomBytes(32);
+  const secret = `fgs.${bytes.toString("base64url")}`;
+  const gate = await startGate(t, `
+    [[principal]]
+    name = "ops"
+    secret_hash = "sha256:${createHash("sha256").update(bytes).digest("hex")}"
+    grants = [ { resource = "*", fence = "*", rights = ["observe", "operate"] } ]
+  `);
+  const page = await openPage(t, `${gate.admin}/#/fence/shop`, { allowed: /401 \(Unauthorized\)/ });
+  const [field, go] = [page.getByLabel("Secret"), page.getByRole("button", { name: "Sign in" })];
+  await field.fill(`${secret.slice(0, -6)}AAAAAA`);
+  await go.click();
+  await page.getByRole("alert").filter({ hasText: "not one of this gate's" }).waitFor();
+  await field.fill(secret);
+  await go.click();
+  await live(page);
+  await page.click("#reset");
+  const dialog = page.getByRole("dialog", { name: "Set the mark of shop" });
+  await dialog.getByLabel("The new mark").fill("4");
+  await dialog.getByLabel("Why?").fill("to begin with");
+  await dialog.getByRole("button", { name: "Set the mark to 4" }).click();
+  await page.getByText("is 4 now.").waitFor();
+  const kept = await page.evaluate(() => [document.cookie, localStorage.length]);
+  assert.deepEqual(kept, ["", 0]);
+  const other = await (await page.context().newPage()).goto(`${gate.admin}/v1/fences`);
+  assert.equal(other.status(), 401, "nothing is added to what another page asks for");
+  assert.doesNotMatch(other.headers()["www-authenticate"], /basic/i, "and nobody is asked for a password");
 });
 
 test("a quarantine is ended with a reason", async (t) => {

@@ -70,8 +70,8 @@ export async function startSite(t, html) {
   return port;
 }
 
-/** A gate with a database (`shop`, `scheduler`) at `/shop` and a service (`stock/…`) at `/stock`. */
-export async function startGate(t) {
+/** A gate with a database (`shop`, `scheduler`) at `/shop` and a service (`stock/…`) at `/stock`; `more` is of its configuration. */
+export async function startGate(t, more = "") {
   const dir = mkdtempSync(join(tmpdir(), "fencegate-console-"));
   const upstream = await startUpstream(t);
   writeFileSync(join(dir, "gate.toml"), `
@@ -88,6 +88,7 @@ export async function startGate(t) {
     fence = "stock/{1}"
     drain = "50ms"
     settle = "10m"
+    ${more}
   `);
   let child;
   let ended;
