@@ -41,11 +41,13 @@ async fn admit(gate: &Gate, request: Request<Incoming>) -> Result<AdminAnswer, P
     // Where a secret is asked for, which no browser adds by itself, a name that isn't known gives nobody anything.
     let names = gate.guard.access.is_none().then_some(&*gate.admin_hosts);
     origin::check(&request, names)?;
-    let who = allow(gate, &request)?;
+    let segments = segments(request.uri().path())?;
+    let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
+    let who = guard::admin(gate, &request, &segments)?;
     if request.uri().path() == "/v1/events" && request.method() == Method::GET {
         return events(gate, who);
     }
-    route(gate, request, who.as_ref()).await.map(|answer| answer.map(Either::Left))
+    route(gate, request, &segments, who.as_ref()).await.map(|answer| answer.map(Either::Left))
 }
 
 fn events(gate: &Gate, who: Option<Who>) -> Result<AdminAnswer, Problem> {
@@ -55,20 +57,16 @@ fn events(gate: &Gate, who: Option<Who>) -> Result<AdminAnswer, Problem> {
     Ok(answer)
 }
 
-/// Who asks, if that may.
-fn allow(gate: &Gate, request: &Request<Incoming>) -> Result<Option<Who>, Problem> {
-    let segments = segments(request.uri().path())?;
-    let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
-    guard::admin(gate, request, &segments)
-}
-
-async fn route(gate: &Gate, request: Request<Incoming>, who: Option<&Who>) -> Result<Answer, Problem> {
-    let segments = segments(request.uri().path())?;
-    let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
+async fn route(
+    gate: &Gate,
+    request: Request<Incoming>,
+    segments: &[&str],
+    who: Option<&Who>,
+) -> Result<Answer, Problem> {
     let query = Query::parse(request.uri().query())?;
     let method = request.method().clone();
     let is_get = matches!(method, Method::GET | Method::HEAD);
-    match segments.as_slice() {
+    match segments {
         [""] if is_get => Ok(console::page(request.headers(), WELCOME)),
         ["console", _] if is_get && let Some(answer) = console::file(request.uri().path(), request.headers()) => {
             Ok(answer)

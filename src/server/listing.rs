@@ -36,8 +36,8 @@ pub fn info_json(resource: &dyn Resource, info: &FenceInfo) -> Value {
     })
 }
 
-/// A page of the fences that are looked for, in the order of their names. One who may not see all sees those that it may. `next` is where the next page begins; a page can be short, or
-/// empty, and have one.
+/// A page of the fences that are looked for, in the order of their names. One who may not see all sees those that it may. `next` is where
+/// the next page begins; a page can be short, or empty, and have one.
 ///
 /// # Errors
 /// A resource that can't be read.
@@ -82,7 +82,8 @@ fn describe(gate: &Gate, name: &str, who: Option<&Who>) -> Option<Value> {
     guard::sees(who, resource.name(), name).then(|| info_json(&**resource, &info))
 }
 
-/// For those only who may see all fences. What an operator wants to know first: how many fences there are, which of them are stuck, and where somebody knocks.
+/// What an operator wants to know first: how many fences there are, which of them are stuck, and where somebody knocks. For those only
+/// who may see all fences.
 pub fn overview(gate: &Gate) -> Answer {
     let now = now_ms();
     let (mut fences, mut quarantined, mut attention) = (0, 0, Vec::new());
