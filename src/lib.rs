@@ -7,7 +7,7 @@
 //! - [`access`]: who may do what
 //! - [`tls`]: certificates and keys, of both sides
 //! - [`endpoint`]: a small HTTP client to one listener of a gate
-//! - [`headers`]: the names of the contract's headers
+//! - [`headers`]: the names of the contract's headers; `json`: strings straight into an answer's bytes
 //! - [`lock`]: keeps a second process away
 //! - [`resource`]: seam 1, the thing written to
 //! - [`coordinator`]: seam 2, what elects a leader and issues the token
@@ -33,6 +33,8 @@ pub mod endpoint;
 pub mod fence;
 #[cfg(any(feature = "server", feature = "client"))]
 pub mod headers;
+#[cfg(feature = "server")]
+mod json;
 #[cfg(feature = "server")]
 pub mod lock;
 pub mod problem;

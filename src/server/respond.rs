@@ -9,6 +9,7 @@ use hyper::{Response, StatusCode};
 
 use crate::fence::{Token, Verdict};
 use crate::headers::{FENCING_HIGHEST, FENCING_VERDICT};
+use crate::json;
 use crate::problem::{Kind, Problem};
 
 /// A response whose body is in memory.
@@ -35,22 +36,6 @@ pub fn json(status: StatusCode, body: &impl serde::Serialize) -> Answer {
     answer
 }
 
-/// A text as JSON has it.
-fn quote(to: &mut Vec<u8>, text: &str) {
-    to.push(b'"');
-    push_escaped(to, text);
-    to.push(b'"');
-}
-
-fn push_escaped(to: &mut Vec<u8>, text: &str) {
-    // Without stopping at the first such byte: so it is looked at in many at once.
-    if text.bytes().fold(true, |is_plain, byte| is_plain & (byte >= b' ') & (byte != b'"') & (byte != b'\\')) {
-        return to.extend_from_slice(text.as_bytes());
-    }
-    let quoted = serde_json::to_vec(text).expect("any text can be a JSON string");
-    to.extend_from_slice(&quoted[1..quoted.len() - 1]);
-}
-
 /// A problem as JSON: RFC 9457, and what libSQL drivers read. Written member by member: a flood of stale writes is answered with
 /// these, and a general serializer takes longer for one than the judging of the token.
 fn render(problem: &Problem) -> Vec<u8> {
@@ -58,10 +43,7 @@ fn render(problem: &Problem) -> Vec<u8> {
     let mut to = Vec::with_capacity(384 + 2 * problem.detail.len());
     let text = |to: &mut Vec<u8>, name: &str, value: Option<&str>| {
         to.extend_from_slice(name.as_bytes());
-        match value {
-            Some(value) => quote(to, value),
-            None => to.extend_from_slice(b"null"),
-        }
+        json::optional(to, value);
     };
     let token = |to: &mut Vec<u8>, name: &str, value: Option<Token>| match value {
         Some(value) => text(to, name, Some(value.digits().as_str())),
@@ -73,9 +55,9 @@ fn render(problem: &Problem) -> Vec<u8> {
     text(&mut to, ",\"fence\":", problem.fence.as_deref());
     token(&mut to, ",\"highest\":", problem.highest);
     to.extend_from_slice(b",\"message\":\"");
-    push_escaped(&mut to, row.title);
+    json::escaped(&mut to, row.title);
     to.extend_from_slice(b": ");
-    push_escaped(&mut to, &problem.detail);
+    json::escaped(&mut to, &problem.detail);
     to.push(b'"');
     token(&mut to, ",\"presented\":", problem.presented);
     to.extend_from_slice(b",\"status\":");

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::fence::Claim;
+use crate::json;
 use crate::problem::{Kind as ProblemKind, Problem};
 
 use super::args::NAMES_PER_LOOK;
@@ -358,7 +359,7 @@ pub fn describe(db: &mut Db, sql: &str, deadline: Instant, out: &mut Vec<u8>) ->
             return Err(Fail::stopped(db.guard()));
         }
         out.extend_from_slice(if index > 1 { b",{\"name\":" } else { b"{\"name\":" });
-        render::optional(out, stmt.parameter_name(index));
+        json::optional(out, stmt.parameter_name(index));
         out.push(b'}');
     }
     out.extend_from_slice(b"],\"cols\":");

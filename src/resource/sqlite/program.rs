@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 
+use crate::json;
 use crate::problem::Problem;
 
 use super::db::{Args, Done, SqlError};
@@ -153,7 +154,7 @@ impl Run {
     pub fn body(&self, format: Format, baton: Option<&str>) -> Vec<u8> {
         let mut body = Vec::with_capacity(self.out.len() + 96);
         body.extend_from_slice(b"{\"baton\":");
-        render::optional(&mut body, baton);
+        json::optional(&mut body, baton);
         match format {
             Format::Pipeline => {
                 body.extend_from_slice(b",\"base_url\":null,\"results\":[");

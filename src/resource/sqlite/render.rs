@@ -4,6 +4,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use rusqlite::types::ValueRef;
 
+use crate::json::{optional, string};
+
 use super::db::{Done, SqlError};
 use super::raw::Stmt;
 
@@ -186,19 +188,6 @@ fn value(out: &mut Vec<u8>, value: ValueRef<'_>) -> Result<(), SqlError> {
         }
     }
     Ok(())
-}
-
-/// A JSON string.
-pub fn string(out: &mut Vec<u8>, text: &str) {
-    serde_json::to_writer(out, text).expect("writing to memory can't fail");
-}
-
-/// A JSON string or null.
-pub fn optional(out: &mut Vec<u8>, text: Option<&str>) {
-    match text {
-        Some(text) => string(out, text),
-        None => out.extend_from_slice(b"null"),
-    }
 }
 
 /// Longest error message, in bytes: SQLite's own repeat what they don't understand, however long it is.
