@@ -6,14 +6,17 @@
 #![allow(clippy::print_stdout, reason = "a benchmark prints what it measured")]
 
 use std::io::{BufRead, BufReader};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant, SystemTime};
 
+use common::{free_addr, option};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
+
+mod common;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_fencegate");
 /// The lease, in seconds: the shortest that etcd grants by its defaults.
@@ -54,14 +57,10 @@ fn pass(time: Duration) {
     let _ = never.recv_timeout(time);
 }
 
-fn port() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port")
-}
-
 impl World {
     fn new() -> World {
         let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
-        let (etcd, peer) = (port(), port());
+        let (etcd, peer) = (free_addr(), free_addr());
         let (clients, peers) = (format!("http://{etcd}"), format!("http://{peer}"));
         let server = Command::new("etcd")
             .arg("--data-dir")
@@ -310,9 +309,7 @@ fn main() {
         println!("failover: needs etcd and etcdctl; `make bench-failover` gets them");
         return;
     }
-    let args: Vec<String> = std::env::args().collect();
-    let at = args.iter().position(|arg| arg == "--trials");
-    let trials: usize = at.and_then(|at| args.get(at + 1)?.parse().ok()).unwrap_or(18);
+    let trials: usize = option("--trials", 18);
     let world = World::new();
     let (mut ours, mut over, mut theirs, mut crashed, mut planned) = (vec![], vec![], vec![], vec![], vec![]);
     for trial in 0..trials {

@@ -11,10 +11,14 @@
 #![allow(clippy::print_stdout, reason = "a benchmark prints what it measured")]
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
+
+use common::{free_addr, median, option};
+
+mod common;
 
 struct Options {
     rounds: usize,
@@ -28,16 +32,11 @@ struct Options {
 const BODIES: [u64; 2] = [128, 64 * 1024];
 
 fn options() -> Options {
-    let args: Vec<String> = std::env::args().collect();
-    let number = |name: &str, default: u64| {
-        let at = args.iter().position(|arg| arg == name);
-        at.and_then(|at| args.get(at + 1)?.parse().ok()).unwrap_or(default)
-    };
     Options {
-        rounds: usize::try_from(number("--rounds", 9)).expect("a small number"),
-        seconds: number("--seconds", 2),
-        connections: number("--connections", 64),
-        bodies: match number("--body", 0) {
+        rounds: option("--rounds", 9),
+        seconds: option("--seconds", 2),
+        connections: option("--connections", 64),
+        bodies: match option("--body", 0) {
             0 => BODIES.into(),
             one => vec![one],
         },
@@ -58,11 +57,6 @@ impl Drop for Server {
         }
         let _ = self.child.wait();
     }
-}
-
-/// A port that was free a moment ago.
-fn port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port").port()
 }
 
 /// A process and its children.
@@ -99,7 +93,7 @@ fn start(name: &'static str, processor: &str, port: u16, command: &[&str]) -> Se
 }
 
 fn nginx(name: &'static str, dir: &Path, processor: &str, http: &str, server: &str) -> Server {
-    let port = port();
+    let port = free_addr().port();
     let dir = dir.join(name.replace([' ', ','], "-"));
     std::fs::create_dir_all(&dir).expect("a directory");
     let at = dir.display();
@@ -116,7 +110,7 @@ fn nginx(name: &'static str, dir: &Path, processor: &str, http: &str, server: &s
 }
 
 fn haproxy(dir: &Path, upstream: u16) -> Server {
-    let port = port();
+    let port = free_addr().port();
     let config = format!(
         "global\n nbthread 1\n maxconn 4000\ndefaults\n mode http\n timeout connect 5s\n timeout client 60s\n timeout server 60s\n \
          http-reuse always\nfrontend f\n bind 127.0.0.1:{port}\n default_backend b\nbackend b\n server s 127.0.0.1:{upstream}\n"
@@ -156,7 +150,7 @@ fn fencegate(name: &'static str, dir: &Path, upstream: u16, more: &[&str]) -> Se
 /// A server of hyper's that answers 412 with a fixed body to whatever it is asked, and does nothing else: this program itself, run anew.
 fn hello() -> Server {
     let own = std::env::current_exe().expect("this program");
-    let port = port();
+    let port = free_addr().port();
     start("hyper, answering 412", "1", port, &[&own.to_string_lossy(), HELLO, &port.to_string()])
 }
 
@@ -219,12 +213,6 @@ fn load(server: &Server, script: &Path, options: &Options, wanted: bool) -> Samp
         _ => 1000.0,
     };
     Sample { cpu_us: used_us / requests, p99_ms: digits.parse::<f64>().unwrap_or(0.0) * factor, rate }
-}
-
-fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
 }
 
 fn script(dir: &Path, name: &str, token: u64, body: u64) -> PathBuf {

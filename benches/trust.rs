@@ -12,9 +12,12 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use common::option;
 use fencegate::coordinator::etcd::{Etcd, EtcdLeadership, Options};
 use fencegate::coordinator::{Bid, Coordinator as _, Leadership as _};
 use serde_json::{Value, json};
+
+mod common;
 
 /// A process; killed when dropped.
 struct Process(Child);
@@ -231,9 +234,7 @@ fn etcd(dir: &Path) -> Option<(Process, String)> {
 }
 
 fn main() {
-    let args: Vec<String> = std::env::args().collect();
-    let at = args.iter().position(|arg| arg == "--rounds");
-    let rounds = at.and_then(|at| args.get(at + 1)?.parse().ok()).unwrap_or(200);
+    let rounds = option("--rounds", 200);
     let dir = tempfile::tempdir().expect("a directory");
     let (_gate, addr) = gate(dir.path(), "embedded");
     let mut elections = Embedded { addr: addr.clone(), leader: Value::Null };

@@ -12,8 +12,11 @@ use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 
+use common::{median, option};
 use load::{Rate, Talk};
 
+#[path = "../common/mod.rs"]
+mod common;
 mod load;
 mod servers;
 
@@ -24,15 +27,10 @@ struct Options {
 }
 
 fn options() -> Options {
-    let args: Vec<String> = std::env::args().collect();
-    let number = |name: &str, default: u64| {
-        let at = args.iter().position(|arg| arg == name);
-        at.and_then(|at| args.get(at + 1)?.parse().ok()).unwrap_or(default)
-    };
     Options {
-        rounds: number("--rounds", 5) as usize,
-        clients: number("--clients", 64) as usize,
-        time: Duration::from_secs(number("--seconds", 2)),
+        rounds: option("--rounds", 5),
+        clients: option("--clients", 64),
+        time: Duration::from_secs(option("--seconds", 2)),
     }
 }
 
@@ -49,12 +47,6 @@ fn plain(dir: &Path, time: Duration) -> f64 {
         count += 1;
     }
     count as f64 / started.elapsed().as_secs_f64()
-}
-
-fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
 }
 
 fn report(name: &str, rates: &[Rate], fenced: &[Rate]) {

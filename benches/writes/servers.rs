@@ -2,12 +2,13 @@
 
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::common::free_addr;
 use crate::load::{self, Talk};
 
 /// A server's process; killed when dropped.
@@ -28,10 +29,6 @@ impl Drop for Server {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-fn free_port() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a free port")
 }
 
 fn wait_for(child: Child, addr: SocketAddr) -> Server {
@@ -141,7 +138,7 @@ fn redis_len(answer: &[u8]) -> Option<usize> {
 
 /// Redis with the script, by which each write is compared and made; `None` where there is no `redis-server`.
 pub fn redis(dir: &Path) -> Option<(Server, Talk)> {
-    let addr = free_port();
+    let addr = free_addr();
     let child = Command::new("redis-server")
         .args(["--bind", "127.0.0.1", "--appendonly", "yes", "--appendfsync", "always", "--save", ""])
         .args(["--auto-aof-rewrite-percentage", "0", "--port", &addr.port().to_string(), "--dir"])
@@ -214,7 +211,7 @@ pub fn postgres(dir: &Path) -> Option<(Server, Talk)> {
     if !made.is_ok_and(|status| status.success()) {
         return None;
     }
-    let addr = free_port();
+    let addr = free_addr();
     let options = ["-h", "127.0.0.1", "-k", "", "-c", "max_connections=1100", "-p", &addr.port().to_string(), "-D"];
     let child = as_user("postgres", dir).args(options).arg(OsStr::new(&data)).spawn();
     let server = wait_for(child.ok()?, addr);
@@ -292,7 +289,7 @@ fn grpc_len(answer: &[u8]) -> Option<usize> {
 
 /// One member of etcd as it comes; `None` where there is none. Its transaction writes where the mark is the token.
 pub fn etcd(dir: &Path) -> Option<(Server, Talk)> {
-    let (addr, peer) = (free_port(), format!("http://{}", free_port()));
+    let (addr, peer) = (free_addr(), format!("http://{}", free_addr()));
     let client = format!("http://{addr}");
     let child = Command::new("etcd")
         .args(["--listen-client-urls", &client, "--advertise-client-urls", &client, "--listen-peer-urls", &peer])
