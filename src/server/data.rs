@@ -145,10 +145,7 @@ fn told(gate: &Gate, index: usize, served: Result<Served, Problem>, ends_connect
 
 /// The answer to a request that a resource refused, or that failed there.
 fn refused(resource: &dyn Resource, problem: &Problem) -> Answer {
-    if resource.kind() == "sqlite" {
-        return respond::problem(problem, Style::Sql);
-    }
-    respond::upstream_problem(problem)
+    respond::problem(problem, if resource.kind() == "sqlite" { Style::Sql } else { Style::Proxied })
 }
 
 /// A refusal that names no fence is about the one that a bare token speaks for: its mark is told, too.

@@ -20,6 +20,8 @@ pub type Answer = Response<Full<Bytes>>;
 pub enum Style {
     /// `application/problem+json`, RFC 9457.
     Problem,
+    /// The same, in an upstream's place: with `Proxy-Status`.
+    Proxied,
     /// `application/json`, on the SQL paths: libSQL drivers read `message` and `code` only from that.
     Sql,
 }
@@ -75,54 +77,45 @@ const HEADERS: usize = 8;
 /// `Proxy-Status` (RFC 9209), on whatever the gate answers in an upstream's place.
 const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 
-/// What a problem is told in.
+/// What a problem is told in: it can be said again.
 #[derive(Clone)]
 struct Words {
+    headers: HeaderMap,
     body: Bytes,
-    proxy_status: HeaderValue,
 }
 
 impl Words {
-    fn of(problem: &Problem) -> Words {
-        let error = problem.proxy_error.unwrap_or(problem.kind.proxy_error());
-        let status = ["fencegate; error=", error, "; details=\"", problem.kind.row().code, "\""].concat();
-        let proxy_status = HeaderValue::try_from(status).expect("visible ASCII");
-        Words { body: render(problem).into(), proxy_status }
+    fn of(problem: &Problem, style: Style) -> Words {
+        Words { headers: headers(problem, style), body: render(problem).into() }
     }
 }
 
 thread_local! {
     /// The last stale write that was refused on this thread: whoever floods the gate with them is mostly refused in the same words.
-    static LAST: RefCell<Option<(Problem, Words)>> = const { RefCell::new(None) };
-}
-
-/// A problem of a request to an upstream, as a response.
-pub fn upstream_problem(problem: &Problem) -> Answer {
-    let words = match problem.kind {
-        Kind::StaleToken => LAST.with_borrow_mut(|last| match last {
-            Some((known, words)) if *known == *problem => words.clone(),
-            _ => last.insert((problem.clone(), Words::of(problem))).1.clone(),
-        }),
-        _ => Words::of(problem),
-    };
-    let mut answer = told(problem, Style::Problem, words.body);
-    answer.headers_mut().insert(PROXY_STATUS, words.proxy_status);
-    answer
+    static LAST: RefCell<Option<(Problem, Style, Words)>> = const { RefCell::new(None) };
 }
 
 /// A problem as a response: an RFC 9457 body with `code`, `message`, `fence`, `presented`, `highest`, `applied`.
 pub fn problem(problem: &Problem, style: Style) -> Answer {
-    told(problem, style, render(problem).into())
+    let Words { headers, body } = match problem.kind {
+        Kind::StaleToken => LAST.with_borrow_mut(|last| match last {
+            Some((known, told, words)) if *told == style && *known == *problem => words.clone(),
+            _ => last.insert((problem.clone(), style, Words::of(problem, style))).2.clone(),
+        }),
+        _ => Words::of(problem, style),
+    };
+    let mut answer = Response::new(Full::new(body));
+    *answer.status_mut() =
+        StatusCode::from_u16(problem.kind.row().status).expect("the table has only real statuses");
+    *answer.headers_mut() = headers;
+    answer
 }
 
-fn told(problem: &Problem, style: Style, body: Bytes) -> Answer {
+fn headers(problem: &Problem, style: Style) -> HeaderMap {
     let row = problem.kind.row();
-    let mut answer = Response::new(Full::new(body));
-    *answer.status_mut() = StatusCode::from_u16(row.status).expect("the table has only real statuses");
-    *answer.headers_mut() = HeaderMap::with_capacity(HEADERS);
-    let headers = answer.headers_mut();
+    let mut headers = HeaderMap::with_capacity(HEADERS);
     let media_type = match style {
-        Style::Problem => PROBLEM_JSON,
+        Style::Problem | Style::Proxied => PROBLEM_JSON,
         Style::Sql => JSON,
     };
     headers.insert(CONTENT_TYPE, media_type);
@@ -143,7 +136,12 @@ fn told(problem: &Problem, style: Style, body: Bytes) -> Answer {
     if let Some(seconds) = retry_after_s.or(row.retry_after_s.map(u64::from)) {
         headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
     }
-    answer
+    if style == Style::Proxied {
+        let error = problem.proxy_error.unwrap_or(problem.kind.proxy_error());
+        let status = ["fencegate; error=", error, "; details=\"", row.code, "\""].concat();
+        headers.insert(PROXY_STATUS, HeaderValue::try_from(status).expect("visible ASCII"));
+    }
+    headers
 }
 
 /// A time for people and programs: RFC 3339, UTC, with milliseconds.
