@@ -3,6 +3,7 @@
 //! [`Problem`] says what happened in fields; prose is made only where it is rendered, in `server/respond.rs`. The codes double
 //! as metric labels. A new kind of refusal is one variant and one row here.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use crate::fence::{Claim, ClaimError, FenceName, Mark, Refusal, Token, Verdict};
@@ -143,12 +144,13 @@ impl Kind {
 
 /// One refusal or failure, with its particulars.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{}: {detail}", kind.row().title)]
+#[error("{}: {}", kind.row().title, self.detail())]
 pub struct Problem {
     /// What kind.
     pub kind: Kind,
-    /// A sentence for people: what is wrong and what to do.
-    pub detail: String,
+    /// A sentence for people: what is wrong and what to do. `None` where it follows from the tokens and the fence: a flood of stale
+    /// writes isn't worth the putting together of a sentence for each.
+    pub detail: Option<String>,
     /// The fence that it is about.
     pub fence: Option<FenceName>,
     /// The token that was presented for that fence.
@@ -170,7 +172,7 @@ impl Problem {
     pub fn new(kind: Kind, detail: impl Into<String>) -> Problem {
         Problem {
             kind,
-            detail: detail.into(),
+            detail: Some(detail.into()),
             fence: None,
             presented: None,
             highest: None,
@@ -185,6 +187,17 @@ impl Problem {
     pub fn method_not_allowed(allow: &'static str) -> Problem {
         let why = format!("this path takes {allow}");
         Problem { allow: Some(allow), ..Problem::new(Kind::MethodNotAllowed, why) }
+    }
+
+    /// A sentence for people: what is wrong and what to do.
+    pub fn detail(&self) -> Cow<'_, str> {
+        match (&self.detail, self.presented, self.highest, &self.fence) {
+            (Some(detail), ..) => Cow::Borrowed(detail),
+            (None, Some(presented), Some(highest), Some(fence)) => Cow::Owned(format!(
+                "token {presented} is lower than {highest}, the highest that fence {fence} has admitted"
+            )),
+            (None, ..) => Cow::Borrowed(self.kind.row().title),
+        }
     }
 
     /// The same, of a request whose claims were admitted before it failed: the answer says so, too.
@@ -209,29 +222,17 @@ impl Problem {
 impl From<Refusal> for Problem {
     fn from(refusal: Refusal) -> Problem {
         let Refusal { verdict, fence, presented, highest, .. } = refusal;
-        let (kind, detail) = match verdict {
-            Verdict::Stale => (
-                Kind::StaleToken,
-                [
-                    "token ",
-                    presented.digits().as_str(),
-                    " is lower than ",
-                    highest.token.digits().as_str(),
-                    ", the highest that fence ",
-                    fence.as_str(),
-                    " has admitted",
-                ]
-                .concat(),
-            ),
-            Verdict::Conflict | Verdict::Admitted | Verdict::Advanced | Verdict::Unissued => (
-                Kind::TokenConflict,
-                format!(
-                    "token {presented} on fence {fence} belongs to holder {}; two leaders present one token",
-                    highest.holder.as_ref().map_or("?", |holder| holder.as_str())
-                ),
-            ),
+        let problem = match verdict {
+            Verdict::Stale => Problem { detail: None, ..Problem::new(Kind::StaleToken, String::new()) },
+            Verdict::Conflict | Verdict::Admitted | Verdict::Advanced | Verdict::Unissued => {
+                let other = highest.holder.as_ref().map_or("?", |holder| holder.as_str());
+                let why = format!(
+                    "token {presented} on fence {fence} belongs to holder {other}; two leaders present one token"
+                );
+                Problem::new(Kind::TokenConflict, why)
+            }
         };
-        Problem { presented: Some(presented), ..Problem::new(kind, detail).about(&fence, Some(&highest)) }
+        Problem { presented: Some(presented), ..problem.about(&fence, Some(&highest)) }
     }
 }
 

@@ -91,10 +91,10 @@ pub fn explain(trust: &Trust, problem: Problem) -> Problem {
         "{}. Token {token} leads election {} now, but the mark is higher: the coordinator was restored from a backup, so that its \
          numbers went back, or a token was claimed by mistake. An operator who has made sure that no older leader can still write \
          sets it right: fencegate fences reset {fence} --to {token} --reason ...",
-        problem.detail,
+        problem.detail(),
         issuer.election(fence)
     );
-    Problem { detail, ..problem }
+    Problem { detail: Some(detail), ..problem }
 }
 
 /// Who is counted for a claim that was refused.

@@ -190,6 +190,7 @@ fn status(gate: &Gate, who: Option<&Who>) -> Answer {
             "uptime_ms": u64::try_from(gate.started.elapsed().as_millis()).unwrap_or(u64::MAX),
             "ready": gate.ready.load(std::sync::atomic::Ordering::SeqCst),
             "data": gate.data_addr,
+            "scheme": if gate.guard.tls.is_some() { "https" } else { "http" },
             "admin": gate.admin_addr,
             "resources": resources,
         }),

@@ -41,8 +41,8 @@ pub fn json(status: StatusCode, body: &impl serde::Serialize) -> Answer {
 /// A problem as JSON: RFC 9457, and what libSQL drivers read. Written member by member: a flood of stale writes is answered with
 /// these, and a general serializer takes longer for one than the judging of the token.
 fn render(problem: &Problem) -> Vec<u8> {
-    let row = problem.kind.row();
-    let mut to = Vec::with_capacity(384 + 2 * problem.detail.len());
+    let (row, detail) = (problem.kind.row(), problem.detail());
+    let mut to = Vec::with_capacity(384 + 2 * detail.len());
     let text = |to: &mut Vec<u8>, name: &str, value: Option<&str>| {
         to.extend_from_slice(name.as_bytes());
         json::optional(to, value);
@@ -53,13 +53,13 @@ fn render(problem: &Problem) -> Vec<u8> {
     };
     text(&mut to, "{\"applied\":", Some(problem.kind.applied()));
     text(&mut to, ",\"code\":", Some(row.code));
-    text(&mut to, ",\"detail\":", Some(&problem.detail));
+    text(&mut to, ",\"detail\":", Some(&detail));
     text(&mut to, ",\"fence\":", problem.fence.as_deref());
     token(&mut to, ",\"highest\":", problem.highest);
     to.extend_from_slice(b",\"message\":\"");
     json::escaped(&mut to, row.title);
     to.extend_from_slice(b": ");
-    json::escaped(&mut to, &problem.detail);
+    json::escaped(&mut to, &detail);
     to.push(b'"');
     token(&mut to, ",\"presented\":", problem.presented);
     to.extend_from_slice(b",\"status\":");
@@ -105,8 +105,7 @@ pub fn problem(problem: &Problem, style: Style) -> Answer {
         _ => Words::of(problem, style),
     };
     let mut answer = Response::new(Full::new(body));
-    *answer.status_mut() =
-        StatusCode::from_u16(problem.kind.row().status).expect("the table has only real statuses");
+    *answer.status_mut() = StatusCode::from_u16(problem.kind.row().status).expect("the table has only real statuses");
     *answer.headers_mut() = headers;
     answer
 }

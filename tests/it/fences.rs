@@ -184,7 +184,7 @@ async fn an_unknown_outcome_keeps_newer_tokens_waiting_until_it_settles() {
     assert_eq!(problem.highest.map(|token| token.get()), Some(6));
     let left = problem.retry_after.unwrap();
     assert!(left > Duration::ZERO && left <= Duration::from_millis(301), "{left:?}");
-    assert!(problem.detail.contains("stock/1") && problem.detail.contains("ms"), "{}", problem.detail);
+    assert!(problem.detail().contains("stock/1") && problem.detail().contains("ms"), "{}", problem.detail());
     let gauge = |name| fences.gauges(0).into_iter().find(|(gauge, _)| *gauge == name).unwrap().1;
     assert!((gauge("fencegate_http_quarantined") - 1.0).abs() < 0.1);
     let mut all = told(&fences);
@@ -207,7 +207,7 @@ async fn held_until_an_operator_releases_it() {
     assert_eq!(info(&fences, "stock/1").quarantine, Some(Quarantined::Held), "dropped is unknown");
     let problem = ask(&fences, "stock/1", 6, Purpose::Write).await.unwrap_err();
     assert_eq!((problem.kind, problem.retry_after), (Kind::Quarantined, Some(Duration::from_secs(5))));
-    assert!(problem.detail.contains("fencegate fences release stock/1"), "{}", problem.detail);
+    assert!(problem.detail().contains("fencegate fences release stock/1"), "{}", problem.detail());
     assert!(fences.release(0, &name("stock/1"), "looked at it".into()).await.unwrap());
     assert!(!fences.release(0, &name("stock/1"), "again".into()).await.unwrap());
     assert!(!fences.release(0, &name("stock/7"), "never claimed".into()).await.unwrap());
@@ -356,7 +356,7 @@ async fn what_cannot_be_stored_is_refused_and_all_is_well_afterwards() {
             ("stock/bad", result) => {
                 let problem = result.unwrap_err();
                 assert_eq!(problem.kind, Kind::Unavailable);
-                assert!(problem.detail.contains("disk full"), "{}", problem.detail);
+                assert!(problem.detail().contains("disk full"), "{}", problem.detail());
             }
             (_, result) => result.unwrap().write.unwrap().finish(Outcome::Known),
         }

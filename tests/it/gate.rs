@@ -214,7 +214,7 @@ pub fn batch(sqls: &[&str]) -> Value {
 fn one(answer: Result<Vec<Value>, Problem>) -> Result<Value, String> {
     match answer {
         Ok(results) => result(&results[0]),
-        Err(problem) => Err(format!("{}: {}", problem.kind.row().code, problem.detail)),
+        Err(problem) => Err(format!("{}: {}", problem.kind.row().code, problem.detail())),
     }
 }
 

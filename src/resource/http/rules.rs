@@ -110,7 +110,7 @@ impl Rule {
         if method.as_ref().is_some_and(|method| method.as_str().bytes().any(|byte| byte.is_ascii_lowercase())) {
             return Err(wrong("methods are written in capital letters"));
         }
-        let path = NormalPath::parse(pattern.trim_matches(' ')).map_err(|problem| wrong(&problem.detail))?;
+        let path = NormalPath::parse(pattern.trim_matches(' ')).map_err(|problem| wrong(&problem.detail()))?;
         let mut pieces = Vec::new();
         for segment in path.segments() {
             pieces.push(match segment {
@@ -118,7 +118,7 @@ impl Rule {
                 "*" => Piece::Any,
                 "**" => Piece::Rest,
                 _ if segment.contains('*') => return Err(wrong("* stands for a whole segment")),
-                _ => Piece::Is(path.decoded(segment).map_err(|problem| wrong(&problem.detail))?.into_owned()),
+                _ => Piece::Is(path.decoded(segment).map_err(|problem| wrong(&problem.detail()))?.into_owned()),
             });
         }
         Ok(Rule { method, pieces })

@@ -84,7 +84,7 @@ impl Upstream {
         let base = if base.is_empty() {
             String::new()
         } else {
-            NormalPath::parse(base).map_err(|problem| format!("{text:?}: {}", problem.detail))?.as_str().to_owned()
+            NormalPath::parse(base).map_err(|problem| format!("{text:?}: {}", problem.detail()))?.as_str().to_owned()
         };
         let authority = render_authority(&host, port.filter(|port| *port != default_port));
         let authority = Authority::try_from(authority).map_err(|error| format!("{text:?}: {error}"))?;

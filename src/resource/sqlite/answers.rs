@@ -160,7 +160,7 @@ pub(super) mod tests {
     }
 
     fn told(mut arrives: oneshot::Receiver<Delivery>) -> Option<String> {
-        arrives.try_recv().ok().map(|delivery| delivery.open().expect_err("only problems here").detail)
+        arrives.try_recv().ok().map(|delivery| delivery.open().expect_err("only problems here").detail().into_owned())
     }
 
     #[test]

@@ -88,7 +88,7 @@ impl OwnExec<'_> {
     fn missing(&self, fence: FenceId) -> Halt {
         let mut problem = self.shared.missing(fence);
         if self.applied {
-            problem.detail = format!("no token for fence {}", self.shared.fences.name(fence));
+            problem.detail = Some(format!("no token for fence {}", self.shared.fences.name(fence)));
         }
         self.refusal(problem)
     }
@@ -96,7 +96,7 @@ impl OwnExec<'_> {
     /// Of the whole request, or, where that would say that nothing was applied and something was, of this statement.
     fn refusal(&self, problem: Problem) -> Halt {
         if self.applied {
-            return Halt::Sql(SqlError::new(problem.kind.row().code, problem.detail));
+            return Halt::Sql(SqlError::new(problem.kind.row().code, problem.detail()));
         }
         refuse(problem)
     }

@@ -490,7 +490,7 @@ impl Shared {
 
 /// What the owner of a transaction is told that was rolled back because a newer leader came.
 pub fn deposed(refusal: Refusal) -> Problem {
-    let mut problem = Problem::from(refusal);
-    problem.detail.push_str("; the open transaction was rolled back");
-    problem
+    let problem = Problem::from(refusal);
+    let detail = format!("{}; the open transaction was rolled back", problem.detail());
+    Problem { detail: Some(detail), ..problem }
 }

@@ -412,7 +412,7 @@ impl Writer {
                 shared.count_writes(presented, 1);
                 shared.finish(work, Ok(()));
             }
-            Err(Halt::Refuse(problem)) if applied => shared.finish(work, Err(partly(&problem.detail))),
+            Err(Halt::Refuse(problem)) if applied => shared.finish(work, Err(partly(&problem.detail()))),
             Err(Halt::Refuse(problem)) => shared.finish(work, Err(*problem)),
             Err(Halt::Again) if applied => shared.finish(work, Err(partly("a newer leader came"))),
             Err(Halt::Again) => {

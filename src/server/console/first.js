@@ -9,8 +9,8 @@ function dataAddress(data) {
   return host === "0.0.0.0" || host === "[::]" ? `${location.hostname}:${port}` : data;
 }
 
-function lines(resource, data) {
-  const at = `http://${data}${resource.path === "/" ? "" : resource.path}`;
+function lines(resource, scheme, data) {
+  const at = `${scheme}://${data}${resource.path === "/" ? "" : resource.path}`;
   const token = "-H 'Fencing-Token: 1' -H 'Fencing-Holder: me'";
   if (resource.kind === "sqlite") {
     const sql = '{"requests":[{"type":"execute","stmt":{"sql":"CREATE TABLE IF NOT EXISTS hello (who TEXT)"}}]}';
@@ -38,7 +38,7 @@ export function firstWrite(status, fences) {
     el("p", {}, "No fence of this gate has been claimed yet. A write presents the token of whoever leads; the highest token that the gate has seen is the mark, and lower ones are refused from then on."),
     ...shown.flatMap((resource) => [
       el("h3", {}, resource.name, el("span", { class: "quiet" }, ` · ${resource.kind}, ${resource.guarantee}`)),
-      block(lines(resource, data).join("\n")),
+      block(lines(resource, status.scheme, data).join("\n")),
     ]),
     el("p", {}, "Then the same with ", el("code", {}, "Fencing-Token: 2"), ", and once more with 1: that one is stale, and appears here at once."),
     claimed ? el("p", { class: "quiet" }, "A leader that doesn't write yet claims: ", el("code", {}, `fencegate claim ${claimed} 1`)) : null,
