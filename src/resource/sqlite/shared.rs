@@ -17,6 +17,7 @@ use super::answers::{Answer, Waiting};
 use super::db::{Access, Db, Guard};
 use super::fences::{DatedMark, FenceId, FenceSet, TableFences};
 use super::limits::Limits;
+use super::once::key::Key;
 use super::program::{Hint, Program, Run, StoredSql};
 use super::queue::Queue;
 use super::room::{Budget, Room};
@@ -38,6 +39,10 @@ pub struct Work {
     pub believed: Believed,
     /// Its stream.
     pub stream: Stream,
+    /// What it is known again by, where it names itself: only one that presents tokens, and on a stream of its own.
+    pub key: Option<Box<Key>>,
+    /// Whether its answer is the one that it was given before.
+    pub replayed: bool,
     /// What to run.
     pub program: Program,
     /// A guess at what that is.
@@ -80,6 +85,7 @@ impl Checkpoint {
     /// Puts a request back to it.
     pub fn restore(self, work: &mut Work) {
         work.stream.last_rowid = self.last_rowid;
+        work.replayed = false;
         match self.kept {
             Some(kept) => (work.run, work.stream.stored) = *kept,
             None => {
@@ -111,6 +117,8 @@ pub struct Reply {
     pub verdict: Verdict,
     /// The first claim's mark before the request.
     pub previous: Option<Token>,
+    /// Whether the same request was given this answer before.
+    pub replayed: bool,
 }
 
 /// What the writer is given.
@@ -131,6 +139,10 @@ pub struct FenceState {
     pub refused: AtomicU64,
     /// Requests that the writer has carried out since then.
     pub writes: AtomicU64,
+    /// Idempotency keys that are kept.
+    pub keys: AtomicU64,
+    /// The bytes that these take.
+    pub keys_bytes: AtomicU64,
 }
 
 impl FenceState {
@@ -455,6 +467,7 @@ impl Shared {
             let body = work.run.body(work.program.format, baton.as_deref());
             (body, work.verdict, work.previous)
         });
+        let replayed = work.replayed;
         if result.is_err() {
             // An HTTP error ends the stream, as the specification says; its transaction is rolled back with it.
             self.streams.forget(&work.stream);
@@ -462,7 +475,8 @@ impl Shared {
         }
         self.arrived(&work.claims);
         let Work { room, in_flight, .. } = *work;
-        let result = result.map(|(body, verdict, previous)| Reply { body: room.hold(body), verdict, previous });
+        let result =
+            result.map(|(body, verdict, previous)| Reply { body: room.hold(body), verdict, previous, replayed });
         drop(in_flight);
         result
     }

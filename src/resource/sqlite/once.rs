@@ -1,0 +1,216 @@
+//! Exactly once: a write that names itself by an `Idempotency-Key` is applied once, however often it comes (docs/idempotency.md).
+//!
+//! - [`key`]: the header, and what a request is known again by
+//! - [`table`]: what is kept
+//!
+//! **Invariants.**
+//! - *One transaction.* A request with a key is one transaction, and its key and its answer are a part of that. So what is
+//!   remembered as done is done, whole, and what isn't remembered was never done, wherever the gate was killed. What can't be one
+//!   transaction is refused: a transaction that stays open, `PRAGMA foreign_keys`, a statement that rolls everything back.
+//! - *Fencing first.* A key is looked for only once the request's claims are admitted, in the transaction that admits them: no stale
+//!   token is ever handed an answer.
+//! - *One order.* Keys are looked for and kept by the one thread that writes. The same write twice at the same time is one after the
+//!   other there, and the second finds what the first has left, be it in the same commit.
+//! - *No dates.* Time is counted while a gate runs, on from what the newest row says: a clock that jumps forgets nothing too early.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use metrics::counter;
+
+use crate::problem::{Kind, Problem};
+
+use super::fences::{FenceId, FenceSet};
+use super::limits::Limits;
+use super::own::unavailable;
+use super::raw::SqliteError;
+use super::shared::{Checkpoint, Shared, Work};
+use super::writer::Writer;
+
+pub mod key;
+pub mod table;
+
+use key::Key;
+use table::{Bounds, Entry, Kept, Queue};
+
+/// What the writer knows of keys besides what is in the table.
+#[derive(Debug)]
+pub struct Once {
+    bounds: Bounds,
+    /// What this clock said when the gate started, in milliseconds: no less than when the newest row was kept.
+    base_ms: i64,
+    started: Instant,
+    /// Of each fence: until when it takes no new keys, because those that it has must stay.
+    full_until_ms: Vec<i64>,
+}
+
+impl Once {
+    /// For a database with so many fences.
+    pub fn new(limits: &Limits, fences: usize) -> Once {
+        let ms = |time: Duration| i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
+        let count = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        let bounds = Bounds {
+            retention_ms: ms(limits.idempotency_retention),
+            hold_ms: ms(limits.idempotency_hold),
+            keys: count(limits.idempotency_keys),
+            bytes: count(limits.idempotency_bytes),
+        };
+        Once { bounds, base_ms: 0, started: Instant::now(), full_until_ms: vec![0; fences] }
+    }
+
+    fn now_ms(&self) -> i64 {
+        self.base_ms + i64::try_from(self.started.elapsed().as_millis()).unwrap_or(i64::MAX)
+    }
+}
+
+impl Limits {
+    /// For how long a key is surely known again.
+    pub fn keys_kept_for(&self) -> Duration {
+        self.idempotency_hold.min(self.idempotency_retention)
+    }
+}
+
+impl Writer {
+    /// Goes on from where the file's newest rows are.
+    pub(super) fn remember(&mut self) -> Result<(), SqliteError> {
+        for id in 0..self.shared.states.len() {
+            let fence = self.shared.fences.name(id);
+            let queue = self.db.as_gate(|| table::queue(&self.db.conn, fence))?;
+            self.once.base_ms = self.once.base_ms.max(queue.newest_ms);
+            self.shared.show_keys(id, queue);
+        }
+        Ok(())
+    }
+
+    /// Answers a request with a key from what is kept, or runs it. It is admitted, in the shared transaction.
+    pub(super) fn run_once(&mut self, mut work: Box<Work>) {
+        // A reader may have given it a connection, for a transaction that only read and has ended.
+        work.stream.own = None;
+        let Some(key) = work.key.as_deref() else { return self.run_shared(work) };
+        let outcome = match self.kept(key, work.presented) {
+            Err(error) => return self.fail(&error, Some(work)),
+            Ok(Some((at, kept))) => self.answer_of(key, work.presented, at, kept),
+            Ok(None) => match self.room_for_keys(work.presented) {
+                Err(problem) => Err(problem),
+                Ok(()) if work.alone => return self.run_sole(work),
+                Ok(()) => return self.run_shared(work),
+            },
+        };
+        match outcome {
+            Err(problem) => self.done(work, Err(problem)),
+            Ok(answer) => {
+                work.checkpoint = Some(Checkpoint::of(&work.run, &work.stream.stored, work.stream.last_rowid));
+                work.run.end_with(answer);
+                work.replayed = true;
+                self.done(work, Ok(()));
+            }
+        }
+    }
+
+    /// What is kept of a key on one of these fences.
+    fn kept(&self, key: &Key, presented: FenceSet) -> Result<Option<(FenceId, Kept)>, SqliteError> {
+        let since_ms = self.once.now_ms().saturating_sub(self.once.bounds.retention_ms);
+        self.db.as_gate(|| {
+            for id in presented.iter() {
+                let fence = self.shared.fences.name(id);
+                if let Some(kept) = table::find(&self.db.conn, fence, &key.text, since_ms)? {
+                    return Ok(Some((id, kept)));
+                }
+            }
+            Ok(None)
+        })
+    }
+
+    /// The answer that is kept, for whoever sends the same request and may write all that it wrote.
+    fn answer_of(&self, key: &Key, presented: FenceSet, at: FenceId, kept: Kept) -> Result<Vec<u8>, Problem> {
+        let shared = &self.shared;
+        let about = |problem: Problem| {
+            let mark = shared.states[at].mark();
+            problem.about(shared.fences.name(at), mark.as_ref().map(|dated| &dated.mark))
+        };
+        if kept.request != key.request {
+            let why = "another request with this key was applied before; nothing of this one was";
+            return Err(about(Problem::new(Kind::IdempotencyKeyReused, why)));
+        }
+        // A fence that the configuration no longer has can't be presented.
+        let mut wrote = kept.fences.split(' ').filter_map(|name| shared.fences.id(name));
+        if let Some(missing) = wrote.find(|fence| !presented.contains(*fence)) {
+            return Err(shared.missing(missing));
+        }
+        kept.answer.ok_or_else(|| {
+            let max = shared.limits.idempotency_answer_bytes;
+            let why = format!("this was applied when it came first; its answer had more than {max} bytes");
+            about(Problem::new(Kind::AnswerNotKept, why))
+        })
+    }
+
+    /// Whether these fences take new keys.
+    fn room_for_keys(&self, fences: FenceSet) -> Result<(), Problem> {
+        let now_ms = self.once.now_ms();
+        match fences.iter().map(|id| self.once.full_until_ms[id]).filter(|until| *until > now_ms).max() {
+            None => Ok(()),
+            Some(until_ms) => {
+                let why = "there is no room for more idempotency keys (idempotency_keys, idempotency_bytes); \
+                    nothing was applied";
+                let wait = Duration::from_millis((until_ms - now_ms).unsigned_abs());
+                Err(Problem { retry_after: Some(wait), ..Problem::new(Kind::Overloaded, why) })
+            }
+        }
+    }
+
+    /// Keeps what a request with a key is answered, in the transaction in which it wrote to these fences. Where it wrote nothing, there
+    /// is nothing to keep: it may as well be run again.
+    pub(super) fn keep(&mut self, work: &Work, wrote: FenceSet) -> Result<(), SqliteError> {
+        let Some(key) = work.key.as_deref().filter(|_| !wrote.is_empty()) else { return Ok(()) };
+        let (shared, now_ms) = (Arc::clone(&self.shared), self.once.now_ms());
+        let names: Vec<&str> = wrote.iter().map(|id| shared.fences.name(id).as_str()).collect();
+        let answer = Some(work.run.results()).filter(|it| it.len() <= shared.limits.idempotency_answer_bytes);
+        let entry = Entry { key: &key.text, request: &key.request, fences: &names.join(" "), answer };
+        for id in wrote.iter() {
+            let (fence, bounds) = (shared.fences.name(id), &self.once.bounds);
+            let grown = self.db.as_gate(|| table::keep(&self.db.conn, fence, &entry, now_ms, bounds))?;
+            if grown.is_full {
+                self.once.full_until_ms[id] = grown.queue.oldest_ms.saturating_add(bounds.hold_ms);
+            }
+            if grown.evicted > 0 {
+                counter!("fencegate_idempotency_evicted_total", "resource" => shared.name.clone())
+                    .increment(grown.evicted);
+            }
+            shared.show_keys(id, grown.queue);
+        }
+        Ok(())
+    }
+
+    /// Runs a request with a key that can't share a transaction in one of its own, after what is open is committed.
+    pub(super) fn run_sole(&mut self, mut work: Box<Work>) {
+        if !self.commit() {
+            return self.not_durable(work);
+        }
+        if let Err(error) = self.begin() {
+            return self.shared.finish(work, Err(unavailable(&error)));
+        }
+        let judged = (work.verdict, work.previous);
+        // Its claims took effect in the commit just made; what it is told is what was decided then.
+        if let Err(why) = self.admit(&mut work) {
+            return self.turn_away(work, why);
+        }
+        (work.verdict, work.previous) = judged;
+        work.alone = true;
+        self.run_shared(work);
+        self.commit();
+    }
+}
+
+impl Shared {
+    fn show_keys(&self, fence: FenceId, queue: Queue) {
+        let count = |count: i64| u64::try_from(count).unwrap_or(0);
+        self.states[fence].keys.store(count(queue.keys), Ordering::Relaxed);
+        self.states[fence].keys_bytes.store(count(queue.bytes), Ordering::Relaxed);
+    }
+}
+
+/// What one is told whose request can't be kept.
+pub fn unusable(why: &str) -> Problem {
+    Problem::new(Kind::IdempotencyKeyUnusable, format!("with an Idempotency-Key, {why}; nothing was applied"))
+}
