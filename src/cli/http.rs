@@ -89,7 +89,7 @@ impl Endpoint {
     }
 
     pub(super) fn pause(&self, time: Duration) {
-        self.runtime.block_on(tokio::time::sleep(time));
+        self.runtime.block_on(async { tokio::time::sleep(time).await });
     }
 
     /// A GET whose answer is JSON.

@@ -118,9 +118,8 @@ impl GroupExec<'_> {
                 Ok(())
             }
             // A savepoint outside a transaction begins one, with a name that the client ends it by.
-            Control::Savepoint | Control::InsideSavepoint if !self.sole => Err(Halt::Alone),
-            Control::Savepoint => Err(Halt::Refuse(Box::new(unusable("a transaction begins with BEGIN")))),
-            Control::InsideSavepoint => Err(none("release or roll back to a savepoint")),
+            Control::Savepoint if self.sole => Err(Halt::Refuse(Box::new(unusable("a transaction begins with BEGIN")))),
+            Control::Savepoint | Control::InsideSavepoint => Err(Halt::Alone),
         }
     }
 

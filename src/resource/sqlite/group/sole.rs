@@ -3,7 +3,7 @@
 //! Without a key such a request is run on a connection of its own, and each of its statements outside a transaction is one by itself
 //! (`own.rs`). Here all of it is one transaction, in which each of these statements has a savepoint, so that it ends as it would by
 //! itself: what a failed one has left stays (`OR FAIL`), what can't be given back is undone, a foreign key that is violated at its end
-//! undoes it.
+//! undoes it. What SQLite undoes together with all that came before it (`OR ROLLBACK`, a statement that is stopped) ends the request.
 
 use std::time::Instant;
 
@@ -44,14 +44,15 @@ impl GroupExec<'_> {
     pub(super) fn after_sole(&mut self, kind: Kind, result: Result<Done, Fail>) -> Result<Done, Halt> {
         if self.db.conn.is_autocommit() {
             // SQLite has rolled back everything, and with it what came before this statement.
-            return Err(match result {
-                Err(fail @ (Fail::Storage(_) | Fail::Cancelled)) => self.halt_sole(fail),
+            let refuse = |problem| Err(Halt::Refuse(Box::new(problem)));
+            return match result {
+                Err(fail @ (Fail::Storage(_) | Fail::Cancelled)) => Err(self.halt_sole(fail)),
                 Err(Fail::Unfinished(error)) => {
-                    let why = format!("{}; nothing was applied", error.message);
-                    Halt::Refuse(Box::new(Problem::new(ProblemKind::Unavailable, why)))
+                    refuse(Problem::new(ProblemKind::Unavailable, format!("{}; nothing was applied", error.message)))
                 }
-                _ => Halt::Refuse(Box::new(unusable("no statement can roll back what came before it"))),
-            });
+                Err(Fail::TimedOut) => refuse(unusable("a statement that is stopped undoes the whole request")),
+                _ => refuse(unusable("no statement can roll back what came before it")),
+            };
         }
         if kind != Kind::Write {
             return result.map_err(|fail| self.halt_sole(fail));
@@ -68,9 +69,15 @@ impl GroupExec<'_> {
         result.map_err(|fail| self.halt_sole(fail))
     }
 
-    /// Whether this statement steers savepoints of a client inside its transaction: these it can have here.
+    /// Whether this statement is about savepoints inside a client's transaction: these it can have here.
     pub(super) fn is_inner_savepoint(&self, kind: Kind) -> bool {
-        self.sole && self.in_tx && matches!(kind, Kind::Control(Control::Savepoint | Control::InsideSavepoint))
+        let is_its_own = match kind {
+            Kind::Control(Control::Savepoint) => self.in_tx,
+            // Outside there is none, which SQLite says in its own words.
+            Kind::Control(Control::InsideSavepoint) => true,
+            _ => false,
+        };
+        self.sole && is_its_own
     }
 
     /// A pragma that changes the connection.
