@@ -37,6 +37,7 @@ pub mod raw;
 pub mod reader;
 pub mod render;
 pub mod room;
+mod route;
 pub mod sandbox;
 mod shape;
 pub mod shared;

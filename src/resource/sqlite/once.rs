@@ -11,7 +11,8 @@
 //!   token is ever handed an answer.
 //! - *One order.* Keys are looked for and kept by the one thread that writes. The same write twice at the same time is one after the
 //!   other there, and the second finds what the first has left, be it in the same commit.
-//! - *No dates.* Time is counted while a gate runs, on from what the newest row says: a clock that jumps forgets nothing too early.
+//! - *No dates.* Time is counted while a gate runs, on from what the newest row says. Nothing is forgotten too early because a clock
+//!   jumps, or the gate was down, or frozen.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -38,9 +39,7 @@ use table::{Bounds, Entry, Kept, Queue};
 #[derive(Debug)]
 pub struct Once {
     bounds: Bounds,
-    /// What this clock said when the gate started, in milliseconds: no less than when the newest row was kept.
-    base_ms: i64,
-    started: Instant,
+    clock: RunningTime,
     /// Of each fence: until when it takes no new keys, because those that it has must stay.
     full_until_ms: Vec<i64>,
 }
@@ -56,11 +55,39 @@ impl Once {
             keys: count(limits.idempotency_keys),
             bytes: count(limits.idempotency_bytes),
         };
-        Once { bounds, base_ms: 0, started: Instant::now(), full_until_ms: vec![0; fences] }
+        Once { bounds, clock: RunningTime { ms: 0, seen: Instant::now() }, full_until_ms: vec![0; fences] }
     }
 
-    fn now_ms(&self) -> i64 {
-        self.base_ms + i64::try_from(self.started.elapsed().as_millis()).unwrap_or(i64::MAX)
+    /// The time, in milliseconds. Asked for often enough, by the writer's tick, none is lost but what the gate was frozen for.
+    pub(super) fn now_ms(&mut self) -> i64 {
+        self.clock.advance(Instant::now());
+        self.clock.ms
+    }
+}
+
+/// How long gates have run with this database.
+#[derive(Debug, Clone, Copy)]
+struct RunningTime {
+    /// In milliseconds: no less than when the newest row was kept.
+    ms: i64,
+    /// Until when that was counted.
+    seen: Instant,
+}
+
+impl RunningTime {
+    /// More than this at once is a gate that was frozen, or busy with one statement: it doesn't count for more.
+    const STEP_MAX: Duration = Duration::from_secs(2);
+
+    fn advance(&mut self, now: Instant) {
+        let passed = now.saturating_duration_since(self.seen);
+        let counted = passed.min(RunningTime::STEP_MAX).as_millis();
+        self.ms = self.ms.saturating_add(i64::try_from(counted).unwrap_or(0));
+        // What is less than a millisecond counts the next time.
+        self.seen = if passed > RunningTime::STEP_MAX {
+            now
+        } else {
+            self.seen + Duration::from_millis(u64::try_from(counted).unwrap_or(0))
+        };
     }
 }
 
@@ -77,7 +104,7 @@ impl Writer {
         for id in 0..self.shared.states.len() {
             let fence = self.shared.fences.name(id);
             let queue = self.db.as_gate(|| table::queue(&self.db.conn, fence))?;
-            self.once.base_ms = self.once.base_ms.max(queue.newest_ms);
+            self.once.clock.ms = self.once.clock.ms.max(queue.newest_ms);
             self.shared.show_keys(id, queue);
         }
         Ok(())
@@ -87,11 +114,12 @@ impl Writer {
     pub(super) fn run_once(&mut self, mut work: Box<Work>) {
         // A reader may have given it a connection, for a transaction that only read and has ended.
         work.stream.own = None;
+        let now_ms = self.once.now_ms();
         let Some(key) = work.key.as_deref() else { return self.run_shared(work) };
-        let outcome = match self.kept(key, work.presented) {
+        let outcome = match self.kept(key, work.presented, now_ms) {
             Err(error) => return self.fail(&error, Some(work)),
             Ok(Some((at, kept))) => self.answer_of(key, work.presented, at, kept),
-            Ok(None) => match self.room_for_keys(work.presented) {
+            Ok(None) => match self.room_for_keys(work.presented, now_ms) {
                 Err(problem) => Err(problem),
                 Ok(()) if work.alone => return self.run_sole(work),
                 Ok(()) => return self.run_shared(work),
@@ -109,8 +137,8 @@ impl Writer {
     }
 
     /// What is kept of a key on one of these fences.
-    fn kept(&self, key: &Key, presented: FenceSet) -> Result<Option<(FenceId, Kept)>, SqliteError> {
-        let since_ms = self.once.now_ms().saturating_sub(self.once.bounds.retention_ms);
+    fn kept(&self, key: &Key, presented: FenceSet, now_ms: i64) -> Result<Option<(FenceId, Kept)>, SqliteError> {
+        let since_ms = now_ms.saturating_sub(self.once.bounds.retention_ms);
         self.db.as_gate(|| {
             for id in presented.iter() {
                 let fence = self.shared.fences.name(id);
@@ -146,8 +174,7 @@ impl Writer {
     }
 
     /// Whether these fences take new keys.
-    fn room_for_keys(&self, fences: FenceSet) -> Result<(), Problem> {
-        let now_ms = self.once.now_ms();
+    fn room_for_keys(&self, fences: FenceSet, now_ms: i64) -> Result<(), Problem> {
         match fences.iter().map(|id| self.once.full_until_ms[id]).filter(|until| *until > now_ms).max() {
             None => Ok(()),
             Some(until_ms) => {
@@ -213,4 +240,28 @@ impl Shared {
 /// What one is told whose request can't be kept.
 pub fn unusable(why: &str) -> Problem {
     Problem::new(Kind::IdempotencyKeyUnusable, format!("with an Idempotency-Key, {why}; nothing was applied"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_counts_while_the_gate_runs() {
+        let start = Instant::now();
+        let after = |micros: u64| start + Duration::from_micros(micros);
+        let mut clock = RunningTime { ms: 7, seen: start };
+        for (micros, ms) in [(0, 7), (900, 7), (1_800, 8), (2_000, 9), (500_000, 507), (2_500_000, 2507)] {
+            clock.advance(after(micros));
+            assert_eq!(clock.ms, ms, "{micros}");
+        }
+        // Frozen for an hour.
+        clock.advance(after(3_600_000_000));
+        assert_eq!(clock.ms, 4507);
+        clock.advance(after(3_600_001_000));
+        assert_eq!(clock.ms, 4508);
+        // A clock that goes back, which this one never does.
+        clock.advance(start);
+        assert_eq!(clock.ms, 4508);
+    }
 }

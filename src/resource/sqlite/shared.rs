@@ -18,14 +18,16 @@ use super::db::{Access, Db, Guard};
 use super::fences::{DatedMark, FenceId, FenceSet, TableFences};
 use super::limits::Limits;
 use super::once::key::Key;
-use super::program::{Hint, Program, Run, StoredSql};
+use super::program::{Hint, Program, Run};
 use super::queue::Queue;
 use super::room::{Budget, Room};
 use super::stream::{Stream, Streams};
 use super::writer::Writer;
 
+mod checkpoint;
 mod held;
 
+pub use checkpoint::Checkpoint;
 pub use held::{InFlight, Lease, WriteLock};
 
 /// One HTTP request on its way through the database threads.
@@ -65,35 +67,6 @@ pub struct Work {
     pub room: Room,
     /// Its place in its fences' `in_flight`.
     pub in_flight: InFlight,
-}
-
-/// A request as it was when the writer took it up.
-#[derive(Debug)]
-pub struct Checkpoint {
-    last_rowid: i64,
-    /// The run and the stored SQL texts; `None` where nothing was run and nothing stored, as mostly.
-    kept: Option<Box<(Run, StoredSql)>>,
-}
-
-impl Checkpoint {
-    /// Of a request that has come so far.
-    pub fn of(run: &Run, stored: &StoredSql, last_rowid: i64) -> Checkpoint {
-        let is_new = run.is_new() && stored.is_empty();
-        Checkpoint { last_rowid, kept: (!is_new).then(|| Box::new((run.clone(), stored.clone()))) }
-    }
-
-    /// Puts a request back to it.
-    pub fn restore(self, work: &mut Work) {
-        work.stream.last_rowid = self.last_rowid;
-        work.replayed = false;
-        match self.kept {
-            Some(kept) => (work.run, work.stream.stored) = *kept,
-            None => {
-                work.run.begin_anew();
-                work.stream.stored.clear();
-            }
-        }
-    }
 }
 
 /// Which of a request's claims may raise a mark.
