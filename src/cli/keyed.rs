@@ -25,10 +25,13 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_s
 pub fn send(gate: &Endpoint, mount: &str, headers: &[(&'static str, String)], body: Vec<u8>) -> Result<Reply, Failure> {
     let path = format!("{mount}/v3/pipeline");
     // Asked before it is sent: after a gate that has failed, a later version may be started.
-    let hello = gate.send(&Method::GET, &format!("{mount}/v3"), &[], Vec::new());
+    let hello = gate.send(&Method::GET, &format!("{mount}/v3"), &[], Vec::new())?;
     // What is under way when this is over must not arrive at a gate that has forgotten.
-    let repeat_for = REPEAT_FOR.min(hello.map_or(Duration::ZERO, |reply| kept_for(&reply)) / 2);
+    let repeat_for = REPEAT_FOR.min(kept_for(&hello) / 2);
     let plain = http::call(&Method::POST, &path, headers, body)?;
+    if repeat_for.is_zero() {
+        return gate.exchange(&plain).map_err(|error| gate.failure(&Method::POST, error));
+    }
     let call = plain.clone().with_header(IDEMPOTENCY_KEY, fresh_key());
     let (started, mut pause, mut doubt) = (Instant::now(), PAUSE.0, None);
     loop {

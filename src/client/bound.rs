@@ -110,6 +110,9 @@ impl Bound {
     pub(super) async fn send_keyed(&self, call: Call) -> Result<Answered, Error> {
         // What is under way when this is over must not arrive at a gate that has forgotten.
         let repeat_for = self.keys_kept_for / 2;
+        if repeat_for.is_zero() {
+            return self.send(&call, Source::Gate).await;
+        }
         let keyed = call.clone().with_header(IDEMPOTENCY_KEY, fresh_key());
         match self.send_again(&keyed, Source::Gate, repeat_for).await {
             // Nothing was applied. A pragma, or a statement that rolls everything back, can't be kept, and goes without a key.

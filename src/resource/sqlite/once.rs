@@ -167,7 +167,7 @@ impl Writer {
             return Err(shared.missing(missing));
         }
         kept.answer.ok_or_else(|| {
-            let max = shared.limits.idempotency_answer_bytes;
+            let max = answer_max(&shared.limits, kept.fences.len());
             let why = format!("this was applied when it came first; its answer had more than {max} bytes");
             about(Problem::new(Kind::AnswerNotKept, why))
         })
@@ -192,8 +192,9 @@ impl Writer {
         let Some(key) = work.key.as_deref().filter(|_| !wrote.is_empty()) else { return Ok(()) };
         let (shared, now_ms) = (Arc::clone(&self.shared), self.once.now_ms());
         let names: Vec<&str> = wrote.iter().map(|id| shared.fences.name(id).as_str()).collect();
-        let answer = Some(work.run.results()).filter(|it| it.len() <= shared.limits.idempotency_answer_bytes);
-        let entry = Entry { key: &key.text, request: &key.request, fences: &names.join(" "), answer };
+        let fences = names.join(" ");
+        let answer = Some(work.run.results()).filter(|it| it.len() <= answer_max(&shared.limits, fences.len()));
+        let entry = Entry { key: &key.text, request: &key.request, fences: &fences, answer };
         for id in wrote.iter() {
             let (fence, bounds) = (shared.fences.name(id), &self.once.bounds);
             let grown = self.db.as_gate(|| table::keep(&self.db.conn, fence, &entry, now_ms, bounds))?;
@@ -227,6 +228,11 @@ impl Writer {
         self.run_shared(work);
         self.commit();
     }
+}
+
+/// Longest answer that is kept, beside so many bytes of names: a row, too, is no longer than a value may be.
+fn answer_max(limits: &Limits, names: usize) -> usize {
+    limits.idempotency_answer_bytes.min(limits.value_bytes.saturating_sub(names + 1024))
 }
 
 impl Shared {
