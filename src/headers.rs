@@ -6,6 +6,21 @@ use hyper::header::HeaderName;
 pub const FENCING_TOKEN: HeaderName = HeaderName::from_static("fencing-token");
 /// The leader's own name for itself.
 pub const FENCING_HOLDER: HeaderName = HeaderName::from_static("fencing-holder");
+/// The client's own name for a write, by which it is known again when it comes a second time.
+pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+/// Says that an answer is the one that the same write was given before.
+pub const IDEMPOTENCY_REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
+/// For how many seconds, at least, a key is known again.
+pub const IDEMPOTENCY_RETENTION: HeaderName = HeaderName::from_static("idempotency-retention");
+/// A key that nobody else has: 128 random bits.
+#[cfg(feature = "client")]
+pub fn fresh_key() -> hyper::header::HeaderValue {
+    let mut random = [0; 16];
+    getrandom::fill(&mut random).expect("the operating system has random bytes");
+    let key = format!("\"{:032x}\"", u128::from_be_bytes(random));
+    hyper::header::HeaderValue::try_from(key).expect("it is printable ASCII")
+}
+
 /// What was decided on the request's claims.
 pub const FENCING_VERDICT: HeaderName = HeaderName::from_static("fencing-verdict");
 /// The mark after the request.

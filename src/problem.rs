@@ -57,6 +57,14 @@ pub enum Kind {
     OutcomeTimeout,
     /// An older write may still be applied, so that newer ones have to wait.
     Quarantined,
+    /// An `Idempotency-Key` that can't be understood.
+    IdempotencyKeyMalformed,
+    /// An `Idempotency-Key` on a request that can't be kept whole in one transaction.
+    IdempotencyKeyUnusable,
+    /// An `Idempotency-Key` that was another request's.
+    IdempotencyKeyReused,
+    /// The same request was applied before, and its answer was too large to keep.
+    AnswerNotKept,
     /// No connection to the upstream: nothing was sent.
     UpstreamUnreachable,
     /// A path that an upstream may understand in another way than the gate.
@@ -114,6 +122,10 @@ impl Kind {
             Kind::Quarantined => {
                 judged("quarantined", again(1, row(503, "QUARANTINED", "An older write may still be applied")))
             }
+            Kind::IdempotencyKeyMalformed => row(400, "IDEMPOTENCY_KEY_MALFORMED", "Malformed idempotency key"),
+            Kind::IdempotencyKeyUnusable => row(400, "IDEMPOTENCY_KEY_UNUSABLE", "This can't be kept under a key"),
+            Kind::IdempotencyKeyReused => row(422, "IDEMPOTENCY_KEY_REUSED", "The key was another request's"),
+            Kind::AnswerNotKept => row(409, "IDEMPOTENCY_ANSWER_NOT_KEPT", "Applied before; the answer was not kept"),
             Kind::UpstreamUnreachable => row(502, "UPSTREAM_UNREACHABLE", "The upstream can't be reached"),
             Kind::AmbiguousPath => row(400, "AMBIGUOUS_PATH", "Ambiguous path"),
             Kind::NotImplemented => row(501, "NOT_IMPLEMENTED", "Not implemented"),
@@ -121,10 +133,11 @@ impl Kind {
         }
     }
 
-    /// Whether the request may have been applied in spite of this answer: `"no"` or `"unknown"`.
+    /// Whether the request may have been applied in spite of this answer: `"no"`, `"yes"` or `"unknown"`.
     pub fn applied(self) -> &'static str {
         match self {
             Kind::OutcomeUnknown | Kind::OutcomeTimeout | Kind::Internal => "unknown",
+            Kind::AnswerNotKept => "yes",
             _ => "no",
         }
     }

@@ -48,7 +48,7 @@ impl Endpoint {
         Ok(Endpoint { endpoint, runtime: Arc::new(runtime), flag })
     }
 
-    fn failure(&self, method: &Method, error: ExchangeError) -> Failure {
+    pub(super) fn failure(&self, method: &Method, error: ExchangeError) -> Failure {
         let unreachable = |authority: &str, why: &str| {
             let flag = self.flag;
             Failure::Unreachable(format!(
@@ -80,14 +80,16 @@ impl Endpoint {
         headers: &[(&'static str, String)],
         body: Vec<u8>,
     ) -> Result<Reply, Failure> {
-        let mut call = Call::new(method.clone(), path)
-            .with_header(CONTENT_TYPE, HeaderValue::from_static("application/json"))
-            .with_body(body);
-        for (name, value) in headers {
-            let wrong = |_| Failure::Usage(format!("the request can't be made: {name} {value:?}"));
-            call = call.with_header(HeaderName::from_static(name), HeaderValue::try_from(value).map_err(wrong)?);
-        }
-        self.runtime.block_on(self.endpoint.send(&call)).map_err(|error| self.failure(method, error))
+        let call = call(method, path, headers, body)?;
+        self.exchange(&call).map_err(|error| self.failure(method, error))
+    }
+
+    pub(super) fn exchange(&self, call: &Call) -> Result<Reply, ExchangeError> {
+        self.runtime.block_on(self.endpoint.send(call))
+    }
+
+    pub(super) fn pause(&self, time: Duration) {
+        self.runtime.block_on(async { tokio::time::sleep(time).await });
     }
 
     /// A GET whose answer is JSON.
@@ -105,6 +107,26 @@ impl Endpoint {
     pub fn post(&self, path: &str, headers: &[(&'static str, String)], body: &Value) -> Result<Value, Failure> {
         json(&self.send(&Method::POST, path, headers, body.to_string().into_bytes())?)
     }
+}
+
+/// A request with a JSON body.
+///
+/// # Errors
+/// [`Failure::Usage`] for what can be no header.
+pub(super) fn call(
+    method: &Method,
+    path: &str,
+    headers: &[(&'static str, String)],
+    body: Vec<u8>,
+) -> Result<Call, Failure> {
+    let mut call = Call::new(method.clone(), path)
+        .with_header(CONTENT_TYPE, HeaderValue::from_static("application/json"))
+        .with_body(body);
+    for (name, value) in headers {
+        let wrong = |_| Failure::Usage(format!("the request can't be made: {name} {value:?}"));
+        call = call.with_header(HeaderName::from_static(name), HeaderValue::try_from(value).map_err(wrong)?);
+    }
+    Ok(call)
 }
 
 /// The body of a good answer.

@@ -18,6 +18,7 @@ pub mod fences;
 pub mod html;
 pub mod http;
 pub mod identity;
+pub mod keyed;
 pub mod keys;
 #[cfg(target_os = "linux")]
 pub mod lead;

@@ -14,7 +14,7 @@ use crate::fence::{ClaimError, Holder};
 use super::failure::Failure;
 use super::http::{self, Endpoint};
 use super::identity::IdentityArgs;
-use super::table;
+use super::{keyed, table};
 
 /// Run SQL through a gate.
 ///
@@ -60,9 +60,14 @@ pub fn run(args: &SqlArgs, out: &mut dyn Write) -> Result<(), Failure> {
     let mut headers = Vec::new();
     headers.extend(args.token.iter().map(|token| ("fencing-token", token.clone())));
     headers.extend(args.holder.iter().map(|holder| ("fencing-holder", holder.to_string())));
-    let path = format!("{}/v3/pipeline", args.path.trim_end_matches('/'));
+    let mount = args.path.trim_end_matches('/');
     let body = json!({ "baton": null, "requests": requests }).to_string().into_bytes();
-    let answer = http::json(&gate.send(&Method::POST, &path, &headers, body)?)?;
+    let answer = match args.token {
+        Some(_) => keyed::send(&gate, mount, &headers, body),
+        // It can only read.
+        None => gate.send(&Method::POST, &format!("{mount}/v3/pipeline"), &headers, body),
+    };
+    let answer = http::json(&answer?)?;
     if args.json {
         writeln!(out, "{answer}")?;
     }

@@ -2,7 +2,9 @@
 //!
 //! **Invariants.**
 //! - No request goes out unless the leadership is known to be alive right before, and every one carries the token.
-//! - Only what was surely not applied is sent again, and claims, which do no harm when they come twice.
+//! - Only what was surely not applied is sent again; and what does no harm when it comes twice: claims, and writes with a key, for as
+//!   long as the gate has said, before the first was sent, that it surely knows it.
+//! - Once it isn't known whether a write was applied, no later attempt's refusal is taken for its end.
 //! - Nothing is called done once the leadership isn't known to be alive: whoever was paused inside a call learns so from that call,
 //!   together with what the gate has said of the request.
 
@@ -19,6 +21,7 @@ use super::lease::Lost;
 use super::told::{self, Source};
 use crate::endpoint::{Call, Endpoint, Progress, Reply};
 use crate::fence::FenceName;
+use crate::headers::{IDEMPOTENCY_KEY, fresh_key};
 
 /// How long the answer to a request that has left is still listened for when the leadership is lost. After a pause it is often there
 /// already, and to know what was applied is worth more than this time; nothing is sent meanwhile.
@@ -34,6 +37,8 @@ pub(super) struct Bound {
     fence: FenceName,
     presented: Vec<(HeaderName, HeaderValue)>,
     retry_for: Duration,
+    /// For how long the gate surely knows a key, as it has said itself; nothing where it doesn't know of keys.
+    keys_kept_for: Duration,
 }
 
 /// A good answer, and whether the leadership was over when it came.
@@ -61,7 +66,12 @@ impl Answered {
 impl Bound {
     pub(super) fn new(endpoint: Endpoint, leadership: Leadership, fence: FenceName, retry_for: Duration) -> Bound {
         let presented = presented(&leadership, &fence);
-        Bound { endpoint, leadership, fence, presented, retry_for }
+        Bound { endpoint, leadership, fence, presented, retry_for, keys_kept_for: Duration::ZERO }
+    }
+
+    /// The same, with what the gate has said when it was claimed at.
+    pub(super) fn with_keys_kept_for(self, keys_kept_for: Duration) -> Bound {
+        Bound { keys_kept_for, ..self }
     }
 
     pub(super) fn fence(&self) -> &FenceName {
@@ -92,22 +102,52 @@ impl Bound {
     /// Sends a request, and sends it again where it was surely not applied and that may pass; one that may be repeated also where
     /// it isn't known.
     pub(super) async fn send(&self, call: &Call, source: Source) -> Result<Answered, Error> {
-        let until = Instant::now() + self.retry_for;
+        self.send_again(call, source, Duration::ZERO).await
+    }
+
+    /// Sends a write to a database with a key of its own, and sends it again, with that key, also where it isn't known whether it
+    /// was applied: whichever the gate comes to first is, and no other.
+    pub(super) async fn send_keyed(&self, call: Call) -> Result<Answered, Error> {
+        // What is under way when this is over must not arrive at a gate that has forgotten.
+        let repeat_for = self.keys_kept_for / 2;
+        if repeat_for.is_zero() {
+            return self.send(&call, Source::Gate).await;
+        }
+        let keyed = call.clone().with_header(IDEMPOTENCY_KEY, fresh_key());
+        match self.send_again(&keyed, Source::Gate, repeat_for).await {
+            // Nothing was applied. A pragma, or a statement that rolls everything back, can't be kept, and goes without a key.
+            Err(Error::Refused { code, .. }) if code == "IDEMPOTENCY_KEY_UNUSABLE" => {
+                self.send(&call, Source::Gate).await
+            }
+            answer => answer,
+        }
+    }
+
+    /// `repeat_for`: so long after it was first sent it may be sent again although it may have been applied.
+    async fn send_again(&self, call: &Call, source: Source, repeat_for: Duration) -> Result<Answered, Error> {
+        let started = Instant::now();
+        let (until, repeat_until) = (started + self.retry_for, started + repeat_for);
         let mut pause = PAUSE.0;
+        let mut doubt = None;
         loop {
             let error = match self.send_once(call, source).await {
                 Ok(answered) => return Ok(answered),
                 Err(error) => error,
             };
-            let Some(retry_after) = error.again(call.repeatable) else { return Err(error) };
+            let again = error.again(call.repeatable || !repeat_for.is_zero());
+            if !call.repeatable && matches!(error, Error::Unknown { .. }) {
+                doubt.get_or_insert_with(|| error.clone());
+            }
+            let Some(retry_after) = again else { return Err(error.after(doubt)) };
             let wait = pause.max(retry_after);
+            let until = if doubt.is_some() { until.min(repeat_until) } else { until };
             if Instant::now() + wait > until {
-                return Err(error);
+                return Err(error.after(doubt));
             }
             tracing::debug!("trying again in {wait:?}: {error}");
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
-                why = self.leadership.lost() => return Err(Error::Lost { why, applied: Applied::No }),
+                why = self.leadership.lost() => return Err(Error::Lost { why, applied: Applied::No }.after(doubt)),
             }
             pause = (pause * 2).min(PAUSE.1);
         }

@@ -45,12 +45,22 @@ pub enum Error {
         /// How long the gate asks to wait before the next try.
         retry_after: Option<Duration>,
     },
-    /// It may or may not have been applied. It is never tried again by itself: read what has become of it, or make the write one
-    /// that does no harm when it comes twice.
+    /// It may or may not have been applied. A write to a database was tried again, under its key, for as long as the gate surely
+    /// knows that and [`Gate::with_retry_for`] allows; nothing else is ever tried again by itself then: read what has become of it,
+    /// or make the write one that does no harm when it comes twice.
+    ///
+    /// [`Gate::with_retry_for`]: super::Gate::with_retry_for
     #[error("it isn't known whether this was applied: {message}")]
     Unknown {
         /// Why nobody knows.
         why: Unknown,
+        /// A sentence for people.
+        message: String,
+    },
+    /// It was applied, and its answer is lost: it broke off on its way, and the gate had no room to keep it
+    /// (`idempotency_answer_bytes`).
+    #[error("this was applied, but its answer is lost: {message}")]
+    AnswerLost {
         /// A sentence for people.
         message: String,
     },
@@ -184,7 +194,7 @@ impl Error {
             Error::Lost { applied, .. } => *applied,
             Error::Unknown { .. } => Applied::Unknown,
             // Rows have come, so that what they come from was done.
-            Error::Value(_) => Applied::Yes,
+            Error::Value(_) | Error::AnswerLost { .. } => Applied::Yes,
             Error::Replaced { .. }
             | Error::NotApplied { .. }
             | Error::Refused { .. }
@@ -210,7 +220,21 @@ impl Error {
     /// or says more.
     pub(super) fn when_lost(self, why: Lost) -> Error {
         match self {
-            Error::NotApplied { .. } | Error::Unknown { .. } => Error::Lost { why, applied: self.applied() },
+            Error::NotApplied { .. } | Error::Unknown { .. } | Error::AnswerLost { .. } => {
+                Error::Lost { why, applied: self.applied() }
+            }
+            other => other,
+        }
+    }
+
+    /// The same at the end of a request that was sent before, with this error, which leaves in doubt whether it was applied: so does
+    /// this then, unless it says what became of both.
+    pub(super) fn after(self, doubt: Option<Error>) -> Error {
+        let Some(doubt) = doubt else { return self };
+        match self {
+            Error::Replaced { .. } => Error::Lost { why: Lost::Replaced, applied: Applied::Unknown },
+            Error::Lost { why, applied: Applied::No } => Error::Lost { why, applied: Applied::Unknown },
+            Error::NotApplied { .. } | Error::Refused { .. } => doubt,
             other => other,
         }
     }

@@ -12,9 +12,9 @@ use super::http::Http;
 use super::leadership::Leadership;
 use super::sql::Sql;
 use super::told::Source;
-use crate::endpoint::{Endpoint, Identity, Options, UrlError, segment};
+use crate::endpoint::{Endpoint, Identity, Options, Reply, UrlError, segment};
 use crate::fence::{FenceName, Token};
-use crate::headers::{FENCING_HOLDER, FENCING_TOKEN};
+use crate::headers::{FENCING_HOLDER, FENCING_TOKEN, IDEMPOTENCY_RETENTION};
 
 /// How long requests that were surely not applied are tried again, where nothing else is said.
 const RETRY_FOR: Duration = Duration::from_secs(10);
@@ -95,6 +95,7 @@ impl Gate {
         answered.still_leading()?;
         let body: serde_json::Value = serde_json::from_slice(&answered.reply.body).unwrap_or_default();
         let previous = body["previous"].as_str().and_then(|token| token.parse().ok());
+        let bound = bound.with_keys_kept_for(kept_for(&answered.reply));
         Ok(Fenced { bound: Arc::new(bound), previous })
     }
 }
@@ -125,6 +126,12 @@ impl Fenced {
     pub fn previous(&self) -> Option<Token> {
         self.previous
     }
+}
+
+/// For how long the gate surely knows an idempotency key; nothing where it doesn't say so: one of an earlier version.
+pub(crate) fn kept_for(reply: &Reply) -> Duration {
+    let seconds = reply.headers.get(IDEMPOTENCY_RETENTION).and_then(|value| value.to_str().ok()?.parse().ok());
+    seconds.map_or(Duration::ZERO, Duration::from_secs)
 }
 
 /// What every request presents. The fence is named, so that a wrong path is refused: a bare token would claim whatever fence is

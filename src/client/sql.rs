@@ -11,7 +11,6 @@ use hyper::header::{CONTENT_TYPE, HeaderValue};
 
 use super::bound::{Answered, Bound};
 use super::error::{Applied, Error};
-use super::told::Source;
 use crate::endpoint::Call;
 
 pub mod transaction;
@@ -76,7 +75,7 @@ impl Sql {
             return Ok(Vec::new());
         }
         let call = self.call(None, &[Request::Batch(Step::transaction(statements)), Request::Close])?;
-        let answered = self.bound.send(&call, Source::Gate).await?;
+        let answered = self.bound.send_keyed(call).await?;
         let results = wire::read(&answered.reply.body).and_then(|answer| answer.first()?.batch(statements.len()));
         told(&answered, results)
     }
@@ -93,7 +92,7 @@ impl Sql {
     async fn one(&self, statement: &Statement, wants_rows: bool) -> Result<Rows, Error> {
         alone(&statement.sql)?;
         let call = self.call(None, &[Request::Execute { statement, wants_rows }, Request::Close])?;
-        let answered = self.bound.send(&call, Source::Gate).await?;
+        let answered = self.bound.send_keyed(call).await?;
         let rows = wire::read(&answered.reply.body).and_then(|answer| answer.first()?.rows());
         told(&answered, rows)
     }

@@ -96,6 +96,7 @@ fn told(fence: &FenceName, token: Token, reply: &Reply, problem: Problem) -> Err
         "UPSTREAM_UNREACHABLE" => not_applied(NotApplied::UpstreamUnreachable),
         "REQUEST_TIMEOUT" => not_applied(NotApplied::TooSlow),
         "BATON_INVALID" | "STREAM_EXPIRED" => not_applied(NotApplied::TransactionEnded),
+        "IDEMPOTENCY_ANSWER_NOT_KEPT" => Error::AnswerLost { message },
         "TOKEN_CONFLICT" => refused(Refused::Conflict),
         "TOKEN_UNISSUED" => refused(Refused::Unissued),
         "TOKEN_REQUIRED" => refused(Refused::OtherFence),

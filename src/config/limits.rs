@@ -15,7 +15,7 @@ enum Slot<'a> {
 }
 
 /// The names of all limits, in the order of the documentation.
-pub const NAMES: [&str; 18] = [
+pub const NAMES: [&str; 23] = [
     "connections",
     "header_time",
     "body_time",
@@ -32,6 +32,11 @@ pub const NAMES: [&str; 18] = [
     "lock_wait",
     "queue_requests",
     "queue_bytes",
+    "idempotency_retention",
+    "idempotency_hold",
+    "idempotency_keys",
+    "idempotency_bytes",
+    "idempotency_answer_bytes",
     "readers",
     "drain",
 ];
@@ -57,6 +62,11 @@ impl Limits {
             "lock_wait" => Slot::Time(&mut sqlite.lock_wait),
             "queue_requests" => Slot::Count(&mut sqlite.queue_requests),
             "queue_bytes" => Slot::Bytes(&mut sqlite.queue_bytes),
+            "idempotency_retention" => Slot::Time(&mut sqlite.idempotency_retention),
+            "idempotency_hold" => Slot::Time(&mut sqlite.idempotency_hold),
+            "idempotency_keys" => Slot::Count(&mut sqlite.idempotency_keys),
+            "idempotency_bytes" => Slot::Bytes(&mut sqlite.idempotency_bytes),
+            "idempotency_answer_bytes" => Slot::Bytes(&mut sqlite.idempotency_answer_bytes),
             "readers" => Slot::Count(&mut sqlite.readers),
             _ => return None,
         })

@@ -1,9 +1,12 @@
-//! What a request presents, for every kind of resource: `Fencing-Token`, `Fencing-Holder` and `Authorization`.
+//! What a request presents, for every kind of resource: `Fencing-Token`, `Fencing-Holder` and `Authorization`; and what answers say of keys.
+
+use std::time::Duration;
 
 use hyper::HeaderMap;
 use hyper::header::HeaderValue;
 
 use crate::fence::{ClaimError, FenceName, Presented};
+use crate::headers::IDEMPOTENCY_RETENTION;
 
 /// The value of a header that may stand there once.
 struct Single<'a> {
@@ -53,4 +56,11 @@ pub fn presented(headers: &HeaderMap, own: Option<&FenceName>) -> Result<Option<
         scheme.eq_ignore_ascii_case("bearer").then(|| credential.trim_start_matches(' '))
     });
     Presented::gather(token, holder, bearer, own)
+}
+
+/// Says for how long an `Idempotency-Key` is surely known again, in whole seconds. Nothing where that is none.
+pub fn tell_keys_kept(answer: &mut HeaderMap, kept_for: Duration) {
+    if kept_for.as_secs() > 0 {
+        answer.insert(IDEMPOTENCY_RETENTION, kept_for.as_secs().into());
+    }
 }

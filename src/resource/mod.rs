@@ -9,6 +9,7 @@ use std::sync::{Mutex, PoisonError};
 
 use std::net::SocketAddr;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::body::{Frame, SizeHint};
@@ -420,6 +421,11 @@ pub trait Resource: Send + Sync {
 
     /// Answers a request, judging the token that it presents.
     fn call(&self, call: Call) -> Answering<'_>;
+
+    /// For how long a write that names itself by an `Idempotency-Key` is surely known again; nothing where no keys are kept.
+    fn keys_kept_for(&self) -> Duration {
+        Duration::ZERO
+    }
 
     /// Judges a claim and raises the mark, without writing. Where the guarantee is *drained*, it returns when the advance has
     /// completed: no older write can be applied any more.

@@ -301,6 +301,8 @@ async fn claim(gate: &Gate, name: &str, mut request: Request<Incoming>) -> Resul
         }),
     );
     put_verdict(&mut answer, &Judged { verdict: claimed.verdict, claims: Arc::new([claim]) });
+    // Whoever claims learns before its first write whether it can be sent again.
+    headers::tell_keys_kept(answer.headers_mut(), resource.keys_kept_for());
     Ok(answer)
 }
 

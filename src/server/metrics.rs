@@ -56,6 +56,11 @@ fn describe() {
     describe_gauge!("fencegate_sqlite_queue_reads", Unit::Count, "Requests that wait for a reader");
     describe_gauge!("fencegate_sqlite_bytes", Unit::Bytes, "Bytes of requests and answers in work");
     describe_gauge!("fencegate_sqlite_streams", Unit::Count, "Streams that are open");
+    describe_counter!("fencegate_idempotency_replays_total", Unit::Count, "Writes that were given their first answer");
+    let evicted = "Idempotency keys that went before their time because there were too many";
+    describe_counter!("fencegate_idempotency_evicted_total", Unit::Count, evicted);
+    describe_gauge!("fencegate_idempotency_keys", Unit::Count, "Idempotency keys that are kept");
+    describe_gauge!("fencegate_idempotency_bytes", Unit::Bytes, "Bytes that kept keys and answers take");
     describe_gauge!("fencegate_sqlite_transactions", Unit::Count, "Clients' transactions that are open");
     describe_gauge!("fencegate_fence_highest", Unit::Count, "The mark of a fence (first 100 fences of a resource)");
     describe_gauge!("fencegate_fence_in_flight", Unit::Count, "Requests in work on a fence (first 100 fences)");

@@ -207,6 +207,8 @@ pub(super) mod tests {
             presented,
             believed: Believed { fences: FenceSet::default(), resets: None, why: None },
             stream: Stream::default(),
+            key: None,
+            replayed: false,
             program: Program { requests: Vec::new(), format: Format::Pipeline },
             hint: Hint::default(),
             run: Run::once(),

@@ -15,6 +15,7 @@ use crate::resource::{Call, Received};
 
 use super::hrana::Version;
 use super::limits::Limits;
+use super::once::key::{self, Malformed};
 use super::program::Format;
 use super::room::Room;
 
@@ -30,12 +31,14 @@ pub struct Asked {
     pub body: Received,
     /// Who sends it, where the gate knows.
     pub by: Option<String>,
+    /// The name that the client has for it.
+    pub key: Result<Option<Box<str>>, Malformed>,
 }
 
 impl From<Call> for Asked {
     fn from(call: Call) -> Asked {
         let by = call.caller.as_deref().map(Caller::id);
-        Asked { by, path: call.path().to_owned(), method: call.method, body: call.body }
+        Asked { by, key: key::named(&call.headers), path: call.path().to_owned(), method: call.method, body: call.body }
     }
 }
 

@@ -154,7 +154,7 @@ impl Sqlite {
     ) -> Result<Reply, Problem> {
         let program = Program { requests: Vec::new(), format: Format::Pipeline };
         let room = self.shared.budget.room();
-        arrived(self.submit(claims, presented, believed, None, None, program, Run::once(), room)?).await
+        arrived(self.submit(claims, presented, believed, None, None, None, program, Run::once(), room)?).await
     }
 }
 

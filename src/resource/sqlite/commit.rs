@@ -105,7 +105,9 @@ impl Writer {
 
     /// Counts the requests that were carried out, on the fences that they named.
     fn count_writes(&self, done: &[(Box<Work>, Result<(), Problem>)]) {
-        let carried_out = done.iter().filter(|(work, outcome)| outcome.is_ok() && !work.program.requests.is_empty());
+        let carried_out = done
+            .iter()
+            .filter(|(work, outcome)| outcome.is_ok() && !work.replayed && !work.program.requests.is_empty());
         // Mostly, all of them are of one fence.
         let (mut fences, mut count) = (FenceSet::default(), 0);
         for (work, _) in carried_out {

@@ -30,6 +30,11 @@ impl FenceSet {
         self.0 |= 1 << fence;
     }
 
+    /// Adds all fences of another set.
+    pub fn add(&mut self, other: FenceSet) {
+        self.0 |= other.0;
+    }
+
     /// Whether the fence is in the set.
     pub fn contains(self, fence: FenceId) -> bool {
         self.0 & (1 << fence) != 0

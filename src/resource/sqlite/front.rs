@@ -1,6 +1,6 @@
 //! The front of a SQLite resource: from HTTP to the database threads and back.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -9,18 +9,20 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Response};
+use metrics::counter;
 use tokio::sync::oneshot;
 
 use crate::access::Right;
 use crate::fence::claim::PresentedTokens;
 use crate::fence::{Claim, FenceName, Mark, Presented, Token, Verdict};
+use crate::headers::IDEMPOTENCY_REPLAYED;
 use crate::lock::LockFile;
 use crate::problem::{Kind, Problem};
 use crate::resource::{
     Answering, Boxed, Call, Claimed, Event, FenceInfo, Found, Guarantee, Judged, Knock, Look, News, Resource, Served,
     Tally,
 };
-use crate::resource::{issuer, refusals};
+use crate::resource::{headers, issuer, refusals};
 
 use super::answers::{Delivery, Waiting};
 use super::asked::{self, Asked, Endpoint};
@@ -28,13 +30,15 @@ use super::believe::Entered;
 use super::db::Db;
 use super::fences::{FenceSet, TableFences};
 use super::hrana::{Pipeline, Version};
+use super::once::key::Key;
+use super::once::unusable;
 use super::program::{Format, Program, Run};
 use super::room::Room;
-use super::shared::{Believed, Item, Reply, Shared, Work};
+use super::shared::{Believed, FenceState, Item, Reply, Shared, Work};
 use super::store;
 use super::stream::Stream;
 use super::writer::Writer;
-use super::{OpenError, Options, SharedRef, outbox, reader, spawn};
+use super::{OpenError, Options, SharedRef, reader, route, spawn};
 
 /// A SQLite resource.
 #[derive(Debug)]
@@ -176,7 +180,9 @@ impl Sqlite {
         let (version, format) = match endpoint {
             Endpoint::Hello if matches!(asked.method, Method::GET | Method::HEAD) => {
                 let reply = self.judge(Arc::clone(&claims), presented).await?;
-                return Ok(served(Bytes::new(), "text/plain", reply.verdict, claims));
+                let mut hello = served(Bytes::new(), "text/plain", reply.verdict, claims);
+                headers::tell_keys_kept(hello.response.headers_mut(), self.keys_kept_for());
+                return Ok(hello);
             }
             Endpoint::Run(version, format) if asked.method == Method::POST => (version, format),
             Endpoint::Hello => return Err(Problem::method_not_allowed("GET, HEAD")),
@@ -184,11 +190,17 @@ impl Sqlite {
         };
         let mut room = self.shared.budget.room();
         let body = asked::read(asked.body, &self.shared.limits, &mut room).await?;
-        let arrives = self.run(Arc::clone(&claims), presented, asked.by, version, format, &body, room)?;
+        let key = asked.key?.map(|text| Box::new(Key::of(text, asked.method.as_str(), &asked.path, &body)));
+        let arrives = self.run(Arc::clone(&claims), presented, asked.by, key, version, format, &body, room)?;
         // As with the head.
         drop(body);
         let reply = arrived(arrives).await?;
-        Ok(served(reply.body, "application/json", reply.verdict, claims))
+        let mut served = served(reply.body, "application/json", reply.verdict, claims);
+        if reply.replayed {
+            counter!("fencegate_idempotency_replays_total", "resource" => self.shared.name.clone()).increment(1);
+            served.response.headers_mut().insert(IDEMPOTENCY_REPLAYED, HeaderValue::from_static("true"));
+        }
+        Ok(served)
     }
 
     /// Runs the body of a `pipeline` or `cursor` request that presents these tokens: all of the gate but HTTP.
@@ -209,7 +221,7 @@ impl Sqlite {
         };
         let mut room = self.shared.budget.room();
         room.grow(body.len())?;
-        let reply = arrived(self.run(claims, fences, None, version, format, body, room)?).await?;
+        let reply = arrived(self.run(claims, fences, None, None, version, format, body, room)?).await?;
         let verdict = if raised.is_some() { Verdict::Advanced } else { reply.verdict };
         Ok(Reply { verdict, ..reply })
     }
@@ -221,6 +233,7 @@ impl Sqlite {
         claims: Arc<[Claim]>,
         presented: FenceSet,
         by: Option<String>,
+        key: Option<Box<Key>>,
         version: Version,
         format: Format,
         body: &[u8],
@@ -233,7 +246,12 @@ impl Sqlite {
         let Pipeline { baton, requests } = parsed.map_err(|error| Problem::new(Kind::BadRequest, error.to_string()))?;
         let run = Run::new(self.shared.limits.result_bytes);
         let program = Program { requests, format };
-        self.submit(claims, presented, self.shared.unasked(), by, baton, program, run, room)
+        if key.is_some() && baton.is_some() {
+            return Err(unusable("a request can't go on with a stream"));
+        }
+        // Without a token it writes nothing.
+        let key = key.filter(|_| !claims.is_empty());
+        self.submit(claims, presented, self.shared.unasked(), by, baton, key, program, run, room)
     }
 
     /// Judges claims, and raises their marks where they rise, without running anything.
@@ -250,6 +268,7 @@ impl Sqlite {
         believed: Believed,
         by: Option<String>,
         baton: Option<String>,
+        key: Option<Box<Key>>,
         program: Program,
         run: Run,
         room: Room,
@@ -268,6 +287,8 @@ impl Sqlite {
             presented,
             believed,
             stream,
+            key,
+            replayed: false,
             program,
             hint,
             run,
@@ -280,7 +301,7 @@ impl Sqlite {
             room,
             in_flight,
         });
-        route(shared, work, changes);
+        route::start(shared, work, changes);
         Ok(arrives)
     }
 
@@ -308,27 +329,6 @@ impl Sqlite {
             refused: state.refused.load(Ordering::Relaxed),
             writes: state.writes.load(Ordering::Relaxed),
         }
-    }
-}
-
-/// Decides where a request starts. Any choice is safe: a reader hands over what writes, and the writer judges everything anew.
-fn route(shared: &SharedRef, work: Box<Work>, changes: bool) {
-    let holds_lock = work.stream.own.as_ref().is_some_and(|own| own.lock.is_some());
-    let is_empty = work.program.requests.is_empty();
-    if changes {
-        // Its predecessor's statement must not make it wait.
-        shared.announce(&work.claims);
-        reader::to_writer(shared, work, true);
-    } else if let Some(ended) = work.stream.ended.clone() {
-        shared.finish(work, Err(*ended));
-    } else if is_empty {
-        shared.finish(work, Ok(()));
-    } else if holds_lock {
-        reader::to_writer(shared, work, false);
-    } else if work.hint.writes && !work.claims.is_empty() && !work.hint.stays_open {
-        outbox::to_writer(shared, work);
-    } else if let Err(work) = shared.readers.push(work, false) {
-        shared.finish(work, Err(Problem::new(Kind::Overloaded, "too many reads are waiting; try again")));
     }
 }
 
@@ -380,6 +380,10 @@ impl Resource for Sqlite {
         Answering::Later(Box::pin(async move {
             self.serve(call).await.map_err(|problem| issuer::explain(&self.shared.trust, problem))
         }))
+    }
+
+    fn keys_kept_for(&self) -> Duration {
+        self.shared.limits.keys_kept_for()
     }
 
     fn claim(&self, claim: Claim) -> Boxed<'_, Result<Claimed, Problem>> {
@@ -453,11 +457,16 @@ impl Resource for Sqlite {
 
     fn gauges(&self) -> Vec<(&'static str, f64)> {
         let shared = &self.shared;
+        let sum = |of: fn(&FenceState) -> &AtomicU64| {
+            shared.states.iter().map(|state| of(state).load(Ordering::Relaxed)).sum::<u64>() as f64
+        };
         vec![
             ("fencegate_sqlite_queue_writes", shared.writer.waiting() as f64),
             ("fencegate_sqlite_queue_reads", shared.readers.waiting() as f64),
             ("fencegate_sqlite_bytes", shared.budget.used() as f64),
             ("fencegate_sqlite_streams", shared.streams.len() as f64),
+            ("fencegate_idempotency_keys", sum(|state| &state.keys)),
+            ("fencegate_idempotency_bytes", sum(|state| &state.keys_bytes)),
             ("fencegate_sqlite_transactions", shared.transactions() as f64),
         ]
     }

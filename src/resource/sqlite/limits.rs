@@ -33,6 +33,16 @@ pub struct Limits {
     pub body_time: Duration,
     /// Most bytes of requests and answers in work at once; beyond it new requests are turned away.
     pub queue_bytes: usize,
+    /// How long an `Idempotency-Key` is known again.
+    pub idempotency_retention: Duration,
+    /// How long it is known again whatever else comes. Where there is no room for it, new ones are turned away.
+    pub idempotency_hold: Duration,
+    /// Most keys that are kept of one fence.
+    pub idempotency_keys: usize,
+    /// Most bytes that keys and answers of one fence take.
+    pub idempotency_bytes: usize,
+    /// Longest answer that is kept, in bytes.
+    pub idempotency_answer_bytes: usize,
     /// Threads that read.
     pub readers: usize,
 }
@@ -54,6 +64,11 @@ impl Default for Limits {
             body_bytes: 8 << 20,
             body_time: Duration::from_secs(30),
             queue_bytes: 64 << 20,
+            idempotency_retention: Duration::from_secs(24 * 3600),
+            idempotency_hold: Duration::from_secs(20),
+            idempotency_keys: 1_000_000,
+            idempotency_bytes: 512 << 20,
+            idempotency_answer_bytes: 64 << 10,
             readers: 4,
         }
     }

@@ -2,7 +2,8 @@
 //!
 //! The life of a request here: [`front`] reads it and refuses what the published marks refuse; [`program`] is what it asks for; a
 //! [`reader`] runs it as long as it only reads; the [`writer`] judges its claims and runs it in a transaction that many requests
-//! share ([`group`]) or, where it can't share, by itself ([`own`]). [`sandbox`] decides what a statement may touch. [`stream`]
+//! share ([`group`]) or, where it can't share, by itself ([`own`]). [`sandbox`] decides what a statement may touch. What a write
+//! with an `Idempotency-Key` was answered, `once` keeps. [`stream`]
 //! keeps what a client has between requests, [`store`] the gate's own tables.
 
 use std::path::PathBuf;
@@ -27,6 +28,7 @@ pub mod guard;
 pub mod hrana;
 mod kept;
 pub mod limits;
+mod once;
 pub mod outbox;
 pub mod own;
 pub mod program;
@@ -35,6 +37,7 @@ pub mod raw;
 pub mod reader;
 pub mod render;
 pub mod room;
+mod route;
 pub mod sandbox;
 mod shape;
 pub mod shared;

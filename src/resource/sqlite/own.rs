@@ -38,6 +38,8 @@ pub struct OwnExec<'a> {
     pub presented: FenceSet,
     /// Whether this is the writer thread.
     pub on_writer: bool,
+    /// Whether the request has an `Idempotency-Key`: it begins nothing then but what only reads.
+    pub once: bool,
     /// Whether something that this request wrote is committed already.
     pub applied: bool,
     /// When the request has had its time: a thread is not one client's for longer than a transaction may be open.
@@ -182,8 +184,7 @@ impl OwnExec<'_> {
         rows: &mut Rows,
     ) -> Result<Done, Halt> {
         if self.in_transaction() && self.stream.own.as_ref().is_some_and(|own| own.read_only) {
-            let why = "SQLite error: attempt to write a readonly database (the transaction began as READONLY)";
-            return Err(Halt::Sql(SqlError::new("SQLITE_READONLY", why)));
+            return Err(Halt::Sql(read_only()));
         }
         let permitted = self.permitted();
         if let Some(fence) = class.writes.first_missing_in(permitted) {
@@ -293,6 +294,15 @@ impl Exec for OwnExec<'_> {
         let (prepared, used) = prepared;
         let (class, sql) = (prepared.class, &sql[..used]);
         let starts = matches!(class.kind, Kind::Begin { .. } | Kind::Control(Control::Savepoint));
+        // One with a key is one transaction with all that it does, which the writer sees to.
+        if self.once
+            && !self.in_transaction()
+            && (starts || matches!(class.kind, Kind::Setting(_)))
+            && !is_begin_readonly(sql)
+        {
+            self.db()?.keep(prepared);
+            return Err(Halt::Move);
+        }
         let done = match class.kind {
             Kind::Read => {
                 let result = self.run(prepared, args, self.permitted(), rows);
@@ -389,6 +399,12 @@ pub fn unavailable(error: &SqliteError) -> Problem {
         }
         _ => Problem::new(ProblemKind::Unavailable, format!("{}; nothing was applied", error.message)),
     }
+}
+
+/// What a client is told that writes where it has said that it won't.
+pub fn read_only() -> SqlError {
+    let why = "SQLite error: attempt to write a readonly database (the transaction began as READONLY)";
+    SqlError::new("SQLITE_READONLY", why)
 }
 
 /// What a client is told whose statement ran too long.

@@ -124,6 +124,11 @@ impl Run {
         Run { closed: true, ..Run::new(0) }
     }
 
+    /// Makes it one that has ended with these results, on a stream that is gone.
+    pub fn end_with(&mut self, results: Vec<u8>) {
+        *self = Run { next: usize::MAX, out: results, closed: true, ..Run::empty(self.budget) };
+    }
+
     fn rows(&self, wanted: bool) -> Rows {
         let batch = self.batch.as_ref().map_or(0, |batch| batch.results.len() + batch.errors.len());
         Rows::new(wanted, self.budget.saturating_sub(self.out.len() + batch))
@@ -143,6 +148,11 @@ impl Run {
     /// Bytes of the answer so far.
     pub fn len_bytes(&self) -> usize {
         self.out.len()
+    }
+
+    /// What the answer's body is made of, but for the baton.
+    pub fn results(&self) -> &[u8] {
+        &self.out
     }
 
     /// Whether the stream was closed by a request.

@@ -37,6 +37,7 @@ fn serve(shared: &Arc<Shared>, db: &mut Db, mut work: Box<Work>) {
         claims: &work.claims,
         presented: work.presented,
         on_writer: false,
+        once: work.key.is_some(),
         applied: false,
         until: Instant::now() + shared.limits.transaction_time,
     };

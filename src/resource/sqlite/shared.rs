@@ -17,14 +17,17 @@ use super::answers::{Answer, Waiting};
 use super::db::{Access, Db, Guard};
 use super::fences::{DatedMark, FenceId, FenceSet, TableFences};
 use super::limits::Limits;
-use super::program::{Hint, Program, Run, StoredSql};
+use super::once::key::Key;
+use super::program::{Hint, Program, Run};
 use super::queue::Queue;
 use super::room::{Budget, Room};
 use super::stream::{Stream, Streams};
 use super::writer::Writer;
 
+mod checkpoint;
 mod held;
 
+pub use checkpoint::Checkpoint;
 pub use held::{InFlight, Lease, WriteLock};
 
 /// One HTTP request on its way through the database threads.
@@ -38,6 +41,10 @@ pub struct Work {
     pub believed: Believed,
     /// Its stream.
     pub stream: Stream,
+    /// What it is known again by, where it names itself: only one that presents tokens, and on a stream of its own.
+    pub key: Option<Box<Key>>,
+    /// Whether its answer is the one that it was given before.
+    pub replayed: bool,
     /// What to run.
     pub program: Program,
     /// A guess at what that is.
@@ -62,34 +69,6 @@ pub struct Work {
     pub in_flight: InFlight,
 }
 
-/// A request as it was when the writer took it up.
-#[derive(Debug)]
-pub struct Checkpoint {
-    last_rowid: i64,
-    /// The run and the stored SQL texts; `None` where nothing was run and nothing stored, as mostly.
-    kept: Option<Box<(Run, StoredSql)>>,
-}
-
-impl Checkpoint {
-    /// Of a request that has come so far.
-    pub fn of(run: &Run, stored: &StoredSql, last_rowid: i64) -> Checkpoint {
-        let is_new = run.is_new() && stored.is_empty();
-        Checkpoint { last_rowid, kept: (!is_new).then(|| Box::new((run.clone(), stored.clone()))) }
-    }
-
-    /// Puts a request back to it.
-    pub fn restore(self, work: &mut Work) {
-        work.stream.last_rowid = self.last_rowid;
-        match self.kept {
-            Some(kept) => (work.run, work.stream.stored) = *kept,
-            None => {
-                work.run.begin_anew();
-                work.stream.stored.clear();
-            }
-        }
-    }
-}
-
 /// Which of a request's claims may raise a mark.
 #[derive(Debug, Clone, Copy)]
 pub struct Believed {
@@ -111,6 +90,8 @@ pub struct Reply {
     pub verdict: Verdict,
     /// The first claim's mark before the request.
     pub previous: Option<Token>,
+    /// Whether the same request was given this answer before.
+    pub replayed: bool,
 }
 
 /// What the writer is given.
@@ -131,6 +112,10 @@ pub struct FenceState {
     pub refused: AtomicU64,
     /// Requests that the writer has carried out since then.
     pub writes: AtomicU64,
+    /// Idempotency keys that are kept.
+    pub keys: AtomicU64,
+    /// The bytes that these take.
+    pub keys_bytes: AtomicU64,
 }
 
 impl FenceState {
@@ -455,6 +440,7 @@ impl Shared {
             let body = work.run.body(work.program.format, baton.as_deref());
             (body, work.verdict, work.previous)
         });
+        let replayed = work.replayed;
         if result.is_err() {
             // An HTTP error ends the stream, as the specification says; its transaction is rolled back with it.
             self.streams.forget(&work.stream);
@@ -462,7 +448,8 @@ impl Shared {
         }
         self.arrived(&work.claims);
         let Work { room, in_flight, .. } = *work;
-        let result = result.map(|(body, verdict, previous)| Reply { body: room.hold(body), verdict, previous });
+        let result =
+            result.map(|(body, verdict, previous)| Reply { body: room.hold(body), verdict, previous, replayed });
         drop(in_flight);
         result
     }

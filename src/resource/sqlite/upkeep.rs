@@ -23,6 +23,8 @@ impl Writer {
             return;
         }
         self.ticked_at = now;
+        // So that it misses no time.
+        self.once.now_ms();
         let limits = &self.shared.limits;
         let ago = |time: Duration| now.checked_sub(time).unwrap_or(now);
         self.shared.refusals.tell(&self.shared.told);

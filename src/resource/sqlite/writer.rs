@@ -25,6 +25,7 @@ use crate::problem::{Kind, Problem};
 use super::commit::Group;
 use super::db::{Access, Db};
 use super::group::GroupExec;
+use super::once::{Once, unusable};
 use super::own::{OwnExec, unavailable};
 use super::program::Halt;
 use super::raw::{self, SqliteError};
@@ -52,6 +53,7 @@ pub struct Writer {
     parked: VecDeque<Box<Work>>,
     pub(super) refusals_at: Instant,
     pub(super) ticked_at: Instant,
+    pub(super) once: Once,
 }
 
 impl Writer {
@@ -71,8 +73,10 @@ impl Writer {
             parked: VecDeque::new(),
             refusals_at: now,
             ticked_at: now,
+            once: Once::new(&shared.limits, shared.states.len()),
         };
         writer.reload()?;
+        writer.remember()?;
         Ok(writer)
     }
 
@@ -174,6 +178,9 @@ impl Writer {
         if let Some(ended) = work.stream.ended.clone() {
             return self.done(work, Err(*ended));
         }
+        if work.key.is_some() {
+            return self.run_once(work);
+        }
         let alone = work.alone || work.stream.own.is_some() || work.hint.stays_open;
         if alone { self.run_alone(work) } else { self.run_shared(work) }
     }
@@ -232,7 +239,7 @@ impl Writer {
     }
 
     /// Admits a request's claims in the shared transaction: raises the marks in the ledger and in the database.
-    fn admit(&mut self, work: &mut Work) -> Result<(), Unadmitted> {
+    pub(super) fn admit(&mut self, work: &mut Work) -> Result<(), Unadmitted> {
         let admission = self.ledger.judge(&work.claims).map_err(Unadmitted::Refused)?;
         self.doubt(work, &admission).map_err(Unadmitted::Doubted)?;
         self.apply(work, admission)
@@ -274,7 +281,7 @@ impl Writer {
         }
     }
 
-    fn turn_away(&mut self, work: Box<Work>, why: Unadmitted) {
+    pub(super) fn turn_away(&mut self, work: Box<Work>, why: Unadmitted) {
         match why {
             Unadmitted::Refused(refusal) => self.refuse(work, refusal),
             Unadmitted::Doubted(problem) => self.done(work, Err(problem)),
@@ -292,7 +299,7 @@ impl Writer {
     }
 
     /// Notes how a request will be answered: after the commit, or now where nothing is open.
-    fn done(&mut self, work: Box<Work>, outcome: Result<(), Problem>) {
+    pub(super) fn done(&mut self, work: Box<Work>, outcome: Result<(), Problem>) {
         match &mut self.group {
             Some(group) => {
                 group.bytes += work.run.len_bytes();
@@ -302,14 +309,16 @@ impl Writer {
         }
     }
 
-    fn run_shared(&mut self, mut work: Box<Work>) {
+    pub(super) fn run_shared(&mut self, mut work: Box<Work>) {
         let shared = Arc::clone(&self.shared);
         if work.program.requests.is_empty() {
             return self.done(work, Ok(()));
         }
         // Virtual tables write what they have pending when a savepoint begins: where tables have fences of their own, that must
         // happen in the gate's name, and not in that of the next client, whose token may be for another fence.
-        let savepoint = work.hint.several || shared.fences.has_several();
+        // One with a key stays one transaction, whatever it can't share.
+        let sole = work.alone;
+        let savepoint = work.hint.several || sole || shared.fences.has_several();
         if savepoint && let Err(error) = self.db.own(&format!("SAVEPOINT {JOB_SAVEPOINT}")) {
             return self.fail(&error, Some(work));
         }
@@ -317,12 +326,13 @@ impl Writer {
         let mut stored = std::mem::take(&mut work.stream.stored);
         work.checkpoint = Some(Checkpoint::of(&work.run, &stored, work.stream.last_rowid));
         shared.set_running(Some((Arc::clone(&work.claims), Arc::clone(self.db.guard()))));
-        let mut exec = GroupExec::new(&shared, &mut self.db, work.presented);
+        let mut exec = GroupExec::new(&shared, &mut self.db, work.presented, sole);
         let mut result = work.run.advance(&work.program, &mut stored, &mut exec);
         if result.is_ok() && exec.in_tx {
-            result = Err(Halt::Alone);
+            let open = || Halt::Refuse(Box::new(unusable("no transaction can stay open")));
+            result = Err(if sole { open() } else { Halt::Alone });
         }
-        let (dirty, storage) = (exec.dirty, exec.storage.take());
+        let (dirty, wrote, storage) = (exec.dirty, exec.wrote, exec.storage.take());
         shared.set_running(None);
         work.stream.stored = stored;
         work.stream.last_rowid = self.db.conn.last_insert_rowid();
@@ -342,18 +352,22 @@ impl Writer {
             self.again_without_it();
         }
         match result {
-            Ok(()) => self.done(work, Ok(())),
-            Err(Halt::Refuse(problem)) if self.group.is_some() => self.done(work, Err(*problem)),
+            Ok(()) => match self.keep(&work, wrote) {
+                Ok(()) => self.done(work, Ok(())),
+                Err(error) => self.fail(&error, Some(work)),
+            },
+            Err(Halt::Refuse(problem)) if sole || self.group.is_some() => self.done(work, Err(*problem)),
             Err(halt) => {
                 restore(&mut work);
                 if matches!(halt, Halt::Again) {
                     return shared.writer.push_again(Item::Work(work));
                 }
                 work.alone = true;
-                if self.group.is_none() {
-                    return self.process(work);
+                match work.key {
+                    _ if self.group.is_none() => self.process(work),
+                    Some(_) => self.run_sole(work),
+                    None => self.run_alone(work),
                 }
-                self.run_alone(work);
             }
         }
     }
@@ -373,8 +387,7 @@ impl Writer {
     /// Runs a request by itself, after the shared transaction, with whatever its claims changed, is committed.
     fn run_alone(&mut self, mut work: Box<Work>) {
         if !self.commit() {
-            let why = "its claims could not be made durable; nothing was applied";
-            return self.shared.finish(work, Err(Problem::new(Kind::Unavailable, why)));
+            return self.not_durable(work);
         }
         let shared = Arc::clone(&self.shared);
         let mut stored = std::mem::take(&mut work.stream.stored);
@@ -400,6 +413,7 @@ impl Writer {
             claims: &claims,
             presented,
             on_writer: true,
+            once: false,
             applied: false,
             until: Instant::now() + shared.limits.transaction_time,
         };
@@ -431,6 +445,11 @@ impl Writer {
         }
     }
 
+    pub(super) fn not_durable(&self, work: Box<Work>) {
+        let why = "its claims could not be made durable; nothing was applied";
+        self.shared.finish(work, Err(Problem::new(Kind::Unavailable, why)));
+    }
+
     /// Runs what waited for a client's transaction, as far as that has ended; answers what waited too long.
     fn unpark(&mut self) {
         if !self.shared.locked.load(Ordering::SeqCst) {
@@ -448,7 +467,7 @@ impl Writer {
 }
 
 /// Why a request's claims don't take effect.
-enum Unadmitted {
+pub(super) enum Unadmitted {
     /// By a mark.
     Refused(Refusal),
     /// Nobody vouches for them.
