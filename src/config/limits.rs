@@ -15,9 +15,12 @@ enum Slot<'a> {
 }
 
 /// The names of all limits, in the order of the documentation.
-pub const NAMES: [&str; 18] = [
+pub const NAMES: [&str; 23] = [
     "connections",
+    "admin_connections",
     "header_time",
+    "send_time",
+    "refusals",
     "body_time",
     "body_bytes",
     "sql_bytes",
@@ -32,6 +35,8 @@ pub const NAMES: [&str; 18] = [
     "lock_wait",
     "queue_requests",
     "queue_bytes",
+    "answer_bytes",
+    "sqlite_bytes",
     "readers",
     "drain",
 ];
@@ -41,6 +46,9 @@ impl Limits {
         let sqlite = &mut self.sqlite;
         Some(match name {
             "connections" => Slot::Count(&mut self.connections),
+            "admin_connections" => Slot::Count(&mut self.admin_connections),
+            "send_time" => Slot::Time(&mut self.send_time),
+            "refusals" => Slot::Count(&mut self.refusals),
             "header_time" => Slot::Time(&mut self.header_time),
             "drain" => Slot::Time(&mut self.drain),
             "body_time" => Slot::Time(&mut sqlite.body_time),
@@ -57,6 +65,8 @@ impl Limits {
             "lock_wait" => Slot::Time(&mut sqlite.lock_wait),
             "queue_requests" => Slot::Count(&mut sqlite.queue_requests),
             "queue_bytes" => Slot::Bytes(&mut sqlite.queue_bytes),
+            "answer_bytes" => Slot::Bytes(&mut sqlite.answer_bytes),
+            "sqlite_bytes" => Slot::Bytes(&mut sqlite.sqlite_bytes),
             "readers" => Slot::Count(&mut sqlite.readers),
             _ => return None,
         })

@@ -15,6 +15,7 @@ use crate::tls::server as tls;
 
 pub mod file;
 pub mod limits;
+pub mod memory;
 pub mod trust;
 
 pub use file::{ConfigError, Place};
@@ -119,10 +120,16 @@ impl ResourceConfig {
 /// The limits, of listeners and of resources.
 #[derive(Debug, Clone)]
 pub struct Limits {
-    /// Most connections open at once, on each listener and thread.
+    /// Most connections open at once on the data listener.
     pub connections: usize,
+    /// The same, on the admin listener.
+    pub admin_connections: usize,
     /// How long a connection may take to send the next request's headers: so long an unused one is kept.
     pub header_time: Duration,
+    /// How long a client of the data listener may take nothing of what it is sent.
+    pub send_time: Duration,
+    /// How many refusals each thread tells at once in a second, while others are served.
+    pub refusals: usize,
     /// How long requests in work may take to finish when the gate stops.
     pub drain: Duration,
     /// The limits of each SQLite resource.
@@ -133,7 +140,10 @@ impl Default for Limits {
     fn default() -> Limits {
         Limits {
             connections: 10_000,
+            admin_connections: 256,
             header_time: Duration::from_secs(75),
+            send_time: Duration::from_secs(60),
+            refusals: 2_000,
             drain: Duration::from_secs(10),
             sqlite: sqlite::Limits::default(),
         }

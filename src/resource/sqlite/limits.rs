@@ -31,8 +31,12 @@ pub struct Limits {
     pub body_bytes: usize,
     /// How long a request body may take to arrive.
     pub body_time: Duration,
-    /// Most bytes of requests and answers in work at once; beyond it new requests are turned away.
+    /// Most bytes of requests in work at once; beyond it new requests are turned away.
     pub queue_bytes: usize,
+    /// Most bytes of answers that clients haven't taken; beyond it no request is begun.
+    pub answer_bytes: usize,
+    /// Most memory of SQLite itself, of all databases of the process together, in bytes.
+    pub sqlite_bytes: usize,
     /// Threads that read.
     pub readers: usize,
 }
@@ -54,6 +58,8 @@ impl Default for Limits {
             body_bytes: 8 << 20,
             body_time: Duration::from_secs(30),
             queue_bytes: 64 << 20,
+            answer_bytes: 256 << 20,
+            sqlite_bytes: 512 << 20,
             readers: 4,
         }
     }

@@ -29,6 +29,7 @@ mod kept;
 pub mod limits;
 pub mod outbox;
 pub mod own;
+mod parked;
 pub mod program;
 pub mod queue;
 pub mod raw;
