@@ -72,6 +72,17 @@ impl Limits {
         })
     }
 
+    /// Sets one limit, written as `NAME=VALUE`: `connections=500`, `header_time=10s`.
+    ///
+    /// # Errors
+    /// A sentence that says what is wrong.
+    pub fn set_text(&mut self, text: &str) -> Result<(), String> {
+        let (name, value) = text.split_once('=').ok_or("write NAME=VALUE")?;
+        let value = value.trim();
+        let value = value.parse().map_or_else(|_| toml::Value::String(value.to_owned()), toml::Value::Integer);
+        self.set(name.trim(), &value)
+    }
+
     /// Sets one limit.
     ///
     /// # Errors
@@ -144,6 +155,19 @@ mod tests {
         let mut limits = Limits::default();
         for name in NAMES {
             assert!(limits.slot(name).is_some(), "{name}");
+        }
+    }
+
+    #[test]
+    fn texts() {
+        let mut limits = Limits::default();
+        for text in ["connections=500", "header_time = 10s", "body_bytes=2MiB", "refusals=1"] {
+            limits.set_text(text).unwrap();
+        }
+        assert_eq!((limits.connections, limits.header_time), (500, Duration::from_secs(10)));
+        assert_eq!((limits.sqlite.body_bytes, limits.refusals), (2 << 20, 1));
+        for text in ["", "connections", "connections=", "connections=x", "header_time=5", "nonsense=1"] {
+            assert!(limits.set_text(text).is_err(), "{text}");
         }
     }
 

@@ -70,7 +70,8 @@ impl MemoryBound {
         }
         if databases > 0 {
             parts.push(("SQLite", limits.sqlite.sqlite_bytes));
-            parts.push(("bodies being parsed", threads.saturating_mul(limits.sqlite.body_bytes).saturating_mul(PARSED)));
+            parts
+                .push(("bodies being parsed", threads.saturating_mul(limits.sqlite.body_bytes).saturating_mul(PARSED)));
             parts.push(("databases", databases.saturating_mul(database(&limits.sqlite))));
         }
         MemoryBound { parts }

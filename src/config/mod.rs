@@ -186,6 +186,8 @@ pub struct Overrides {
     pub tls: Option<(PathBuf, PathBuf)>,
     /// `--allow-insecure`.
     pub allow_insecure: bool,
+    /// `--limit`, each `NAME=VALUE`.
+    pub limits: Vec<String>,
 }
 
 /// Reads an address: `127.0.0.1:7070`, `[::1]:7070`, `localhost:7070`.
@@ -274,7 +276,16 @@ impl Config {
             limits: Limits::default(),
         };
         config.secure(overrides)?;
+        config.limit(overrides)?;
         Ok(config)
+    }
+
+    /// What flags say of limits.
+    fn limit(&mut self, overrides: &Overrides) -> Result<(), String> {
+        for text in &overrides.limits {
+            self.limits.set_text(text).map_err(|why| format!("limit {text}: {why}"))?;
+        }
+        Ok(())
     }
 
     /// What flags say of TLS; and whether the listeners may be as open as they are.
@@ -329,6 +340,7 @@ impl Config {
         if overrides.no_enforce {
             config.resources.iter_mut().for_each(|resource| resource.enforce = false);
         }
+        config.limit(overrides).map_err(flag)?;
         config.secure(overrides).map_err(|message| ConfigError { place: Place::Whole(path.to_owned()), message })?;
         Ok(config)
     }

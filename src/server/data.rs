@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
@@ -16,6 +17,7 @@ use serde_json::{Value, json};
 use crate::access::{Caller, Right, credential};
 use crate::fence::{Claim, FenceName};
 use crate::problem::{Kind, Problem};
+use crate::resource::seat::{Seat, Waiting};
 use crate::resource::{Answering, Body, Boxed, Call, Judged, Quarantined, Received, Resource, Served, headers};
 
 use super::elections::Leads;
@@ -66,11 +68,22 @@ pub async fn handle(
             (answer.map(Body::Whole), is_refusal)
         }
     };
-    if is_refusal && let Some(wait) = gate.pace.wait() {
+    if is_refusal && let Some(wait) = gate.pace.wait(gate.data_places.is_crowded()) {
         // As with the reserved paths.
-        Box::pin(tokio::time::sleep(wait)).await;
+        Box::pin(hold_back(wait)).await;
     }
     Ok(answer)
+}
+
+/// Holds a refusal back, unless its connection's place is needed.
+async fn hold_back(wait: Duration) {
+    match Seat::here() {
+        None => tokio::time::sleep(wait).await,
+        Some(seat) => tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            () = Waiting::first(&seat) => {}
+        },
+    }
 }
 
 /// Whether a problem is its client's, of which it can make as many as it likes.

@@ -22,11 +22,12 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
 use crate::resource::BodyError;
+use crate::resource::seat::Waiting;
 use crate::resource::turn::Turn;
 use crate::tls::server::ServerTls;
 
 use super::in_work::{InWork, Leaving};
-use super::places::{HeadTime, Place, Places, Waiting};
+use super::places::{HeadTime, Place, Places};
 use super::{respond, tls};
 
 /// Largest head of a request: request line and headers, in bytes. Larger ones are answered 431. And the most that is read at once of what a
@@ -161,6 +162,7 @@ async fn secured<S, F, B>(
     let shaken = tokio::select! {
         shaken = Box::pin(tls::handshake(stream, &tls, &handshakes)) => shaken,
         () = stopped(&mut stopping) => None,
+        () = Waiting::from_now(&place.seat) => None,
     };
     let Some(tls::Connection { stream, is_http2, secured }) = shaken else { return };
     let serve = move |mut request: Request<Incoming>, peer| {
@@ -229,7 +231,8 @@ where
     let result = poll_fn(|cx| {
         // It has all of its requests in this task, and so needs no waking for the end of a body.
         let waker = turn.get_or_insert_with(|| Turn::waker(cx));
-        if let Poll::Ready(result) = connection.as_mut().poll(&mut Context::from_waker(waker)) {
+        let polled = place.seat.seated(|| connection.as_mut().poll(&mut Context::from_waker(waker)));
+        if let Poll::Ready(result) = polled {
             return Poll::Ready(Some(result));
         }
         // Once asked, it wakes whoever asked: to ask again each time that something comes would be for nothing.

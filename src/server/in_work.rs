@@ -8,7 +8,8 @@ use std::task::{Context, Poll};
 use hyper::body::{Body, Frame, SizeHint};
 use tokio::sync::Notify;
 
-use super::places::{Place, Places, Waiting};
+use super::places::{Place, Places};
+use crate::resource::seat::Waiting;
 
 /// So many more requests may be given up than are answered on one connection; then it is closed. ("Rapid reset", CVE-2023-44487: to
 /// give up a request costs its client less than it costs the gate.)

@@ -66,9 +66,10 @@ impl Pace {
         Pace { every: Duration::from_secs(1) / u32::try_from(per_second).unwrap_or(u32::MAX).max(1) }
     }
 
-    /// How long the next refusal on this thread waits before it is told; mostly not at all.
-    pub fn wait(self) -> Option<Duration> {
-        if !is_anybody_served() {
+    /// How long the next refusal on this thread waits before it is told; mostly not at all. `is_crowded`: connections are scarce, so that
+    /// others may want to be served who can't ask.
+    pub fn wait(self, is_crowded: bool) -> Option<Duration> {
+        if !is_crowded && !is_anybody_served() {
             return None;
         }
         let (wait, due) = self.turn(DUE.get(), Instant::now());
@@ -113,10 +114,11 @@ mod tests {
         // Other tests of this process may serve; but no test says that time passes.
         let pace = Pace::new(1);
         SECOND.store(1000, Ordering::Relaxed);
-        assert!((0..100).all(|_| pace.wait().is_none()));
+        assert!((0..100).all(|_| pace.wait(false).is_none()));
         served();
-        assert!((0..100).filter_map(|_| pace.wait()).count() > 90);
+        assert!((0..100).filter_map(|_| pace.wait(false)).count() > 90);
         SECOND.store(2000, Ordering::Relaxed);
-        assert!((0..100).all(|_| pace.wait().is_none()));
+        assert!((0..100).all(|_| pace.wait(false).is_none()));
+        assert!((0..100).filter_map(|_| pace.wait(true)).count() > 90);
     }
 }

@@ -1,18 +1,18 @@
 //! The places for connections of one listener, shared by the threads that serve it.
 //!
-//! When all are taken and one more client comes, connections that only wait for their next request give way to it, the longest waiting
-//! first: whoever holds connections open, with half a request on each or nothing at all, keeps no leader out. Only where all the others have
-//! a request in work is the new one turned away.
+//! When all are taken and one more client comes, connections that only wait (see [`crate::resource::seat`]) give way to it, the longest waiting
+//! first: whoever holds connections open, with half a request on each or nothing at all, or sends stale writes on all of them, keeps no
+//! leader out. Only where all the others have a request in work is the new one turned away.
 
 use std::collections::HashMap;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use metrics::counter;
-use tokio::time::Sleep;
+
+use crate::resource::seat::{Seat, Waiting};
 
 /// How long a connection has to have waited before it gives way: a client that has just come has its time to ask.
 const WAITS_MIN: Duration = Duration::from_secs(1);
@@ -27,6 +27,8 @@ pub struct Places {
     header_time: Duration,
     began: Instant,
     table: Mutex<Table>,
+    /// Places taken; changed only under the table's lock.
+    taken: AtomicUsize,
     /// Requests in work on connections of HTTP/2.
     requests: AtomicUsize,
 }
@@ -35,7 +37,6 @@ pub struct Places {
 struct Table {
     seats: HashMap<u64, (Arc<Seat>, usize)>,
     last: u64,
-    taken: usize,
 }
 
 /// A connection's place, until it is dropped.
@@ -47,20 +48,6 @@ pub struct Place {
     pub seat: Arc<Seat>,
 }
 
-/// What the others know of a connection: whether it waits for a request, and since when.
-#[derive(Debug)]
-pub struct Seat {
-    began: Instant,
-    /// How long it waits.
-    header_time: Duration,
-    /// Since when it waits, in milliseconds from `began`, and one more; 0 while it has something to do.
-    since_ms: AtomicU64,
-    is_needed: AtomicBool,
-    /// One timer for all that it waits for. It stays where it is, and is moved only when it fires, which is before its time, never after:
-    /// to put each among the runtime's timers and take it away again costs as much as the check of a token.
-    sleep: Mutex<Pin<Box<Sleep>>>,
-}
-
 impl Places {
     /// So many. A connection waits at most `header_time` for the head of its next request.
     pub fn new(listener: &'static str, max: usize, header_time: Duration) -> Arc<Places> {
@@ -70,6 +57,7 @@ impl Places {
             header_time,
             began: Instant::now(),
             table: Mutex::default(),
+            taken: AtomicUsize::new(0),
             requests: AtomicUsize::new(0),
         })
     }
@@ -90,7 +78,12 @@ impl Places {
 
     /// How many are taken.
     pub fn taken(&self) -> usize {
-        self.lock().taken
+        self.taken.load(Ordering::Relaxed)
+    }
+
+    /// Whether more than half of them are.
+    pub fn is_crowded(&self) -> bool {
+        self.taken() > self.max / 2
     }
 
     /// A place for a connection. Nothing where all are taken by those that have something to do.
@@ -101,7 +94,7 @@ impl Places {
             counter!("fencegate_connections_turned_away_total", "listener" => self.listener).increment(1);
             return None;
         }
-        table.taken += 1;
+        self.taken.fetch_add(1, Ordering::Relaxed);
         table.last += 1;
         let seat = Arc::new(Seat::new(self.began, self.header_time));
         let number = table.last;
@@ -111,7 +104,7 @@ impl Places {
 
     /// False where there are not so many places, and none that wait.
     fn make_room(&self, table: &mut Table, wanted: usize) -> bool {
-        if table.taken + wanted <= self.max {
+        if self.taken() + wanted <= self.max {
             return true;
         }
         let now = self.began.elapsed();
@@ -119,7 +112,7 @@ impl Places {
         let mut waiting: Vec<(u64, u64)> = table
             .seats
             .iter()
-            .map(|(number, (seat, _))| (seat.since_ms.load(Ordering::Relaxed), *number))
+            .map(|(number, (seat, _))| (seat.since_ms(), *number))
             .filter(|(since, _)| *since != 0 && *since <= longest)
             .collect();
         waiting.sort_unstable();
@@ -129,11 +122,11 @@ impl Places {
         for (_, number) in waiting {
             // Its place is free from now on; the connection itself a moment later.
             if let Some((seat, count)) = table.seats.remove(&number) {
-                table.taken -= count;
+                self.taken.fetch_sub(count, Ordering::Relaxed);
                 seat.give_way();
             }
         }
-        table.taken + wanted <= self.max
+        self.taken() + wanted <= self.max
     }
 
     /// Counts one that was closed by the gate.
@@ -166,7 +159,7 @@ impl Place {
         }
         let Some((_, counted)) = table.seats.get_mut(&self.number) else { return false };
         let more = count - std::mem::replace(counted, count);
-        table.taken += more;
+        self.places.taken.fetch_add(more, Ordering::Relaxed);
         true
     }
 }
@@ -175,84 +168,8 @@ impl Drop for Place {
     fn drop(&mut self) {
         let mut table = self.places.lock();
         if let Some((_, count)) = table.seats.remove(&self.number) {
-            table.taken -= count;
+            self.places.taken.fetch_sub(count, Ordering::Relaxed);
         }
-    }
-}
-
-impl Seat {
-    /// Of a connection that has something to do. In the context of the runtime that it lives on.
-    fn new(began: Instant, header_time: Duration) -> Seat {
-        let sleep = Mutex::new(Box::pin(tokio::time::sleep(header_time)));
-        Seat { began, header_time, since_ms: AtomicU64::new(0), is_needed: AtomicBool::new(false), sleep }
-    }
-
-    fn ms(since: Duration) -> u64 {
-        since.as_secs() * 1000 + u64::from(since.subsec_millis()) + 1
-    }
-
-    fn sleep(&self) -> MutexGuard<'_, Pin<Box<Sleep>>> {
-        self.sleep.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Its place is needed: it ends, if it still only waits.
-    fn give_way(&self) {
-        self.is_needed.store(true, Ordering::SeqCst);
-        self.sleep().as_mut().reset(tokio::time::Instant::now());
-    }
-
-    /// Whether it has waited for long enough, by its deadline or because its place is needed.
-    fn poll_over(&self, deadline: tokio::time::Instant, cx: &mut Context<'_>) -> Poll<()> {
-        let mut sleep = self.sleep();
-        if self.is_needed.load(Ordering::SeqCst) {
-            return Poll::Ready(());
-        }
-        if sleep.deadline() > deadline {
-            sleep.as_mut().reset(deadline);
-        }
-        while sleep.as_mut().poll(cx).is_ready() {
-            if tokio::time::Instant::now() >= deadline {
-                return Poll::Ready(());
-            }
-            sleep.as_mut().reset(deadline);
-        }
-        Poll::Pending
-    }
-}
-
-/// Waits for a request, until a deadline or for as long as the place isn't needed. Others see that it waits for as long as this is there.
-#[derive(Debug)]
-pub struct Waiting {
-    seat: Arc<Seat>,
-    deadline: tokio::time::Instant,
-}
-
-impl Waiting {
-    /// From now on, for the time that there is for a head.
-    pub fn from_now(seat: &Arc<Seat>) -> Waiting {
-        Waiting::until(seat, Instant::now() + seat.header_time)
-    }
-
-    /// From now on, until then.
-    fn until(seat: &Arc<Seat>, deadline: Instant) -> Waiting {
-        // By the deadline, which spares a look at the clock for each request.
-        let since = deadline.saturating_duration_since(seat.began).saturating_sub(seat.header_time);
-        seat.since_ms.store(Seat::ms(since), Ordering::Relaxed);
-        Waiting { seat: Arc::clone(seat), deadline: deadline.into() }
-    }
-}
-
-impl Future for Waiting {
-    type Output = ();
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        self.seat.poll_over(self.deadline, cx)
-    }
-}
-
-impl Drop for Waiting {
-    fn drop(&mut self) {
-        self.seat.since_ms.store(0, Ordering::Relaxed);
     }
 }
 

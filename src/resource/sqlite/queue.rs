@@ -189,7 +189,11 @@ impl<T> State<T> {
                     None => (own.normal.pop_front(), false),
                 };
                 let Some(item) = item else { break };
-                if is_urgent { self.urgent -= 1 } else { self.ready -= 1 }
+                if is_urgent {
+                    self.urgent -= 1
+                } else {
+                    self.ready -= 1
+                }
                 self.clock_ns = self.clock_ns.max(own.at_ns);
                 let charged_ns = if lane == OWN { 0 } else { own.cost_ns };
                 own.at_ns += charged_ns;

@@ -1,3 +1,5 @@
+use std::task::Poll;
+
 use hyper::rt::Timer as _;
 use tokio::time::advance;
 
@@ -31,14 +33,13 @@ async fn poll_once<T>(future: &mut (impl Future<Output = T> + Unpin + ?Sized)) -
 
 /// A place whose connection waits since so many milliseconds after the listener began, for longer than the test takes.
 fn waits(place: &Place, since_ms: u64) -> Waiting {
-    let waiting = Waiting::from_now(&place.seat);
-    place.seat.since_ms.store(since_ms, Ordering::Relaxed);
-    waiting
+    let since = place.places().began + Duration::from_millis(since_ms);
+    Waiting::until(&place.seat, since + place.places().header_time)
 }
 
 /// As if the listener had begun an hour ago.
 fn places(max: usize) -> Arc<Places> {
-    let mut places = Places::new("data", max, 3600 * SECOND);
+    let mut places = Places::new("data", max, 7200 * SECOND);
     let began = Instant::now().checked_sub(3600 * SECOND).expect("the machine runs for longer");
     Arc::get_mut(&mut places).expect("nobody else has it").began = began;
     places
@@ -101,4 +102,14 @@ fn requests_have_their_number() {
     assert_eq!([(); 3].map(|()| places.begin()), [true, true, false]);
     (0..3).for_each(|_| places.end());
     assert!(places.begin());
+}
+
+#[tokio::test]
+async fn one_whose_request_was_refused_goes_first() {
+    let places = places(2);
+    let (first, second) = (places.take().expect("there is room"), places.take().expect("there is room"));
+    let (mut long, refused) = (waits(&first, 1000), Waiting::first(&second.seat));
+    let _third = places.take().expect("one gives way");
+    refused.await;
+    assert!(poll_once(&mut long).await.is_pending());
 }

@@ -39,13 +39,9 @@ fn half_requests_and_idle_connections_give_way_to_a_leader() {
     let mut leader = gate.client();
     assert_eq!(leader.sql(Some("7"), &["CREATE TABLE t (v)"]).status, 200);
     // One has a request in work for as long as this takes; the others hold all the rest of the places.
-    let mut busy = gate.client();
-    let campaign = br#"{"holder":"second","wait_ms":60000}"#;
-    let first = br#"{"holder":"first","ttl_ms":600000}"#;
-    assert_eq!(gate.client().request("POST", "/-/elections/e/campaign", &[], first).expect("an answer").status, 200);
-    let head = format!("POST /-/elections/e/campaign HTTP/1.1\r\nhost: gate\r\ncontent-length: {}\r\n\r\n", campaign.len());
-    busy.send(&[head.as_bytes(), campaign].concat()).expect("sent");
-    until("it waits", || gate.admin().get("/metrics").status == 200 && waiting(&gate) == 1);
+    lead(&gate);
+    let busy = candidate(&gate, "second");
+    until("it waits", || waiting(&gate) == 1);
     let mut holders: Vec<Client> = (0..4)
         .map(|number| {
             let mut client = gate.client();
@@ -68,6 +64,22 @@ fn half_requests_and_idle_connections_give_way_to_a_leader() {
     holders.clear();
 }
 
+/// Somebody leads the election `e`, for longer than a test takes.
+fn lead(gate: &Gate) {
+    let bid = br#"{"holder":"first","ttl_ms":600000}"#;
+    assert_eq!(gate.client().request("POST", "/-/elections/e/campaign", &[], bid).expect("an answer").status, 200);
+}
+
+/// A connection with a request in work: it waits to be elected.
+fn candidate(gate: &Gate, name: &str) -> Client {
+    let mut client = gate.client();
+    let bid = format!("{{\"holder\":\"{name}\",\"wait_ms\":60000}}");
+    let head = format!("POST /-/elections/e/campaign HTTP/1.1\r\nhost: gate\r\ncontent-length: {}\r\n\r\n", bid.len());
+    // Where there is no place for it, it is told so, or finds the connection closed.
+    let _ = client.send((head + &bid).as_bytes());
+    client
+}
+
 /// How many wait in the election.
 fn waiting(gate: &Gate) -> u64 {
     // On a connection that isn't there afterwards.
@@ -77,20 +89,17 @@ fn waiting(gate: &Gate) -> u64 {
 #[test]
 fn where_all_have_something_to_do_the_next_is_told_so() {
     let dir = tempfile::tempdir().expect("a directory");
-    let gate = gate(dir.path(), "connections = 3\nbody_time = \"10m\"\n");
-    let head = b"POST /v3/pipeline HTTP/1.1\r\nhost: gate\r\ncontent-length: 1000\r\n\r\n{";
-    let busy: Vec<Client> = (0..3)
-        .map(|_| {
-            let mut client = gate.client();
-            client.send(head).expect("sent");
-            client
-        })
-        .collect();
+    let gate = gate(dir.path(), "connections = 3\n");
+    lead(&gate);
+    let busy: Vec<Client> = (0..3).map(|number| candidate(&gate, &format!("candidate-{number}"))).collect();
     until("all are taken", || metric(&gate, "fencegate_connections{listener=\"data\"}") == 3.0);
     for _ in 0..20 {
         let mut late = gate.client();
         // Also one that sends much before it reads: the answer isn't destroyed.
-        let _ = late.send(&[b"POST /v3/pipeline HTTP/1.1\r\nhost: gate\r\ncontent-length: 5000\r\n\r\n".as_slice(), &[b'x'; 5000]].concat());
+        let _ = late.send(
+            &[b"POST /v3/pipeline HTTP/1.1\r\nhost: gate\r\ncontent-length: 5000\r\n\r\n".as_slice(), &[b'x'; 5000]]
+                .concat(),
+        );
         let answer = late.read_answer().expect("it is told");
         assert_eq!((answer.status, answer.header("retry-after")), (503, Some("1")));
         assert!(answer.header("proxy-status").is_some_and(|status| status.contains("OVERLOADED")));
@@ -105,19 +114,17 @@ fn where_all_have_something_to_do_the_next_is_told_so() {
 fn who_has_few_file_descriptors_takes_few_connections_and_stays_reachable() {
     let dir = tempfile::tempdir().expect("a directory");
     // Enough for itself, the admin listener, a database with some transactions, and some sixty clients.
-    let limits = "admin_connections = 16\ntransactions = 4\nreaders = 2\nheader_time = \"10m\"\nbody_time = \"10m\"\n";
+    let limits = "admin_connections = 16\ntransactions = 4\nreaders = 2\nheader_time = \"10m\"\n";
     let config = super::config(dir.path(), limits);
     let gate = Gate::try_start_with_files(dir.path(), &["--config", &config], 240).expect("it starts");
     let mut leader = gate.client();
     assert_eq!(leader.sql(Some("7"), &["CREATE TABLE t (v)"]).status, 200);
-    let head = b"POST /v3/pipeline HTTP/1.1\r\nhost: gate\r\ncontent-length: 1000\r\n\r\n{";
+    lead(&gate);
     let mut clients = Vec::new();
     // Those who are turned away are told so; nobody hangs for want of a descriptor.
     let mut turned_away = 0;
     while turned_away < 10 {
-        let mut client = gate.client();
-        client.send(head).expect("sent");
-        clients.push(client);
+        clients.push(candidate(&gate, &format!("candidate-{}", clients.len())));
         assert!(clients.len() < 400, "there are only 240 descriptors");
         turned_away = metric(&gate, "fencegate_connections_turned_away_total{listener=\"data\"}") as usize;
     }
@@ -167,4 +174,55 @@ fn thousands_of_idle_connections() {
     assert!(kib < 40.0, "{kib:.1} KiB for each idle connection");
     assert_eq!(leader.sql(Some("7"), &["INSERT INTO t VALUES (1)"]).status, 200);
     assert_eq!(gate.client().sql(Some("8"), &["INSERT INTO t VALUES (1)"]).header("fencing-verdict"), Some("advanced"));
+}
+
+#[test]
+fn a_flood_on_all_connections_keeps_no_new_leader_out() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let gate = gate(dir.path(), "connections = 20\nrefusals = 5\nbody_time = \"10m\"\n");
+    assert_eq!(gate.client().sql(Some("7"), &["CREATE TABLE t (v)"]).status, 200);
+    let is_over = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        // Stale writes, one after the other, on more connections than there may be; each as soon as it can.
+        for _ in 0..30 {
+            scope.spawn(|| {
+                while !is_over.load(std::sync::atomic::Ordering::Relaxed) {
+                    let Ok(mut client) = Client::connect(gate.data) else { continue };
+                    while client
+                        .try_sql(Some("6"), &["INSERT INTO t VALUES (6)"])
+                        .is_ok_and(|answer| answer.status == 412)
+                    {
+                        if is_over.load(std::sync::atomic::Ordering::Relaxed) {
+                            break;
+                        }
+                    }
+                }
+            });
+        }
+        until("they have all places", || metric(&gate, "fencegate_connections{listener=\"data\"}") >= 18.0);
+        let claim = |client: &mut Client| client.request("POST", "/-/fences/app/claim", &[("fencing-token", "8")], b"");
+        let (mut leader, _) = served(&gate, claim);
+        assert_eq!(leader.sql(Some("8"), &["INSERT INTO t VALUES (8)"]).status, 200);
+        is_over.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+    let rows = gate.client().sql(None, &["SELECT min(v), max(v) FROM t"]).json();
+    assert_eq!(rows["results"][0]["response"]["result"]["rows"][0][0]["value"], "8");
+}
+
+#[test]
+fn bodies_that_do_not_come_give_way_too() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let gate = gate(dir.path(), "connections = 3\nbody_time = \"10m\"\n");
+    let head = b"POST /v3/pipeline HTTP/1.1\r\nhost: gate\r\ncontent-length: 1000\r\n\r\n{";
+    let mut slow: Vec<Client> = (0..3)
+        .map(|_| {
+            let mut client = gate.client();
+            client.send(head).expect("sent");
+            client
+        })
+        .collect();
+    let (_leader, _) = served(&gate, |client| client.request("GET", "/-/healthz", &[], b""));
+    let answers = slow.iter_mut().filter(|client| client.is_answered()).map(|client| client.read_answer());
+    let codes: Vec<String> = answers.map(|answer| answer.expect("an answer").code()).collect();
+    assert!(!codes.is_empty() && codes.iter().all(|code| code == "OVERLOADED"), "{codes:?}");
 }

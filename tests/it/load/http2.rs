@@ -97,7 +97,8 @@ fn requests_on_one_connection_have_their_number() {
         tokio::spawn(connection);
         assert_eq!(sender.send_request(health(&gate)).await.expect("an answer").status(), 200);
         let campaign = |wait_ms: u64| {
-            let body = serde_json::json!({ "holder": format!("h{wait_ms}"), "wait_ms": wait_ms, "ttl_ms": 600_000 }).to_string();
+            let body = serde_json::json!({ "holder": format!("h{wait_ms}"), "wait_ms": wait_ms, "ttl_ms": 600_000 })
+                .to_string();
             let uri = format!("http://{}/-/elections/e/campaign", gate.data);
             Request::post(uri).body(Full::from(body)).expect("a request")
         };

@@ -74,7 +74,10 @@ fn streams(gate: &Gate) -> Client {
 
 /// A pipeline that presents token 7, as bytes.
 fn write(body: &str) -> Vec<u8> {
-    let head = format!("POST /v3/pipeline HTTP/1.1\r\nhost: gate\r\nfencing-token: 7\r\ncontent-length: {}\r\n\r\n", body.len());
+    let head = format!(
+        "POST /v3/pipeline HTTP/1.1\r\nhost: gate\r\nfencing-token: 7\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
     [head.as_bytes(), body.as_bytes()].concat()
 }
 
@@ -88,7 +91,9 @@ fn attack(gate: &Gate) -> Vec<Client> {
     };
     let half_a_head = [b"GET / HTTP/1.1\r\nhost: gate\r\nx: ".as_slice(), &[b'x'; 60_000]].concat();
     (0..100).for_each(|_| keep(gate.client(), &half_a_head));
-    let half_a_body = [b"POST /v3/pipeline HTTP/1.1\r\nhost: gate\r\ncontent-length: 2000000\r\n\r\n".as_slice(), &[b' '; 1_000_000]].concat();
+    let half_a_body =
+        [b"POST /v3/pipeline HTTP/1.1\r\nhost: gate\r\ncontent-length: 2000000\r\n\r\n".as_slice(), &[b' '; 1_000_000]]
+            .concat();
     (0..30).for_each(|_| keep(gate.client(), &half_a_body));
     // Many small things in one body, which take far more room than their text.
     let many = format!("{{\"requests\":[{}{{\"type\":\"close\"}}]}}", "{\"type\":\"close\"},".repeat(110_000));
