@@ -26,7 +26,7 @@ use crate::resource::seat::Waiting;
 use crate::resource::turn::Turn;
 use crate::tls::server::ServerTls;
 
-use super::in_work::{InWork, Leaving};
+use super::in_work::{GIVEN_UP, InWork, Leaving};
 use super::places::{HeadTime, Place, Places};
 use super::{respond, tls};
 
@@ -42,7 +42,7 @@ const WINDOW_BYTES: u32 = 256 * 1024;
 const SEND_BYTES_MAX: usize = 64 * 1024;
 /// For how many connections one of HTTP/2 counts, by the memory that it can take.
 pub const HTTP2_COUNTS: usize = 4;
-/// How long an HTTP/2 connection that the gate closes may take to end.
+/// How long an HTTP/2 connection that the gate closes may take to end, once nothing is in work on it.
 const CLOSE_TIME: Duration = Duration::from_secs(5);
 /// Most clients at once, for each thread, that are told that there is no place for them; more are only turned away.
 const TOLD_MAX: usize = 64;
@@ -301,9 +301,11 @@ where
     connection.as_mut().graceful_shutdown();
     let Some(why) = why else { return connection.await.map_err(BodyError::from) };
     place.places().closed(why);
-    match tokio::time::timeout(CLOSE_TIME, connection).await {
-        Ok(result) => result.map_err(BodyError::from),
-        Err(_) => Err(why.into()),
+    tokio::select! {
+        biased;
+        result = connection => result.map_err(BodyError::from),
+        () = requests.quiet_for(CLOSE_TIME), if why != GIVEN_UP => Err(why.into()),
+        () = tokio::time::sleep(CLOSE_TIME), if why == GIVEN_UP => Err(why.into()),
     }
 }
 

@@ -15,6 +15,9 @@ use crate::resource::seat::Waiting;
 /// give up a request costs its client less than it costs the gate.)
 const GIVEN_UP_MAX: usize = 1000;
 
+/// Why a connection is closed whose client gives up too many requests.
+pub const GIVEN_UP: &str = "given_up";
+
 /// The requests in work on one connection.
 #[derive(Debug)]
 pub struct InWork {
@@ -57,7 +60,7 @@ impl InWork {
     pub async fn over(&self, place: &Place) -> &'static str {
         loop {
             if self.given_up.load(Ordering::SeqCst) > GIVEN_UP_MAX {
-                return "given_up";
+                return GIVEN_UP;
             }
             let changed = self.changed.notified();
             if self.count.load(Ordering::SeqCst) > 0 {
@@ -67,6 +70,22 @@ impl InWork {
             tokio::select! {
                 () = changed => {}
                 () = Waiting::from_now(&place.seat) => return "idle",
+            }
+        }
+    }
+}
+
+impl InWork {
+    /// Ends when nothing was in work for so long.
+    pub async fn quiet_for(&self, time: std::time::Duration) {
+        loop {
+            let changed = self.changed.notified();
+            if self.count.load(Ordering::SeqCst) > 0 {
+                changed.await;
+                continue;
+            }
+            if tokio::time::timeout(time, changed).await.is_err() {
+                return;
             }
         }
     }
@@ -147,6 +166,6 @@ mod tests {
         for _ in 0..=GIVEN_UP_MAX {
             drop(all.begin());
         }
-        assert_eq!(over.await, "given_up");
+        assert_eq!(over.await, GIVEN_UP);
     }
 }

@@ -249,6 +249,21 @@ impl<T: Laned> Queue<T> {
         Ok(())
     }
 
+    /// Adds an item that others wait for, whatever waits: it goes first in its lane.
+    ///
+    /// # Errors
+    /// The item, where the queue is closed.
+    pub fn push_over(&self, item: T) -> Result<(), T> {
+        let mut state = self.lock();
+        if state.closed {
+            return Err(item);
+        }
+        let lane = item.lane();
+        state.add(item, lane, true);
+        self.wake(state);
+        Ok(())
+    }
+
     /// Adds items at once, none of them urgent. Returns those that were not taken in: the queue is full or closed.
     pub fn push_all(&self, items: impl Iterator<Item = T>) -> Vec<T> {
         let mut state = self.lock();

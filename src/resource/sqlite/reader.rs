@@ -79,6 +79,13 @@ pub fn to_writer(shared: &Arc<Shared>, work: Box<Work>, urgent: bool) {
     }
 }
 
+/// Hands a request to the writer whose transaction holds the write lock: there is one at most.
+pub fn to_writer_over(shared: &Arc<Shared>, work: Box<Work>) {
+    if let Err(Item::Work(work)) = shared.writer.push_over(Item::Work(work)) {
+        not_taken(shared, work);
+    }
+}
+
 /// Ends a request that the writer's queue has not taken in.
 pub fn not_taken(shared: &Arc<Shared>, work: Box<Work>) {
     shared.finish(work, Err(shared.writer.why_not("writes")));

@@ -42,6 +42,7 @@ fn half_requests_and_idle_connections_give_way_to_a_leader() {
     lead(&gate);
     let busy = candidate(&gate, "second");
     until("it waits", || waiting(&gate) == 1);
+    until("those who have their answer are gone", || connections(&gate) == 2);
     let mut holders: Vec<Client> = (0..4)
         .map(|number| {
             let mut client = gate.client();
@@ -54,6 +55,7 @@ fn half_requests_and_idle_connections_give_way_to_a_leader() {
             client
         })
         .collect();
+    until("all places are taken", || connections(&gate) == 6);
     // A new leader gets a place: as soon as one has waited for a second, and no matter that all are taken.
     let claim = |client: &mut Client| client.request("POST", "/-/fences/app/claim", &[("fencing-token", "8")], b"");
     let (mut next, _) = served(&gate, claim);
@@ -80,6 +82,11 @@ fn candidate(gate: &Gate, name: &str) -> Client {
     client
 }
 
+/// How many places are taken.
+fn connections(gate: &Gate) -> usize {
+    metric(gate, "fencegate_connections{listener=\"data\"}") as usize
+}
+
 /// How many wait in the election.
 fn waiting(gate: &Gate) -> u64 {
     // On a connection that isn't there afterwards.
@@ -91,8 +98,9 @@ fn where_all_have_something_to_do_the_next_is_told_so() {
     let dir = tempfile::tempdir().expect("a directory");
     let gate = gate(dir.path(), "connections = 3\n");
     lead(&gate);
+    until("it has its answer and is gone", || connections(&gate) == 0);
     let busy: Vec<Client> = (0..3).map(|number| candidate(&gate, &format!("candidate-{number}"))).collect();
-    until("all are taken", || metric(&gate, "fencegate_connections{listener=\"data\"}") == 3.0);
+    until("all are taken", || connections(&gate) == 3);
     for _ in 0..20 {
         let mut late = gate.client();
         // Also one that sends much before it reads: the answer isn't destroyed.
@@ -168,7 +176,7 @@ fn thousands_of_idle_connections() {
             assert_eq!(leader.sql(Some("7"), &["INSERT INTO t VALUES (1)"]).status, 200);
         }
     }
-    until("all are there", || metric(&gate, "fencegate_connections{listener=\"data\"}") >= (IDLE + 1) as f64);
+    until("all are there", || connections(&gate) > IDLE);
     let kib = (status_kib(gate.pid(), "VmRSS").saturating_sub(before)) as f64 / IDLE as f64;
     println!("{kib:.1} KiB for each idle connection");
     assert!(kib < 40.0, "{kib:.1} KiB for each idle connection");
@@ -199,12 +207,11 @@ fn a_flood_on_all_connections_keeps_no_new_leader_out() {
                 }
             });
         }
-        until("they have all places", || metric(&gate, "fencegate_connections{listener=\"data\"}") >= 18.0);
-        let claim = |client: &mut Client| client.request("POST", "/-/fences/app/claim", &[("fencing-token", "8")], b"");
-        let (mut leader, _) = served(&gate, claim);
-        assert_eq!(leader.sql(Some("8"), &["INSERT INTO t VALUES (8)"]).status, 200);
+        until("they have all places", || connections(&gate) >= 18);
+        served(&gate, |client| client.try_sql(Some("8"), &["INSERT INTO t VALUES (8)"]));
         is_over.store(true, std::sync::atomic::Ordering::Relaxed);
     });
+    until("they are gone", || connections(&gate) == 0);
     let rows = gate.client().sql(None, &["SELECT min(v), max(v) FROM t"]).json();
     assert_eq!(rows["results"][0]["response"]["result"]["rows"][0][0]["value"], "8");
 }
@@ -222,6 +229,7 @@ fn bodies_that_do_not_come_give_way_too() {
         })
         .collect();
     let (_leader, _) = served(&gate, |client| client.request("GET", "/-/healthz", &[], b""));
+    until("one is told", || slow.iter().any(Client::is_answered));
     let answers = slow.iter_mut().filter(|client| client.is_answered()).map(|client| client.read_answer());
     let codes: Vec<String> = answers.map(|answer| answer.expect("an answer").code()).collect();
     assert!(!codes.is_empty() && codes.iter().all(|code| code == "OVERLOADED"), "{codes:?}");

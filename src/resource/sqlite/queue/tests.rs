@@ -97,6 +97,8 @@ fn a_lane_has_as_many_places_as_are_left() {
     let queue = Queue::new(60);
     assert_eq!([fill(&queue, A), fill(&queue, B), fill(&queue, C)], [30, 15, 8]);
     assert!(queue.push(One(NOBODY, 0), false).is_ok(), "whoever comes next finds a place");
+    assert!(queue.push_over(One(A, 99)).is_ok(), "but for what all others wait for");
+    assert_eq!(run(&queue, 1, |_| Duration::from_micros(20)).iter().find(|item| item.0 == A), Some(&One(A, 99)));
     // What is put aside still counts.
     let queue = Queue::new(60);
     assert_eq!(fill(&queue, A), 30);
