@@ -8,9 +8,9 @@ use humantime::format_duration;
 use serde_json::{Value, json};
 
 use crate::access::Access;
-use crate::config::memory::MemoryBound;
 use crate::config::{Config, KindConfig, Overrides, ResourceConfig, TrustConfig};
 use crate::fence::drain::OnUnknown;
+use crate::server::memory::MemoryBound;
 use crate::tls::server::{Options, ServerTls};
 
 use super::failure::Failure;
@@ -44,8 +44,6 @@ pub fn run(args: &CheckConfigArgs, out: &mut dyn Write) -> Result<(), Failure> {
     }
     let memory = MemoryBound::of(&config, std::thread::available_parallelism().map_or(1, usize::from));
     if args.json {
-        let parts: serde_json::Map<_, _> =
-            memory.parts.iter().map(|(part, bytes)| ((*part).to_owned(), json!(bytes))).collect();
         let all = json!({
             "ok": true,
             "listen": config.listen,
@@ -55,7 +53,7 @@ pub fn run(args: &CheckConfigArgs, out: &mut dyn Write) -> Result<(), Failure> {
             "admin_tls": config.admin_tls.is_some(),
             "allow_insecure": config.allow_insecure,
             "principals": config.access.as_ref().map(|access| principals(access)),
-            "memory_bound": { "bytes": memory.total(), "parts": parts },
+            "memory_bound": memory_json(&memory),
             "resources": config.resources.iter().map(resource_json).collect::<Vec<_>>(),
         });
         writeln!(out, "{all}")?;
@@ -105,6 +103,12 @@ pub fn run(args: &CheckConfigArgs, out: &mut dyn Write) -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+fn memory_json(memory: &MemoryBound) -> Value {
+    let parts: serde_json::Map<_, _> =
+        memory.parts.iter().map(|(part, bytes)| ((*part).to_owned(), json!(bytes))).collect();
+    json!({ "bytes": memory.total(), "parts": parts })
 }
 
 /// What is told of a listener's TLS.

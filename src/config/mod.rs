@@ -15,7 +15,6 @@ use crate::tls::server as tls;
 
 pub mod file;
 pub mod limits;
-pub mod memory;
 pub mod trust;
 
 pub use file::{ConfigError, Place};

@@ -27,9 +27,21 @@ fn raise() -> usize {
     can.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX))
 }
 
-/// Takes as many descriptors as the process may have, and lowers the limits to what they are enough for.
+/// Takes as many descriptors as the process may have, and lowers the limits to what they are enough for. And no more requests to upstreams
+/// than there may be connections: of those, a part is for writes, so that reads never take all places.
 pub fn make_room(limits: &mut Limits, resources: &mut [ResourceConfig], threads: usize) {
     fit(limits, resources, threads, raise());
+    share(limits, resources, threads);
+}
+
+fn share(limits: &Limits, resources: &mut [ResourceConfig], threads: usize) {
+    let upstreams = resources.iter().filter(|resource| matches!(resource.kind, KindConfig::Http(_))).count();
+    let most = (limits.connections / upstreams.max(1) / threads.max(1)).max(1);
+    for resource in resources {
+        if let KindConfig::Http(http) = &mut resource.kind {
+            http.limits.connections_per_thread = http.limits.connections_per_thread.min(most);
+        }
+    }
 }
 
 fn fit(limits: &mut Limits, resources: &mut [ResourceConfig], threads: usize, can: usize) {

@@ -8,7 +8,7 @@
 //! - [`guard`]: who asks, and whether that may
 //! - [`tls`](mod@tls): handshakes
 //! - [`http`]: accepting connections and speaking HTTP on them; [`places`]: how many there may be; [`descriptors`]: for how many the
-//!   operating system has room
+//!   operating system has room; [`memory`]: what all limits come to
 //! - [`pace`]: how fast refusals are told
 
 use std::net::{SocketAddr, TcpListener};
@@ -35,6 +35,7 @@ pub mod guard;
 pub mod http;
 mod in_work;
 pub mod listing;
+pub mod memory;
 pub mod metrics;
 pub mod origin;
 pub mod pace;

@@ -5,7 +5,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::config::memory::MemoryBound;
 use crate::config::{Config, HttpConfig, KindConfig, ResourceConfig};
 use crate::coordinator::embedded::{self, Embedded};
 use crate::fence::drain::Policy;
@@ -16,6 +15,7 @@ use crate::resource::issuer::Trust;
 use crate::resource::sqlite::{self, Sqlite};
 use crate::tls::server::{self as tls, ServerTls};
 
+use super::memory::MemoryBound;
 use super::trust::{self, Desks};
 use super::{Guard, Mount, ServeError, Server, Setup, descriptors};
 

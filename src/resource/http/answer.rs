@@ -95,6 +95,10 @@ impl Http {
                 let why = format!("the upstream hasn't answered in {time}");
                 unknown(Kind::OutcomeTimeout, why, "http_response_timeout")
             }
+            Failure::Needed => {
+                let why = "the body was still to come, and others needed the connection's place";
+                Problem { proxy_error: Some("proxy_internal_error"), ..Problem::new(Kind::Overloaded, why) }
+            }
             Failure::Replaced => {
                 let why = "a newer token has taken the fence, and the upstream didn't answer in the time that was left";
                 self.overtaken(unknown(Kind::OutcomeTimeout, why, "http_response_timeout"), claim)

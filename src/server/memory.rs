@@ -3,14 +3,14 @@
 //! docs/operations.md has the same as a formula. It is a bound, not an estimate: a gate of which nobody asks too much takes a few dozen
 //! megabytes.
 
+use crate::config::{Config, KindConfig};
 use crate::resource::http::pump::{BACKLOG_BYTES_MAX, FRAMES};
 use crate::resource::sqlite;
 use crate::resource::sqlite::fences::FENCES_MAX;
 use crate::resource::sqlite::program::STORED_BYTES_MAX;
-use crate::server::events;
-use crate::server::http::HEAD_BYTES_MAX;
 
-use super::{Config, KindConfig};
+use super::events;
+use super::http::HEAD_BYTES_MAX;
 
 /// What a connection takes beside its buffers: its task, its request's future, what TLS keeps of it. In bytes.
 const TASK: usize = 40 << 10;
