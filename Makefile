@@ -92,6 +92,11 @@ bench-proxy: ## CPU time and latency of a proxied, fenced write, and of a refusa
 	@scripts/ensure rust cc protoc nginx wrk haproxy
 	PATH=$$PATH:/usr/sbin $(CARGO) bench --locked --bench proxy -- $(ARGS)
 
+.PHONY: bench-flood
+bench-flood: ## how much a flood of stale writes slows the leader's own, with and without; ARGS="--rounds 9 --flood 256" …
+	@scripts/ensure rust cc protoc
+	$(CARGO) bench --locked --bench flood -- $(ARGS)
+
 .PHONY: instructions
 instructions: ## count the instructions of a fenced write, proxied and to SQLite, and of a refusal (needs valgrind)
 	@scripts/ensure rust cc protoc nginx python

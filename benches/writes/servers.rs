@@ -67,6 +67,22 @@ fn http_len(answer: &[u8]) -> Option<usize> {
 
 /// A gate with a table. `preload`: a library that the dynamic linker puts before all others.
 pub fn gate(dir: &Path, args: &[&str], preload: Option<&Path>) -> Server {
+    let file = dir.join("gate.db");
+    // What a refusal costs is measured beside writes: none is to wait for its turn.
+    let own = ["--sqlite", &file.to_string_lossy(), "--limit", "refusals=1000000000"];
+    let server = gate_with(dir, &[&own[..], args].concat(), preload);
+    create(&server);
+    server
+}
+
+/// Makes the table.
+pub fn create(server: &Server) {
+    let answers = ask(server.addr, &[hrana(7, CREATE)], http_len);
+    assert!(answers[0].starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&answers[0]));
+}
+
+/// A gate with these arguments.
+pub fn gate_with(dir: &Path, args: &[&str], preload: Option<&Path>) -> Server {
     let mut command = Command::new(env!("CARGO_BIN_EXE_fencegate"));
     if let Some(preload) = preload {
         command.env("LD_PRELOAD", preload);
@@ -74,8 +90,6 @@ pub fn gate(dir: &Path, args: &[&str], preload: Option<&Path>) -> Server {
     let mut child = command
         .args(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--fence", "app", "--log", "error"])
         .args(args)
-        .arg("--sqlite")
-        .arg(dir.join("gate.db"))
         .arg("--data-dir")
         .arg(dir.join("data"))
         .stdout(Stdio::piped())
@@ -84,10 +98,17 @@ pub fn gate(dir: &Path, args: &[&str], preload: Option<&Path>) -> Server {
     let mut line = String::new();
     BufReader::new(child.stdout.take().expect("piped")).read_line(&mut line).expect("it says where it listens");
     let data = line.split_whitespace().find_map(|word| word.strip_prefix("data=")).expect("an address");
-    let server = Server { addr: data.parse().expect("an address"), child };
-    let answers = ask(server.addr, &[hrana(7, CREATE)], http_len);
-    assert!(answers[0].starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&answers[0]));
-    server
+    Server { addr: data.parse().expect("an address"), child }
+}
+
+/// A small write to a service, with this token, each answered so.
+pub fn proxied(server: &Server, token: u64, wanted: &str) -> Talk {
+    let body = "x".repeat(128);
+    let head = format!(
+        "POST /items/1 HTTP/1.1\r\nhost: gate\r\nfencing-token: {token}\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
+    Talk { request: [head, body].concat().into_bytes(), ..through_gate(server, token, wanted) }
 }
 
 /// Writes with this token, each answered so.

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use crate::access::Access;
 use crate::config::{Config, KindConfig, Overrides, ResourceConfig, TrustConfig};
 use crate::fence::drain::OnUnknown;
+use crate::server::memory::MemoryBound;
 use crate::tls::server::{Options, ServerTls};
 
 use super::failure::Failure;
@@ -41,6 +42,7 @@ pub fn run(args: &CheckConfigArgs, out: &mut dyn Write) -> Result<(), Failure> {
         let opened = tls.clone().map(ServerTls::open).transpose();
         opened.map_err(|why| Failure::Config(format!("{}: [{listener}]: {why}", args.file.display())))?;
     }
+    let memory = MemoryBound::of(&config, std::thread::available_parallelism().map_or(1, usize::from));
     if args.json {
         let all = json!({
             "ok": true,
@@ -51,6 +53,7 @@ pub fn run(args: &CheckConfigArgs, out: &mut dyn Write) -> Result<(), Failure> {
             "admin_tls": config.admin_tls.is_some(),
             "allow_insecure": config.allow_insecure,
             "principals": config.access.as_ref().map(|access| principals(access)),
+            "memory_bound": memory_json(&memory),
             "resources": config.resources.iter().map(resource_json).collect::<Vec<_>>(),
         });
         writeln!(out, "{all}")?;
@@ -60,6 +63,7 @@ pub fn run(args: &CheckConfigArgs, out: &mut dyn Write) -> Result<(), Failure> {
     writeln!(out, "  data listener   {}{}", config.listen, tls(config.tls.as_ref()))?;
     writeln!(out, "  admin listener  {}{}", config.admin, tls(config.admin_tls.as_ref()))?;
     writeln!(out, "  data directory  {}", config.data_dir.display())?;
+    writeln!(out, "  memory          at most {} MiB, with all limits reached at once", memory.total() >> 20)?;
     match &config.access {
         None => writeln!(out, "  principals      none: whoever reaches the listeners may do everything")?,
         Some(access) => writeln!(out, "  principals      {}", principals(access).join(", "))?,
@@ -99,6 +103,12 @@ pub fn run(args: &CheckConfigArgs, out: &mut dyn Write) -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+fn memory_json(memory: &MemoryBound) -> Value {
+    let parts: serde_json::Map<_, _> =
+        memory.parts.iter().map(|(part, bytes)| ((*part).to_owned(), json!(bytes))).collect();
+    json!({ "bytes": memory.total(), "parts": parts })
 }
 
 /// What is told of a listener's TLS.

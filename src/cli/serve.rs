@@ -65,6 +65,9 @@ pub struct ServeArgs {
     /// Names under which the admin listener may be asked, besides its addresses and localhost; a comma between each two.
     #[arg(long, value_name = "NAMES", env = "FENCEGATE_ADMIN_HOSTS")]
     admin_hosts: Option<String>,
+    /// One of the limits of the configuration file's [limits], such as connections=500 or header_time=10s; may be given several times.
+    #[arg(long = "limit", value_name = "NAME=VALUE")]
+    limits: Vec<String>,
     /// Folder for what belongs to no database of yours [default: fencegate-data].
     #[arg(long, value_name = "DIR", env = "FENCEGATE_DATA_DIR")]
     data_dir: Option<PathBuf>,
@@ -112,6 +115,7 @@ impl ServeArgs {
             election: self.election.clone(),
             tls: self.tls_cert.clone().zip(self.tls_key.clone()),
             allow_insecure: self.allow_insecure,
+            limits: self.limits.clone(),
         };
         let trusts = self.trust.is_some() || self.coordinator.is_some() || self.election.is_some();
         let has_resource = self.sqlite.is_some() || self.upstream.is_some() || self.fence.is_some() || trusts;

@@ -15,9 +15,12 @@ enum Slot<'a> {
 }
 
 /// The names of all limits, in the order of the documentation.
-pub const NAMES: [&str; 23] = [
+pub const NAMES: [&str; 28] = [
     "connections",
+    "admin_connections",
     "header_time",
+    "send_time",
+    "refusals",
     "body_time",
     "body_bytes",
     "sql_bytes",
@@ -37,6 +40,8 @@ pub const NAMES: [&str; 23] = [
     "idempotency_keys",
     "idempotency_bytes",
     "idempotency_answer_bytes",
+    "answer_bytes",
+    "sqlite_bytes",
     "readers",
     "drain",
 ];
@@ -46,6 +51,9 @@ impl Limits {
         let sqlite = &mut self.sqlite;
         Some(match name {
             "connections" => Slot::Count(&mut self.connections),
+            "admin_connections" => Slot::Count(&mut self.admin_connections),
+            "send_time" => Slot::Time(&mut self.send_time),
+            "refusals" => Slot::Count(&mut self.refusals),
             "header_time" => Slot::Time(&mut self.header_time),
             "drain" => Slot::Time(&mut self.drain),
             "body_time" => Slot::Time(&mut sqlite.body_time),
@@ -67,9 +75,22 @@ impl Limits {
             "idempotency_keys" => Slot::Count(&mut sqlite.idempotency_keys),
             "idempotency_bytes" => Slot::Bytes(&mut sqlite.idempotency_bytes),
             "idempotency_answer_bytes" => Slot::Bytes(&mut sqlite.idempotency_answer_bytes),
+            "answer_bytes" => Slot::Bytes(&mut sqlite.answer_bytes),
+            "sqlite_bytes" => Slot::Bytes(&mut sqlite.sqlite_bytes),
             "readers" => Slot::Count(&mut sqlite.readers),
             _ => return None,
         })
+    }
+
+    /// Sets one limit, written as `NAME=VALUE`: `connections=500`, `header_time=10s`.
+    ///
+    /// # Errors
+    /// A sentence that says what is wrong.
+    pub fn set_text(&mut self, text: &str) -> Result<(), String> {
+        let (name, value) = text.split_once('=').ok_or("write NAME=VALUE")?;
+        let value = value.trim();
+        let value = value.parse().map_or_else(|_| toml::Value::String(value.to_owned()), toml::Value::Integer);
+        self.set(name.trim(), &value)
     }
 
     /// Sets one limit.
@@ -144,6 +165,19 @@ mod tests {
         let mut limits = Limits::default();
         for name in NAMES {
             assert!(limits.slot(name).is_some(), "{name}");
+        }
+    }
+
+    #[test]
+    fn texts() {
+        let mut limits = Limits::default();
+        for text in ["connections=500", "header_time = 10s", "body_bytes=2MiB", "refusals=1"] {
+            limits.set_text(text).unwrap();
+        }
+        assert_eq!((limits.connections, limits.header_time), (500, Duration::from_secs(10)));
+        assert_eq!((limits.sqlite.body_bytes, limits.refusals), (2 << 20, 1));
+        for text in ["", "connections", "connections=", "connections=x", "header_time=5", "nonsense=1"] {
+            assert!(limits.set_text(text).is_err(), "{text}");
         }
     }
 

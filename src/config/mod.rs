@@ -119,10 +119,16 @@ impl ResourceConfig {
 /// The limits, of listeners and of resources.
 #[derive(Debug, Clone)]
 pub struct Limits {
-    /// Most connections open at once, on each listener and thread.
+    /// Most connections open at once on the data listener.
     pub connections: usize,
+    /// The same, on the admin listener.
+    pub admin_connections: usize,
     /// How long a connection may take to send the next request's headers: so long an unused one is kept.
     pub header_time: Duration,
+    /// How long a client of the data listener may take nothing of what it is sent.
+    pub send_time: Duration,
+    /// How many refusals each thread tells at once in a second, while others are served.
+    pub refusals: usize,
     /// How long requests in work may take to finish when the gate stops.
     pub drain: Duration,
     /// The limits of each SQLite resource.
@@ -133,7 +139,10 @@ impl Default for Limits {
     fn default() -> Limits {
         Limits {
             connections: 10_000,
+            admin_connections: 256,
             header_time: Duration::from_secs(75),
+            send_time: Duration::from_secs(60),
+            refusals: 2_000,
             drain: Duration::from_secs(10),
             sqlite: sqlite::Limits::default(),
         }
@@ -176,6 +185,8 @@ pub struct Overrides {
     pub tls: Option<(PathBuf, PathBuf)>,
     /// `--allow-insecure`.
     pub allow_insecure: bool,
+    /// `--limit`, each `NAME=VALUE`.
+    pub limits: Vec<String>,
 }
 
 /// Reads an address: `127.0.0.1:7070`, `[::1]:7070`, `localhost:7070`.
@@ -264,7 +275,16 @@ impl Config {
             limits: Limits::default(),
         };
         config.secure(overrides)?;
+        config.limit(overrides)?;
         Ok(config)
+    }
+
+    /// What flags say of limits.
+    fn limit(&mut self, overrides: &Overrides) -> Result<(), String> {
+        for text in &overrides.limits {
+            self.limits.set_text(text).map_err(|why| format!("limit {text}: {why}"))?;
+        }
+        Ok(())
     }
 
     /// What flags say of TLS; and whether the listeners may be as open as they are.
@@ -319,6 +339,7 @@ impl Config {
         if overrides.no_enforce {
             config.resources.iter_mut().for_each(|resource| resource.enforce = false);
         }
+        config.limit(overrides).map_err(flag)?;
         config.secure(overrides).map_err(|message| ConfigError { place: Place::Whole(path.to_owned()), message })?;
         Ok(config)
     }

@@ -30,6 +30,7 @@ pub mod issuer;
 pub mod received;
 pub mod records;
 pub mod refusals;
+pub mod seat;
 pub mod sqlite;
 pub mod threads;
 pub mod turn;

@@ -16,6 +16,7 @@ use crate::resource::threads::now_ms;
 
 use super::data::{no_fence, readyz, segments, small_body};
 use super::events::EventBody;
+use super::http::AnswerBody;
 use super::respond::{self, Answer, Style, timestamp};
 use super::{Gate, console, guard, listing, origin};
 
@@ -28,6 +29,12 @@ const NAMES_MAX: usize = 200;
 
 /// An answer in memory, or a stream of events.
 pub type AdminAnswer = Response<Either<Full<bytes::Bytes>, EventBody>>;
+
+impl AnswerBody for Either<Full<bytes::Bytes>, EventBody> {
+    fn empty() -> Either<Full<bytes::Bytes>, EventBody> {
+        Either::Left(Full::default())
+    }
+}
 
 /// Answers one request.
 pub async fn handle(gate: &Gate, request: Request<Incoming>) -> AdminAnswer {
@@ -150,6 +157,9 @@ fn text(media_type: &'static str, body: String) -> Answer {
 
 fn metrics(gate: &Gate) -> Answer {
     gauge!("fencegate_uptime_seconds").set(gate.started.elapsed().as_secs_f64());
+    for places in [&gate.data_places, &gate.admin_places] {
+        gauge!("fencegate_connections", "listener" => places.listener()).set(places.taken() as f64);
+    }
     for mount in &gate.mounts {
         let resource = mount.resource.name().to_owned();
         for (name, value) in mount.resource.gauges() {

@@ -4,8 +4,9 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
-use http_body_util::{BodyExt, Limited};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper::header::{CONNECTION, HeaderValue};
 use hyper::upgrade::OnUpgrade;
@@ -16,12 +17,14 @@ use serde_json::{Value, json};
 use crate::access::{Caller, Right, credential};
 use crate::fence::{Claim, FenceName};
 use crate::problem::{Kind, Problem};
+use crate::resource::seat::{Seat, Waiting};
 use crate::resource::{Answering, Body, Boxed, Call, Judged, Quarantined, Received, Resource, Served, headers};
 
 use super::elections::Leads;
+use super::http::AnswerBody;
 use super::respond::{self, Answer, Style};
 use super::tls::Secured;
-use super::{Gate, elections, guard};
+use super::{Gate, elections, guard, pace};
 use crate::headers::{FENCING_HIGHEST, FENCING_VERDICT};
 
 /// Largest body on the reserved paths, in bytes.
@@ -33,8 +36,8 @@ const MOUNTS_TOLD_MAX: usize = 20;
 /// What is to be done for a request.
 #[allow(clippy::large_enum_variant, reason = "it is looked at once, where it is made")]
 enum Route<'a> {
-    /// Nothing more: here is its answer.
-    Done(Response<Body>),
+    /// Nothing more: here is its answer, and whether that is a refusal.
+    Done(Response<Body>, bool),
     /// The resource of this number is about to answer. True where the connection has to end if it refuses.
     Resource(usize, bool, Boxed<'a, Result<Served, Problem>>),
     /// The gate itself has to.
@@ -50,15 +53,48 @@ pub async fn handle(
     request: Request<Incoming>,
     peer: SocketAddr,
 ) -> Result<Response<Body>, Infallible> {
-    Ok(match route(&gate, request, peer) {
-        Route::Done(answer) => answer,
-        Route::Resource(index, ends_connection, served) => told(&gate, index, served.await, ends_connection),
+    let (answer, is_refusal) = match route(&gate, request, peer) {
+        Route::Done(answer, is_refusal) => (answer, is_refusal),
+        Route::Resource(index, ends_connection, served) => {
+            let served = served.await;
+            let is_refusal = served.as_ref().is_err_and(is_refusal);
+            (told(&gate, index, served, ends_connection), is_refusal)
+        }
         Route::Reserved(request) => {
             // Large and rare: not in every request's future.
             let answer = Box::pin(reserved(&gate, request)).await;
-            answer.unwrap_or_else(|problem| respond::problem(&problem, Style::Problem)).map(Body::Whole)
+            let is_refusal = answer.as_ref().is_err_and(is_refusal);
+            let answer = answer.unwrap_or_else(|problem| respond::problem(&problem, Style::Problem));
+            (answer.map(Body::Whole), is_refusal)
         }
-    })
+    };
+    if is_refusal && let Some(wait) = gate.pace.wait(gate.data_places.is_crowded()) {
+        // As with the reserved paths.
+        Box::pin(hold_back(wait)).await;
+    }
+    Ok(answer)
+}
+
+/// Holds a refusal back, unless its connection's place is needed.
+async fn hold_back(wait: Duration) {
+    match Seat::here() {
+        None => tokio::time::sleep(wait).await,
+        Some(seat) => tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            () = Waiting::first(&seat) => {}
+        },
+    }
+}
+
+/// Whether a problem is its client's, of which it can make as many as it likes.
+fn is_refusal(problem: &Problem) -> bool {
+    (400..500).contains(&problem.kind.row().status)
+}
+
+impl AnswerBody for Body {
+    fn empty() -> Body {
+        Body::Whole(Full::default())
+    }
 }
 
 fn route(gate: &Gate, mut request: Request<Incoming>, peer: SocketAddr) -> Route<'_> {
@@ -66,7 +102,7 @@ fn route(gate: &Gate, mut request: Request<Incoming>, peer: SocketAddr) -> Route
     if path == "/-" || path.starts_with("/-/") {
         return Route::Reserved(request);
     }
-    let Some((index, below)) = mounted(gate, path) else { return Route::Done(nothing_here(gate, path)) };
+    let Some((index, below)) = mounted(gate, path) else { return Route::Done(nothing_here(gate, path), true) };
     let resource = &gate.mounts[index].resource;
     let caller = guard::caller(gate, &**resource, &mut request);
     let (caller, refusal) = match caller {
@@ -76,10 +112,13 @@ fn route(gate: &Gate, mut request: Request<Incoming>, peer: SocketAddr) -> Route
     let call = call(below, request, peer, caller);
     let ends_connection = call.version == Version::HTTP_11 && call.body.ends_connection();
     if let Some(problem) = refusal {
-        return Route::Done(told(gate, index, Err(problem), ends_connection));
+        return Route::Done(told(gate, index, Err(problem), ends_connection), true);
     }
     match resource.call(call) {
-        Answering::Now(served) => Route::Done(told(gate, index, served, ends_connection)),
+        Answering::Now(served) => {
+            let is_refusal = served.as_ref().is_err_and(is_refusal);
+            Route::Done(told(gate, index, served, ends_connection), is_refusal)
+        }
         Answering::Later(served) => Route::Resource(index, ends_connection, served),
     }
 }
@@ -123,6 +162,7 @@ fn told(gate: &Gate, index: usize, served: Result<Served, Problem>, ends_connect
     let (resource, counters) = (&gate.mounts[index].resource, &gate.counters[index]);
     match served {
         Ok(served) => {
+            pace::served();
             counters.served(served.judged.as_ref().map(|judged| judged.verdict));
             let mut answer = served.response;
             if let Some(judged) = &served.judged {

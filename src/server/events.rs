@@ -29,7 +29,7 @@ pub const KEPT: usize = 1024;
 /// Most streams of events at once.
 pub const STREAMS_MAX: usize = 64;
 /// Events that wait are sent together, up to about so many bytes.
-const TOGETHER_BYTES: usize = 16 * 1024;
+pub const TOGETHER_BYTES: usize = 16 * 1024;
 /// How often a quiet stream is told something: proxies leave it open, and a client sees that it is alive.
 const QUIET: Duration = Duration::from_secs(5);
 

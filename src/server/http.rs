@@ -3,15 +3,18 @@
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::net::{SocketAddr, TcpListener};
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use bytes::Bytes;
+use http_body_util::Full;
 use hyper::body::{Body, Incoming};
+use hyper::header::{HeaderValue, RETRY_AFTER};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
-use hyper::{Request, Response};
+use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -19,16 +22,32 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
 use crate::resource::BodyError;
+use crate::resource::seat::Waiting;
 use crate::resource::turn::Turn;
 use crate::tls::server::ServerTls;
 
-use super::head_time::HeadTime;
-use super::tls;
+use super::in_work::{GIVEN_UP, InWork, Leaving};
+use super::places::{HeadTime, Place, Places};
+use super::{respond, tls};
 
-/// Largest head of a request: request line and headers, in bytes. Larger ones are answered 431.
-const HEAD_BYTES_MAX: u32 = 64 * 1024;
+/// Largest head of a request: request line and headers, in bytes. Larger ones are answered 431. And the most that is read at once of what a
+/// client sends.
+pub const HEAD_BYTES_MAX: u32 = 64 * 1024;
 /// Most requests at once on one HTTP/2 connection.
-const STREAMS_MAX: u32 = 256;
+const STREAMS_MAX: u32 = 128;
+/// Most bytes of requests' bodies on their way on one HTTP/2 connection that nobody has read yet, and of one answer that its client hasn't
+/// taken, in bytes.
+const WINDOW_BYTES: u32 = 256 * 1024;
+/// Most bytes of one answer that wait in an HTTP/2 connection.
+const SEND_BYTES_MAX: usize = 64 * 1024;
+/// For how many connections one of HTTP/2 counts, by the memory that it can take.
+pub const HTTP2_COUNTS: usize = 4;
+/// How long an HTTP/2 connection that the gate closes may take to end, once nothing is in work on it.
+const CLOSE_TIME: Duration = Duration::from_secs(5);
+/// Most clients at once, for each thread, that are told that there is no place for them; more are only turned away.
+const TOLD_MAX: usize = 64;
+/// How long that may take.
+const TELL_TIME: Duration = Duration::from_secs(1);
 /// How often an HTTP/2 connection is asked whether it is still there.
 const PING_EVERY: Duration = Duration::from_secs(30);
 /// How long it may take to answer that.
@@ -41,12 +60,22 @@ const OUT_OF_FILES_PAUSE: Duration = Duration::from_millis(50);
 /// The limits of a listener.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Most connections open at once.
-    pub connections: usize,
-    /// How long a connection may take to send the next request's headers: so long an unused one is kept.
-    pub header_time: Duration,
+    /// The places for connections, and how long one may take to send the next request's headers: so long an unused one is kept.
+    pub places: Arc<Places>,
     /// TLS, where it is spoken.
     pub tls: Option<Arc<ServerTls>>,
+}
+
+/// The body of an answer.
+pub trait AnswerBody: Body + Unpin + Send + 'static {
+    /// One with nothing in it.
+    fn empty() -> Self;
+}
+
+impl AnswerBody for Full<Bytes> {
+    fn empty() -> Full<Bytes> {
+        Full::default()
+    }
 }
 
 /// Accepts and serves connections until `stopping` says so; then lets requests in work finish for as long as `drain`.
@@ -63,12 +92,12 @@ pub async fn accept<S, F, B>(
 where
     S: Fn(Request<Incoming>, SocketAddr) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Result<Response<B>, Infallible>> + Send + 'static,
-    B: Body + Send + 'static,
+    B: AnswerBody,
     B::Data: Send,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    B::Error: Into<BodyError>,
 {
     let listener = tokio::net::TcpListener::from_std(listener)?;
-    let room = Arc::new(Semaphore::new(settings.connections));
+    let told = Arc::new(Semaphore::new(TOLD_MAX));
     let handshakes = Arc::new(Semaphore::new(tls::HANDSHAKES_MAX));
     let mut connections = JoinSet::new();
     loop {
@@ -85,24 +114,25 @@ where
             () = stopped(&mut stopping) => break,
         };
         while connections.try_join_next().is_some() {}
-        let Ok(permit) = Arc::clone(&room).try_acquire_owned() else {
-            connections.spawn(turn_away(stream));
+        let Some(place) = settings.places.take() else {
+            // Where TLS is spoken, nothing can be told without a handshake, which is what there is no room for.
+            if settings.tls.is_none()
+                && let Ok(permit) = Arc::clone(&told).try_acquire_owned()
+            {
+                connections.spawn(async move {
+                    let _ = tokio::time::timeout(TELL_TIME, turn_away(stream)).await;
+                    drop(permit);
+                });
+            }
             continue;
         };
         let (serve, stopping) = (serve.clone(), stopping.clone());
-        let header_time = settings.header_time;
         if let Some(tls) = settings.tls.clone() {
             let handshakes = Arc::clone(&handshakes);
-            connections.spawn(async move {
-                secured(stream, peer, tls, &handshakes, header_time, stopping, serve).await;
-                drop(permit);
-            });
+            connections.spawn(secured(stream, peer, tls, handshakes, place, stopping, serve));
             continue;
         }
-        connections.spawn(async move {
-            connection(stream, peer, header_time, stopping, serve).await;
-            drop(permit);
-        });
+        connections.spawn(connection(stream, peer, place, stopping, serve));
     }
     drop(listener);
     let rest = async { while connections.join_next().await.is_some() {} };
@@ -117,28 +147,29 @@ async fn secured<S, F, B>(
     stream: TcpStream,
     peer: SocketAddr,
     tls: Arc<ServerTls>,
-    handshakes: &Semaphore,
-    header_time: Duration,
+    handshakes: Arc<Semaphore>,
+    place: Place,
     mut stopping: watch::Receiver<bool>,
     serve: S,
 ) where
     S: Fn(Request<Incoming>, SocketAddr) -> F + Send + Sync + 'static,
     F: Future<Output = Result<Response<B>, Infallible>> + Send + 'static,
-    B: Body + Send + 'static,
+    B: AnswerBody,
     B::Data: Send,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    B::Error: Into<BodyError>,
 {
     let _ = stream.set_nodelay(true);
     let shaken = tokio::select! {
-        shaken = Box::pin(tls::handshake(stream, &tls, handshakes)) => shaken,
+        shaken = Box::pin(tls::handshake(stream, &tls, &handshakes)) => shaken,
         () = stopped(&mut stopping) => None,
+        () = Waiting::from_now(&place.seat) => None,
     };
     let Some(tls::Connection { stream, is_http2, secured }) = shaken else { return };
     let serve = move |mut request: Request<Incoming>, peer| {
         request.extensions_mut().insert(Arc::clone(&secured));
         serve(request, peer)
     };
-    if let Err(error) = speak(stream, is_http2, peer, header_time, stopping, serve).await {
+    if let Err(error) = speak(stream, is_http2, peer, place, stopping, serve).await {
         tracing::debug!(%error, "a connection ended");
     }
 }
@@ -146,21 +177,21 @@ async fn secured<S, F, B>(
 async fn connection<S, F, B>(
     stream: TcpStream,
     peer: SocketAddr,
-    header_time: Duration,
+    place: Place,
     stopping: watch::Receiver<bool>,
     serve: S,
 ) where
     S: Fn(Request<Incoming>, SocketAddr) -> F + Send + Sync + 'static,
     F: Future<Output = Result<Response<B>, Infallible>> + Send + 'static,
-    B: Body + Send + 'static,
+    B: AnswerBody,
     B::Data: Send,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    B::Error: Into<BodyError>,
 {
     // An answer is one write; waiting for more to send along only delays it.
     let _ = stream.set_nodelay(true);
-    let result = match speaks_http2(&stream, header_time).await {
+    let result = match speaks_http2(&stream, &place).await {
         Err(error) => Err(error.into()),
-        Ok(is_http2) => speak(stream, is_http2, peer, header_time, stopping, serve).await,
+        Ok(is_http2) => speak(stream, is_http2, peer, place, stopping, serve).await,
     };
     if let Err(error) = result {
         tracing::debug!(%error, "a connection ended");
@@ -172,7 +203,7 @@ async fn speak<I, S, F, B>(
     stream: I,
     is_http2: bool,
     peer: SocketAddr,
-    header_time: Duration,
+    place: Place,
     mut stopping: watch::Receiver<bool>,
     serve: S,
 ) -> Result<(), BodyError>
@@ -180,44 +211,28 @@ where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     S: Fn(Request<Incoming>, SocketAddr) -> F + Send + Sync + 'static,
     F: Future<Output = Result<Response<B>, Infallible>> + Send + 'static,
-    B: Body + Send + 'static,
+    B: AnswerBody,
     B::Data: Send,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    B::Error: Into<BodyError>,
 {
-    let service = service_fn(|request| serve(request, peer));
     if is_http2 {
-        let mut builder = http2::Builder::new(TokioExecutor::new());
-        builder.timer(TokioTimer::new()).max_header_list_size(HEAD_BYTES_MAX).max_concurrent_streams(STREAMS_MAX);
-        builder.keep_alive_interval(PING_EVERY).keep_alive_timeout(PING_TIME);
-        let connection = builder.serve_connection(TokioIo::new(stream), service);
-        return see_through(connection, false, &mut stopping, |connection| connection.graceful_shutdown()).await;
+        return speak_http2(stream, peer, place, &mut stopping, serve).await;
     }
+    let service = service_fn(|request| serve(request, peer));
     let mut builder = http1::Builder::new();
-    builder.timer(HeadTime::new(header_time)).header_read_timeout(header_time);
+    builder.timer(HeadTime(Arc::clone(&place.seat))).header_read_timeout(place.places().header_time());
     builder.max_buf_size(HEAD_BYTES_MAX as usize);
     let connection = builder.serve_connection(TokioIo::new(stream), service).with_upgrades();
-    see_through(connection, true, &mut stopping, |connection| connection.graceful_shutdown()).await
-}
-
-/// Serves a connection to its end; once the gate stops, only what is in work on it, as `finish` asks of it.
-///
-/// `is_http1`: it has all of its requests in this task, so that it needs no waking for the end of a body ([`Turn`]).
-async fn see_through<C>(
-    connection: C,
-    is_http1: bool,
-    stopping: &mut watch::Receiver<bool>,
-    finish: fn(Pin<&mut C>),
-) -> Result<(), BodyError>
-where
-    C: Future<Output = hyper::Result<()>>,
-{
     tokio::pin!(connection);
+    let stopping = &mut stopping;
     let heard = stopping.clone();
     let mut stopped = pin!(stopped(stopping));
     let (mut asker, mut turn): (Option<Waker>, Option<Waker>) = (None, None);
     let result = poll_fn(|cx| {
-        let waker = if is_http1 { turn.get_or_insert_with(|| Turn::waker(cx)) } else { cx.waker() };
-        if let Poll::Ready(result) = connection.as_mut().poll(&mut Context::from_waker(waker)) {
+        // It has all of its requests in this task, and so needs no waking for the end of a body.
+        let waker = turn.get_or_insert_with(|| Turn::waker(cx));
+        let polled = place.seat.seated(|| connection.as_mut().poll(&mut Context::from_waker(waker)));
+        if let Poll::Ready(result) = polled {
             return Poll::Ready(Some(result));
         }
         // Once asked, it wakes whoever asked: to ask again each time that something comes would be for nothing.
@@ -231,18 +246,83 @@ where
     let result = match result.await {
         Some(result) => result,
         None => {
-            finish(connection.as_mut());
+            // From here on, only what is in work on it.
+            connection.as_mut().graceful_shutdown();
             connection.await
         }
     };
     result.map_err(BodyError::from)
 }
 
+/// Speaks HTTP/2 on a connection to its end; once the gate stops or the connection is over for another reason, only to the end of what is in
+/// work on it.
+async fn speak_http2<I, S, F, B>(
+    stream: I,
+    peer: SocketAddr,
+    place: Place,
+    stopping: &mut watch::Receiver<bool>,
+    serve: S,
+) -> Result<(), BodyError>
+where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: Fn(Request<Incoming>, SocketAddr) -> F + Send + Sync + 'static,
+    F: Future<Output = Result<Response<B>, Infallible>> + Send + 'static,
+    B: AnswerBody,
+    B::Data: Send,
+    B::Error: Into<BodyError>,
+{
+    if !place.counts_for(HTTP2_COUNTS) {
+        return Err("there is no place for a connection of HTTP/2".into());
+    }
+    let requests = InWork::new(place.places());
+    let service = service_fn(|request| {
+        let ticket = requests.begin();
+        let answer = ticket.is_welcome.then(|| serve(request, peer));
+        async move {
+            let answer = match answer {
+                Some(answer) => answer.await?,
+                None => crowded(),
+            };
+            Ok::<_, Infallible>(answer.map(|body| Leaving::new(body, ticket.answered())))
+        }
+    });
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder.timer(TokioTimer::new()).max_header_list_size(HEAD_BYTES_MAX).max_concurrent_streams(STREAMS_MAX);
+    builder.keep_alive_interval(PING_EVERY).keep_alive_timeout(PING_TIME);
+    builder.initial_connection_window_size(WINDOW_BYTES).initial_stream_window_size(WINDOW_BYTES);
+    builder.max_send_buf_size(SEND_BYTES_MAX);
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let why = tokio::select! {
+        biased;
+        result = connection.as_mut() => return result.map_err(BodyError::from),
+        () = stopped(stopping) => None,
+        why = requests.over(&place) => Some(why),
+    };
+    connection.as_mut().graceful_shutdown();
+    let Some(why) = why else { return connection.await.map_err(BodyError::from) };
+    place.places().closed(why);
+    tokio::select! {
+        biased;
+        result = connection => result.map_err(BodyError::from),
+        () = requests.quiet_for(CLOSE_TIME), if why != GIVEN_UP => Err(why.into()),
+        () = tokio::time::sleep(CLOSE_TIME), if why == GIVEN_UP => Err(why.into()),
+    }
+}
+
+/// The answer to a request for which there is no place.
+fn crowded<B: AnswerBody>() -> Response<B> {
+    let mut answer = Response::new(B::empty());
+    *answer.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+    answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+    answer.headers_mut().insert(respond::PROXY_STATUS, HeaderValue::from_static(CROWDED));
+    answer
+}
+
 /// How an HTTP/2 connection begins where the client knows beforehand that it will be understood (RFC 9113, section 3.4).
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Looks at the first bytes of a connection, leaving them where they are. They have to come in the time of a request's headers.
-async fn speaks_http2(stream: &TcpStream, header_time: Duration) -> std::io::Result<bool> {
+async fn speaks_http2(stream: &TcpStream, place: &Place) -> std::io::Result<bool> {
     let look = async {
         let mut first = [0; HTTP2_PREFACE.len()];
         loop {
@@ -254,7 +334,11 @@ async fn speaks_http2(stream: &TcpStream, header_time: Duration) -> std::io::Res
             tokio::time::sleep(PREFACE_PAUSE).await;
         }
     };
-    tokio::time::timeout(header_time, look).await.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()))
+    tokio::select! {
+        biased;
+        looked = look => looked,
+        () = Waiting::from_now(&place.seat) => Err(std::io::ErrorKind::TimedOut.into()),
+    }
 }
 
 /// Waits until the gate stops. Nobody left to say so counts as that, too.
@@ -262,11 +346,17 @@ async fn stopped(stopping: &mut watch::Receiver<bool>) {
     let _ = stopping.wait_for(|stopping| *stopping).await;
 }
 
-/// Tells a client that there is no room, and closes.
+/// Why the gate turns somebody away, in `Proxy-Status`: it says who it comes from, and so that nothing was applied.
+const CROWDED: &str = "fencegate; error=proxy_internal_error; details=\"OVERLOADED\"";
+
+/// Tells a client that there is no room, and closes once it has heard it: what comes to a closed connection can destroy what is on its way.
 async fn turn_away(mut stream: TcpStream) {
-    use tokio::io::AsyncWriteExt;
-    // It says who it comes from, and so that nothing was applied.
-    let answer = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\ncontent-length: 0\r\n\
-        proxy-status: fencegate; error=proxy_internal_error; details=\"OVERLOADED\"\r\n\r\n";
-    let _ = tokio::time::timeout(Duration::from_secs(1), stream.write_all(answer)).await;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let head = "HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\ncontent-length: 0";
+    let answer = format!("{head}\r\nproxy-status: {CROWDED}\r\n\r\n");
+    if stream.write_all(answer.as_bytes()).await.is_err() || stream.shutdown().await.is_err() {
+        return;
+    }
+    let mut unread = [0; 4096];
+    while stream.read(&mut unread).await.is_ok_and(|len| len > 0) {}
 }

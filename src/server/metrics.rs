@@ -73,6 +73,12 @@ fn describe() {
     describe_counter!("fencegate_access_refusals_total", Unit::Count, refusals);
     describe_counter!("fencegate_tls_handshakes_failed_total", Unit::Count, "TLS handshakes that came to nothing");
     describe_counter!("fencegate_tls_reloads_total", Unit::Count, "Times that a changed certificate was read again");
+    let connections = "Places taken by connections, by listener; one of HTTP/2 takes four";
+    describe_gauge!("fencegate_connections", Unit::Count, connections);
+    let turned_away = "Connections that there was no place for, by listener";
+    describe_counter!("fencegate_connections_turned_away_total", Unit::Count, turned_away);
+    let closed = "Connections closed by the gate while they had nothing to do, by listener and reason";
+    describe_counter!("fencegate_connections_closed_total", Unit::Count, closed);
     describe_gauge!("fencegate_uptime_seconds", Unit::Seconds, "Time since the gate started");
 }
 

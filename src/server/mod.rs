@@ -7,7 +7,9 @@
 //! - [`respond`]: the one place where an outcome becomes a response
 //! - [`guard`]: who asks, and whether that may
 //! - [`tls`](mod@tls): handshakes
-//! - [`http`]: accepting connections and speaking HTTP on them
+//! - [`http`]: accepting connections and speaking HTTP on them; [`places`]: how many there may be; [`descriptors`]: for how many the
+//!   operating system has room; [`memory`]: what all limits come to
+//! - [`pace`]: how fast refusals are told
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -26,20 +28,26 @@ use crate::resource::Resource;
 pub mod admin;
 pub mod console;
 pub mod data;
+pub mod descriptors;
 pub mod elections;
 pub mod events;
 pub mod guard;
-mod head_time;
 pub mod http;
+mod in_work;
 pub mod listing;
+pub mod memory;
 pub mod metrics;
 pub mod origin;
+pub mod pace;
+pub mod places;
 pub mod respond;
 mod serve;
 pub mod tls;
 mod trust;
 
 pub use guard::Guard;
+use pace::Pace;
+use places::Places;
 pub use serve::serve;
 
 /// What a gate is made of.
@@ -57,10 +65,16 @@ pub struct Setup {
     pub coordinator: Option<Embedded>,
     /// Who may do what, and TLS.
     pub guard: Guard,
-    /// Most connections open at once, on each listener.
+    /// Most connections open at once on the data listener.
     pub connections: usize,
+    /// The same, on the admin listener.
+    pub admin_connections: usize,
     /// How long a connection may take to send the next request's headers: so long an unused one is kept.
     pub header_time: Duration,
+    /// How long a client of the data listener may take nothing of what it is sent.
+    pub send_time: Duration,
+    /// How many refusals each thread tells at once in a second, while others are served.
+    pub refusals: usize,
     /// How long requests in work may take to finish when the gate stops.
     pub drain: Duration,
     /// Threads that serve connections.
@@ -157,6 +171,12 @@ pub struct Gate {
     pub guard: Guard,
     /// Places for those who watch.
     pub watchers: Arc<Semaphore>,
+    /// The places for connections of the data listener.
+    pub data_places: Arc<Places>,
+    /// The same, of the admin listener.
+    pub admin_places: Arc<Places>,
+    /// How fast refusals are told.
+    pub pace: Pace,
     /// What was refused lately.
     pub recent: console::recent::Recent,
     /// Names under which the admin listener may be asked, besides its addresses and `localhost`.
@@ -190,7 +210,6 @@ pub struct Server {
     signals: Signals,
     data: TcpListener,
     admin: TcpListener,
-    http: http::Settings,
     drain: Duration,
     threads: usize,
 }
@@ -216,10 +235,12 @@ fn bind(addr: SocketAddr, which: &'static str) -> Result<(TcpListener, SocketAdd
 /// place back.
 const SILENT: Duration = Duration::from_secs(60);
 
-/// Connections of this listener end where the other side takes nothing for [`SILENT`]. They inherit that from it (tcp(7)).
-fn give_up_on_silent_peers(listener: &TcpListener) -> std::io::Result<()> {
+/// Connections of this listener end where the other side takes nothing for so long. They inherit that from it (tcp(7)).
+fn give_up_on_silent_peers(listener: &TcpListener, after: Duration) -> Result<(), ServeError> {
     #[cfg(target_os = "linux")]
-    socket2::SockRef::from(listener).set_tcp_user_timeout(Some(SILENT))?;
+    socket2::SockRef::from(listener)
+        .set_tcp_user_timeout(Some(after))
+        .map_err(|source| ServeError::System { what: "setting up a listener", source })?;
     Ok(())
 }
 
@@ -237,14 +258,17 @@ impl Server {
             coordinator,
             guard,
             connections,
+            admin_connections,
             header_time,
+            send_time,
+            refusals,
             drain,
             threads,
         } = setup;
         let (data, data_addr) = bind(listen, "data listener")?;
         let (admin, admin_addr) = bind(admin, "admin listener")?;
-        give_up_on_silent_peers(&admin)
-            .map_err(|source| ServeError::System { what: "setting up the admin listener", source })?;
+        give_up_on_silent_peers(&data, send_time)?;
+        give_up_on_silent_peers(&admin, SILENT)?;
         resources.sort_by_key(|mount| std::cmp::Reverse(mount.path.len()));
         let metrics = metrics::install();
         let gate = Gate {
@@ -259,14 +283,16 @@ impl Server {
             events: broadcast::channel(events::KEPT).0,
             guard,
             watchers: Arc::new(Semaphore::new(events::STREAMS_MAX)),
+            data_places: Places::new("data", connections, header_time),
+            admin_places: Places::new("admin", admin_connections, header_time),
+            pace: Pace::new(refusals),
             recent: console::recent::Recent::default(),
             admin_hosts,
         };
-        let http = http::Settings { connections, header_time, tls: None };
         let system = |what| move |source| ServeError::System { what, source };
         let runtime = runtime().map_err(system("starting the runtime"))?;
         let signals = runtime.block_on(async { Signals::new() }).map_err(system("listening for signals"))?;
-        Ok(Server { gate: Arc::new(gate), runtime, signals, data, admin, http, drain, threads: threads.max(1) })
+        Ok(Server { gate: Arc::new(gate), runtime, signals, data, admin, drain, threads: threads.max(1) })
     }
 
     /// The bound address of the data listener.
@@ -291,14 +317,16 @@ impl Server {
         for number in 0..self.threads {
             let listener = self.data.try_clone().map_err(system("sharing the data listener"))?;
             let (gate, stopping, drain) = (Arc::clone(&self.gate), stopping.clone(), self.drain);
-            let settings = http::Settings { tls: self.gate.guard.tls.clone(), ..self.http.clone() };
+            let places = Arc::clone(&gate.data_places);
+            let settings = http::Settings { places, tls: gate.guard.tls.clone() };
             let serve = move || worker(&gate, listener, settings, stopping, drain);
             let thread = std::thread::Builder::new().name(format!("fg-serve-{number}")).spawn(serve);
             workers.push(thread.map_err(system("starting a thread"))?);
         }
         drop(self.data);
         let runtime = self.runtime;
-        let http = http::Settings { tls: self.gate.guard.admin_tls.clone(), ..self.http };
+        let places = Arc::clone(&self.gate.admin_places);
+        let http = http::Settings { places, tls: self.gate.guard.admin_tls.clone() };
         runtime.block_on(self.gate.attend(self.signals, self.admin, http, stop, workers, self.drain));
         drop(stopping);
         for mount in &self.gate.mounts {
@@ -326,7 +354,7 @@ fn worker(
     let runtime = runtime()?;
     let gate = Arc::clone(gate);
     runtime.block_on(async move {
-        tokio::spawn(tick());
+        tokio::spawn(tick(gate.started));
         let serve = move |request, peer| data::handle(Arc::clone(&gate), request, peer);
         http::accept(listener, settings, stopping, drain, serve).await
     })
@@ -334,10 +362,13 @@ fn worker(
 
 /// Wakes once a second for nothing. A timer that would end before all others makes its runtime write to itself, which is a system
 /// call: the timeouts of requests are longer than this, so that none of them does.
-async fn tick() {
+///
+/// For the pace of refusals it counts the seconds.
+async fn tick(began: Instant) {
     let mut ticks = tokio::time::interval(Duration::from_secs(1));
     loop {
         ticks.tick().await;
+        pace::tick(began);
     }
 }
 

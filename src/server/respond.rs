@@ -75,7 +75,7 @@ fn render(problem: &Problem) -> Vec<u8> {
 const HEADERS: usize = 8;
 
 /// `Proxy-Status` (RFC 9209), on whatever the gate answers in an upstream's place.
-const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
+pub const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 
 /// What a problem is told in: it can be said again.
 #[derive(Clone)]

@@ -15,8 +15,9 @@ use crate::resource::issuer::Trust;
 use crate::resource::sqlite::{self, Sqlite};
 use crate::tls::server::{self as tls, ServerTls};
 
+use super::memory::MemoryBound;
 use super::trust::{self, Desks};
-use super::{Guard, Mount, ServeError, Server, Setup};
+use super::{Guard, Mount, ServeError, Server, Setup, descriptors};
 
 /// Opens everything that the configuration names, binds the listeners, says on one line of `out` where they are, and serves until
 /// SIGTERM or SIGINT.
@@ -24,7 +25,12 @@ use super::{Guard, Mount, ServeError, Server, Setup};
 /// # Errors
 /// [`ServeError`]: what can't be opened, bound or started.
 pub fn serve(config: Config, out: &mut dyn Write) -> Result<(), ServeError> {
-    let Config { listen, admin, admin_hosts, data_dir, resources, limits, access, signer, tls, admin_tls, .. } = config;
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    tell_memory(&config, threads);
+    let Config {
+        listen, admin, admin_hosts, data_dir, mut resources, mut limits, access, signer, tls, admin_tls, ..
+    } = config;
+    descriptors::make_room(&mut limits, &mut resources, threads);
     let failed =
         |error: std::io::Error| ServeError::DataDir { dir: data_dir.display().to_string(), why: error.to_string() };
     std::fs::create_dir_all(&data_dir).map_err(failed)?;
@@ -61,9 +67,12 @@ pub fn serve(config: Config, out: &mut dyn Write) -> Result<(), ServeError> {
         coordinator: Some(coordinator),
         guard,
         connections: limits.connections,
+        admin_connections: limits.admin_connections,
         header_time: limits.header_time,
+        send_time: limits.send_time,
+        refusals: limits.refusals,
         drain: limits.drain,
-        threads: std::thread::available_parallelism().map_or(1, usize::from),
+        threads,
     })?;
     let said =
         writeln!(out, "listening data={} admin={}", server.data_addr(), server.admin_addr()).and_then(|()| out.flush());
@@ -73,6 +82,12 @@ pub fn serve(config: Config, out: &mut dyn Write) -> Result<(), ServeError> {
     }
     tracing::info!(data = %server.data_addr(), admin = %server.admin_addr(), "serving");
     server.run()
+}
+
+/// Says how much memory all limits together come to.
+fn tell_memory(config: &Config, threads: usize) {
+    let most = MemoryBound::of(config, threads).total() >> 20;
+    tracing::info!(mib = most, "the most memory that the gate takes with all of its limits reached");
 }
 
 fn open_tls(which: &'static str, options: Option<tls::Options>) -> Result<Option<Arc<ServerTls>>, ServeError> {

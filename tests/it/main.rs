@@ -32,6 +32,7 @@ mod http;
 mod interactive;
 mod kill;
 mod lead;
+mod load;
 mod once;
 mod pause;
 mod process;

@@ -61,7 +61,18 @@ impl Gate {
 
     /// As [`Gate::start`]; what it printed to standard error where it did not start.
     pub fn try_start(dir: &Path, args: &[&str]) -> Result<Gate, String> {
-        let mut child = Command::new(PROGRAM)
+        Gate::run(Command::new(PROGRAM), dir, args)
+    }
+
+    /// The same, of a gate that may have so many files open.
+    pub fn try_start_with_files(dir: &Path, args: &[&str], files: u32) -> Result<Gate, String> {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &format!("ulimit -n {files} && exec \"$0\" \"$@\""), PROGRAM]);
+        Gate::run(shell, dir, args)
+    }
+
+    fn run(mut command: Command, dir: &Path, args: &[&str]) -> Result<Gate, String> {
+        let mut child = command
             .arg("serve")
             .args(args)
             .args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--data-dir"])

@@ -36,8 +36,8 @@ fn unknown(kind: Kind, why: impl Into<String>, error: &'static str) -> Problem {
 
 impl Http {
     /// An unused connection for a request.
-    pub(super) fn unused(&self, outgoing: &Outgoing) -> Option<Connection> {
-        self.pool.take(outgoing.asked.upgrade.is_some())
+    pub(super) fn unused(&self, outgoing: &Outgoing, write: &Unsent) -> Option<Connection> {
+        self.pool.take(outgoing.asked.upgrade.is_some(), write.0.is_some())
     }
 
     /// A new connection for a request.
@@ -56,7 +56,7 @@ impl Http {
         let dialled = tokio::select! {
             biased;
             () = replaced => return Err(self.replaced(outgoing)),
-            dialled = self.pool.dial(only_http1) => dialled,
+            dialled = self.pool.dial(only_http1, write.0.is_some()) => dialled,
         };
         match dialled {
             Ok(connection) => Ok(connection),
@@ -94,6 +94,10 @@ impl Http {
                 let time = humantime::format_duration(exchange.answer_time());
                 let why = format!("the upstream hasn't answered in {time}");
                 unknown(Kind::OutcomeTimeout, why, "http_response_timeout")
+            }
+            Failure::Needed => {
+                let why = "the body was still to come, and others needed the connection's place";
+                Problem { proxy_error: Some("proxy_internal_error"), ..Problem::new(Kind::Overloaded, why) }
             }
             Failure::Replaced => {
                 let why = "a newer token has taken the fence, and the upstream didn't answer in the time that was left";

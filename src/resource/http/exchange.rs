@@ -14,7 +14,7 @@
 //! leader. So the exchange goes on without it, in a task of its own, for a bounded time.
 
 use std::future::poll_fn;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -24,6 +24,7 @@ use hyper::{HeaderMap, StatusCode};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use crate::fence::drain::Outcome;
+use crate::resource::seat::{Seat, Waiting};
 
 use super::conn::Connection;
 use super::fences::InFlight;
@@ -48,6 +49,8 @@ pub enum Failure {
     TimedOut,
     /// A newer token has taken the fence, and the time to finish is over.
     Replaced,
+    /// It changes nothing, its body was still to come, and others needed the connection's place.
+    Needed,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -147,6 +150,7 @@ impl Exchange {
         };
         let mut overdue = pin!(overdue(self.write.as_ref()));
         let (time, mut moved) = (self.answer_time, connection.moved());
+        let (is_write, mut needed) = (self.write.is_some(), None);
         connection.expect_within(time);
         let head = poll_fn(|cx| {
             if let Poll::Ready(head) = connection.poll_head(cx) {
@@ -157,6 +161,15 @@ impl Exchange {
             }
             if overdue.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(Err(Failure::Replaced));
+            }
+            if !is_write && !connection.is_sent() {
+                // Its client may send it as slowly as it likes, without a token, on however many connections: it gives way.
+                needed = needed.take().or_else(|| Seat::here().map(|seat| Box::pin(Waiting::unless_needed(&seat))));
+                if needed.as_mut().is_some_and(|needed: &mut Pin<Box<Waiting>>| needed.as_mut().poll(cx).is_ready()) {
+                    return Poll::Ready(Err(Failure::Needed));
+                }
+            } else {
+                needed = None;
             }
             while connection.poll_late(cx).is_ready() {
                 // A large request that is still being sent has no answer yet.

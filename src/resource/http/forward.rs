@@ -180,7 +180,7 @@ impl Http {
     ) -> Result<Response<Body>, Problem> {
         let mut stale = 0;
         loop {
-            let reused = if stale < STALE_CONNECTIONS_MAX { self.unused(&outgoing) } else { None };
+            let reused = if stale < STALE_CONNECTIONS_MAX { self.unused(&outgoing, &write) } else { None };
             let is_fresh = reused.is_none();
             let connection = match reused {
                 Some(connection) => connection,

@@ -43,7 +43,7 @@ mod operate;
 pub mod path;
 pub mod pool;
 pub mod progress;
-mod pump;
+pub mod pump;
 mod resource;
 pub mod rules;
 pub mod seen;

@@ -14,6 +14,8 @@ use super::dial::{Unreachable, dial};
 use super::limits::Limits;
 use super::upstream::Upstream;
 
+/// The part of a thread's connections that is for writes only.
+const WRITES_PART: usize = 4;
 /// How many threads have a slot of their own. With more, some share one.
 const SLOTS: usize = 64;
 
@@ -174,12 +176,23 @@ impl Pool {
         &self.limits
     }
 
+    /// Whether one more connection may be in use on this shelf, for a write or for what is none: reads leave some to the writes. Whoever
+    /// reads slowly, on however many connections, keeps no leader from writing.
+    fn may_use(&self, shelf: &Shelf, is_write: bool) -> bool {
+        let most = self.limits.connections_per_thread;
+        let most = if is_write { most } else { (most - most / WRITES_PART).max(1) };
+        shelf.open - shelf.idle.len() < most
+    }
+
     /// An unused connection that can be used now; the one used last, since it is the surest to be still open.
-    pub fn take(&self, only_http1: bool) -> Option<Connection> {
+    pub fn take(&self, only_http1: bool, is_write: bool) -> Option<Connection> {
         let (slot, now) = (&self.slots[own_slot()], Instant::now());
         loop {
             let connection = {
                 let mut shelf = slot.lock();
+                if !self.may_use(&shelf, is_write) {
+                    return None;
+                }
                 let at = shelf.idle.iter().rposition(|idle| !only_http1 || !idle.is_http2())?;
                 shelf.idle.remove(at)?
             };
@@ -193,14 +206,14 @@ impl Pool {
     ///
     /// # Errors
     /// [`NoConnection`].
-    pub async fn dial(self: &Arc<Pool>, only_http1: bool) -> Result<Connection, NoConnection> {
+    pub async fn dial(self: &Arc<Pool>, only_http1: bool, is_write: bool) -> Result<Connection, NoConnection> {
         let slot = own_slot();
         {
             let mut shelf = self.slots[slot].lock();
             if shelf.is_closed {
                 return Err(NoConnection::Closed);
             }
-            if shelf.open >= self.limits.connections_per_thread {
+            if shelf.open >= self.limits.connections_per_thread || !self.may_use(&shelf, is_write) {
                 return Err(NoConnection::TooMany);
             }
             shelf.open += 1;

@@ -7,6 +7,7 @@
 //! So is an answer that comes before all of its request was sent, to a read, too: a client may not read any of it before then.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use hyper::body::Frame;
@@ -19,14 +20,52 @@ use super::exchange::{Exchange, Failure, Step};
 /// Frames on their way to the client.
 pub const FRAMES: usize = 4;
 /// Most bytes kept for a client that doesn't take them while its write has to end.
-const BACKLOG_BYTES_MAX: usize = 1024 * 1024;
+const CLIENTS_BYTES_MAX: usize = 1024 * 1024;
+/// The same, of all clients of the process.
+pub const BACKLOG_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Bytes in all backlogs.
+static BACKLOGS: AtomicUsize = AtomicUsize::new(0);
+
+/// What a client hasn't taken.
+#[derive(Debug, Default)]
+struct Backlog {
+    frames: VecDeque<Frame<Bytes>>,
+    bytes: usize,
+}
+
+impl Backlog {
+    fn put(&mut self, frame: Frame<Bytes>) {
+        let bytes = len(&frame);
+        self.bytes += bytes;
+        BACKLOGS.fetch_add(bytes, Ordering::Relaxed);
+        self.frames.push_back(frame);
+    }
+
+    fn take(&mut self) -> Option<Frame<Bytes>> {
+        let frame = self.frames.pop_front()?;
+        let bytes = len(&frame);
+        self.bytes -= bytes;
+        BACKLOGS.fetch_sub(bytes, Ordering::Relaxed);
+        Some(frame)
+    }
+
+    fn is_too_large(&self) -> bool {
+        self.bytes > CLIENTS_BYTES_MAX || BACKLOGS.load(Ordering::Relaxed) > BACKLOG_BYTES_MAX
+    }
+}
+
+impl Drop for Backlog {
+    fn drop(&mut self) {
+        BACKLOGS.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
 
 struct Pump {
     exchange: Exchange,
     /// None once the client is gone or given up.
     client: Option<mpsc::Sender<Pumped>>,
-    backlog: VecDeque<Frame<Bytes>>,
-    backlog_bytes: usize,
+    backlog: Backlog,
     /// Whether a newer token has taken the fence.
     is_hurried: bool,
     /// How long to read on without a client.
@@ -35,14 +74,9 @@ struct Pump {
 
 /// Reads the rest of an answer, of which `first` was taken already, and sees to the write's end.
 pub async fn run(exchange: Exchange, first: Vec<Frame<Bytes>>, client: mpsc::Sender<Pumped>) {
-    let mut pump = Pump {
-        exchange,
-        client: Some(client),
-        backlog: first.into(),
-        backlog_bytes: 0,
-        is_hurried: false,
-        alone_until: None,
-    };
+    let mut backlog = Backlog::default();
+    first.into_iter().for_each(|frame| backlog.put(frame));
+    let mut pump = Pump { exchange, client: Some(client), backlog, is_hurried: false, alone_until: None };
     while pump.turn().await {}
 }
 
@@ -79,8 +113,9 @@ impl Pump {
     }
 
     async fn next(&mut self) -> Next {
-        let Pump { exchange, client, backlog, backlog_bytes, is_hurried, alone_until } = self;
-        let (reads, waits) = (client.is_none() || *is_hurried || backlog.is_empty(), !backlog.is_empty());
+        let Pump { exchange, client, backlog, is_hurried, alone_until } = self;
+        let waits = !backlog.frames.is_empty();
+        let reads = client.is_none() || *is_hurried || !waits;
         let client = client.as_ref();
         let gone = async {
             match client {
@@ -104,8 +139,7 @@ impl Pump {
             biased;
             room = room => {
                 let Ok(room) = room else { return Next::Gone };
-                if let Some(frame) = backlog.pop_front() {
-                    *backlog_bytes = backlog_bytes.saturating_sub(len(&frame));
+                if let Some(frame) = backlog.take() {
                     room.send(Some(passed_on(frame)));
                 }
                 Next::Given
@@ -120,17 +154,16 @@ impl Pump {
         if self.client.is_none() {
             return;
         }
-        self.backlog_bytes += len(&frame);
-        self.backlog.push_back(frame);
+        self.backlog.put(frame);
         // That the write's end is known matters more than that its client hears all of it.
-        if self.is_hurried && self.backlog_bytes > BACKLOG_BYTES_MAX {
+        if self.is_hurried && self.backlog.is_too_large() {
             self.leave_client();
         }
     }
 
     fn leave_client(&mut self) {
         self.client = None;
-        self.backlog.clear();
+        self.backlog = Backlog::default();
         self.alone_until = Some(Instant::now() + self.exchange.answer_time());
     }
 
@@ -138,7 +171,7 @@ impl Pump {
     async fn end(&mut self) {
         self.exchange.end().await;
         let Some(client) = self.client.take() else { return };
-        for frame in self.backlog.drain(..) {
+        while let Some(frame) = self.backlog.take() {
             if client.send(Some(passed_on(frame))).await.is_err() {
                 return;
             }

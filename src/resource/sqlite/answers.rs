@@ -105,6 +105,11 @@ impl Waiting {
         (Waiting { to, thread: std::thread::current().id() }, arrives)
     }
 
+    /// Whether nobody waits any more.
+    pub fn is_given_up(&self) -> bool {
+        self.to.is_closed()
+    }
+
     /// Tells the answer. Where the client has gone, nobody needs it.
     pub fn tell(self, answer: Answer) {
         self.hand(Parcel::Answer(answer), Rest::default());
@@ -218,7 +223,7 @@ pub(super) mod tests {
             previous: None,
             reply,
             queued: Instant::now(),
-            room: shared.budget.room(),
+            room: shared.budget.room(FenceSet::OWN),
             in_flight: shared.in_flight(presented),
         })
     }

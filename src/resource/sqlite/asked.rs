@@ -11,6 +11,7 @@ use hyper::body::Body;
 
 use crate::access::Caller;
 use crate::problem::{Kind, Problem};
+use crate::resource::seat::{Seat, Waiting};
 use crate::resource::{Call, Received};
 
 use super::hrana::Version;
@@ -92,6 +93,17 @@ pub async fn read(mut body: Received, limits: &Limits, room: &mut Room) -> Resul
     if let Poll::Ready(body) = poll_fn(|cx| Poll::Ready(read.as_mut().poll(cx))).await {
         return body;
     }
-    let late = |_| Problem::new(Kind::RequestTimeout, "the body took too long");
-    tokio::time::timeout(limits.body_time, read).await.map_err(late)?
+    // Nothing was done for it yet: where connections are scarce, it gives way.
+    let needed = async {
+        match Seat::here() {
+            Some(seat) => Waiting::unless_needed(&seat).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        biased;
+        body = read => body,
+        () = tokio::time::sleep(limits.body_time) => Err(Problem::new(Kind::RequestTimeout, "the body took too long")),
+        () = needed => Err(Problem::new(Kind::Overloaded, "the body was still to come, and others needed the connection's place")),
+    }
 }

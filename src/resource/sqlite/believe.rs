@@ -20,6 +20,7 @@ use crate::resource::issuer::{self, Issuer, Word};
 use super::fences::FenceSet;
 use super::front::{Sqlite, arrived};
 use super::program::{Format, Program, Run};
+use super::queue;
 use super::shared::{Believed, Reply};
 
 /// A request that the published marks, and who issues its tokens, have let in.
@@ -153,7 +154,7 @@ impl Sqlite {
         believed: Believed,
     ) -> Result<Reply, Problem> {
         let program = Program { requests: Vec::new(), format: Format::Pipeline };
-        let room = self.shared.budget.room();
+        let room = self.shared.budget.room(queue::lane(presented));
         arrived(self.submit(claims, presented, believed, None, None, None, program, Run::once(), room)?).await
     }
 }

@@ -36,8 +36,6 @@ const CACHED_SQL_BYTES_MAX: usize = 16 * 1024;
 /// that nothing can stop: some 7 seconds for this one and a text of 16 MiB. Functions of our own in their place would cost LIKE
 /// and GLOB the use of indexes.
 const LIKE_PATTERN_BYTES_MAX: i32 = 250;
-/// What SQLite may take of memory: one row of many computed values, each within its limit, would otherwise take all there is.
-const HEAP_BYTES_MAX: i64 = 512 << 20;
 
 /// Why a statement did not run to its end.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -188,8 +186,10 @@ impl Db {
         conn.set_limit(Limit::SQLITE_LIMIT_SQL_LENGTH, to_i32(limits.sql_bytes))?;
         conn.set_limit(Limit::SQLITE_LIMIT_ATTACHED, 0)?;
         conn.set_limit(Limit::SQLITE_LIMIT_LIKE_PATTERN_LENGTH, LIKE_PATTERN_BYTES_MAX)?;
-        // Of all connections of the process together. A second one can only lower it.
-        conn.pragma_update(None, "hard_heap_limit", HEAP_BYTES_MAX)?;
+        // Of all connections of the process together: one row of many computed values, each within its limit, would otherwise take all
+        // there is. A second one can only lower it.
+        let heap = i64::try_from(limits.sqlite_bytes).unwrap_or(i64::MAX);
+        conn.pragma_update(None, "hard_heap_limit", heap)?;
         conn.set_limit(Limit::SQLITE_LIMIT_WORKER_THREADS, 0)?;
         let guard = Arc::new(Guard::default());
         functions::install(&conn, &guard, limits.value_bytes)?;

@@ -29,10 +29,11 @@ use super::asked::{self, Asked, Endpoint};
 use super::believe::Entered;
 use super::db::Db;
 use super::fences::{FenceSet, TableFences};
-use super::hrana::{Pipeline, Version};
+use super::hrana::{self, Pipeline, Version};
 use super::once::key::Key;
 use super::once::unusable;
 use super::program::{Format, Program, Run};
+use super::queue;
 use super::room::Room;
 use super::shared::{Believed, FenceState, Item, Reply, Shared, Work};
 use super::store;
@@ -188,7 +189,7 @@ impl Sqlite {
             Endpoint::Hello => return Err(Problem::method_not_allowed("GET, HEAD")),
             Endpoint::Run(..) => return Err(Problem::method_not_allowed("POST")),
         };
-        let mut room = self.shared.budget.room();
+        let mut room = self.shared.budget.room(queue::lane(presented));
         let body = asked::read(asked.body, &self.shared.limits, &mut room).await?;
         let key = asked.key?.map(|text| Box::new(Key::of(text, asked.method.as_str(), &asked.path, &body)));
         let arrives = self.run(Arc::clone(&claims), presented, asked.by, key, version, format, &body, room)?;
@@ -219,7 +220,7 @@ impl Sqlite {
             Some(_) => self.enter(claims, fences).await?,
             None => Entered { claims, changes: false, raised: None },
         };
-        let mut room = self.shared.budget.room();
+        let mut room = self.shared.budget.room(queue::lane(fences));
         room.grow(body.len())?;
         let reply = arrived(self.run(claims, fences, None, None, version, format, body, room)?).await?;
         let verdict = if raised.is_some() { Verdict::Advanced } else { reply.verdict };
@@ -237,13 +238,15 @@ impl Sqlite {
         version: Version,
         format: Format,
         body: &[u8],
-        room: Room,
+        mut room: Room,
     ) -> Result<Arrives, Problem> {
         let parsed = match format {
             Format::Pipeline => Pipeline::parse(body, version),
             Format::Cursor => Pipeline::parse_cursor(body),
         };
         let Pipeline { baton, requests } = parsed.map_err(|error| Problem::new(Kind::BadRequest, error.to_string()))?;
+        // Some bytes of JSON become many more in memory.
+        room.grow(hrana::weight(&requests))?;
         let run = Run::new(self.shared.limits.result_bytes);
         let program = Program { requests, format };
         if key.is_some() && baton.is_some() {

@@ -125,6 +125,24 @@ pub enum Condition {
     IsAutocommit,
 }
 
+/// About how many bytes these take, besides the texts that stood in the body. Of a single statement with few arguments: nothing worth
+/// counting.
+pub fn weight(requests: &[Request]) -> usize {
+    let count = |stmt: &Statement| stmt.args.positional.len() + stmt.args.named.len();
+    let args = |stmt: &Statement| count(stmt) * size_of::<(String, Value)>();
+    let inner = |request: &Request| match request {
+        Request::Execute(stmt) => args(stmt),
+        Request::Batch(batch) => {
+            batch.steps.len() * size_of::<Step>() + batch.steps.iter().map(|step| args(&step.stmt)).sum::<usize>()
+        }
+        _ => 0,
+    };
+    match requests {
+        [Request::Execute(stmt)] | [Request::Execute(stmt), Request::Close] if count(stmt) <= 64 => 0,
+        _ => size_of_val(requests) + requests.iter().map(inner).sum::<usize>(),
+    }
+}
+
 // ---- as they stand in JSON ----
 
 // Texts are borrowed from the body wherever it has them without an escape.

@@ -31,7 +31,7 @@ pub struct Limits {
     pub body_bytes: usize,
     /// How long a request body may take to arrive.
     pub body_time: Duration,
-    /// Most bytes of requests and answers in work at once; beyond it new requests are turned away.
+    /// Most bytes of requests in work at once; beyond it new requests are turned away.
     pub queue_bytes: usize,
     /// How long an `Idempotency-Key` is known again.
     pub idempotency_retention: Duration,
@@ -43,6 +43,10 @@ pub struct Limits {
     pub idempotency_bytes: usize,
     /// Longest answer that is kept, in bytes.
     pub idempotency_answer_bytes: usize,
+    /// Most bytes of answers that clients haven't taken; beyond it no request is begun.
+    pub answer_bytes: usize,
+    /// Most memory of SQLite itself, of all databases of the process together, in bytes.
+    pub sqlite_bytes: usize,
     /// Threads that read.
     pub readers: usize,
 }
@@ -69,6 +73,8 @@ impl Default for Limits {
             idempotency_keys: 1_000_000,
             idempotency_bytes: 512 << 20,
             idempotency_answer_bytes: 64 << 10,
+            answer_bytes: 256 << 20,
+            sqlite_bytes: 512 << 20,
             readers: 4,
         }
     }

@@ -31,6 +31,7 @@ pub mod limits;
 mod once;
 pub mod outbox;
 pub mod own;
+mod parked;
 pub mod program;
 pub mod queue;
 pub mod raw;

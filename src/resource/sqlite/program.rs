@@ -17,6 +17,8 @@ use super::render::{self, Rows};
 const STORED_SQL_MAX: usize = 64;
 /// Longest SQL text stored on a stream, in bytes.
 const STORED_SQL_BYTES_MAX: usize = 64 * 1024;
+/// Most bytes of all the SQL texts stored on one stream.
+pub const STORED_BYTES_MAX: usize = 128 * 1024;
 
 /// The answer to one write has some 220 bytes.
 const ANSWER_BYTES_USUAL: usize = 256;
@@ -413,8 +415,11 @@ fn store(stored: &mut StoredSql, sql_id: i32, sql: &str) -> Result<(), SqlError>
     if stored.contains_key(&sql_id) {
         return Err(SqlError::new("SQL_EXISTS", format!("an SQL text is already stored under {sql_id}")));
     }
-    if stored.len() >= STORED_SQL_MAX || sql.len() > STORED_SQL_BYTES_MAX {
-        let what = format!("a stream stores at most {STORED_SQL_MAX} SQL texts of {STORED_SQL_BYTES_MAX} bytes");
+    let all = stored.values().map(String::len).sum::<usize>() + sql.len();
+    if stored.len() >= STORED_SQL_MAX || sql.len() > STORED_SQL_BYTES_MAX || all > STORED_BYTES_MAX {
+        let what = format!(
+            "a stream stores at most {STORED_SQL_MAX} SQL texts of {STORED_SQL_BYTES_MAX} bytes, {STORED_BYTES_MAX} together"
+        );
         return Err(SqlError::new("SQL_STORE_FULL", what));
     }
     stored.insert(sql_id, sql.to_owned());

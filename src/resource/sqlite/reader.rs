@@ -5,9 +5,11 @@ use std::time::{Duration, Instant};
 
 use crate::problem::{Kind, Problem};
 
+use super::answers::Waiting;
 use super::db::{Access, Db};
 use super::own::OwnExec;
 use super::program::Halt;
+use super::queue::{Laned as _, Spent};
 use super::raw::SqliteError;
 use super::shared::{Item, Shared, Work};
 
@@ -21,14 +23,31 @@ pub fn open(shared: &Shared) -> Result<Db, SqliteError> {
 
 /// Runs until the queue is closed.
 pub fn run(shared: &Arc<Shared>, mut db: Db) {
-    while let Some(works) = shared.readers.take(1, Instant::now() + Duration::from_secs(3600)) {
-        for work in works {
+    let mut spent = Spent::default();
+    while let Some(works) = shared.readers.take(1, Instant::now() + Duration::from_secs(3600), &mut spent) {
+        for taken in works {
+            let began = Instant::now();
+            let (work, bill) = taken.split();
             serve(shared, &mut db, work);
+            spent.add(&bill, began.elapsed());
         }
     }
 }
 
+/// Whether it is a read without a transaction whose client has gone.
+fn is_given_up(work: &Work) -> bool {
+    let is_alone = work.claims.is_empty() && work.stream.own.is_none() && !work.hint.writes;
+    is_alone && work.reply.as_ref().is_some_and(Waiting::is_given_up)
+}
+
 fn serve(shared: &Arc<Shared>, db: &mut Db, mut work: Box<Work>) {
+    // Whoever begins requests and gives them up, one after the other, keeps the threads busy with what nobody waits for.
+    if is_given_up(&work) {
+        return shared.finish(work, Err(Problem::new(Kind::Unavailable, "the client has gone; nothing was begun")));
+    }
+    if let Err(problem) = shared.budget.may_begin(work.lane()) {
+        return shared.finish(work, Err(problem));
+    }
     let mut stored = std::mem::take(&mut work.stream.stored);
     let mut exec = OwnExec {
         shared,
@@ -57,6 +76,13 @@ fn serve(shared: &Arc<Shared>, db: &mut Db, mut work: Box<Work>) {
 /// Hands a request to the writer.
 pub fn to_writer(shared: &Arc<Shared>, work: Box<Work>, urgent: bool) {
     if let Err(Item::Work(work)) = shared.writer.push(Item::Work(work), urgent) {
+        not_taken(shared, work);
+    }
+}
+
+/// Hands a request to the writer whose transaction holds the write lock: there is one at most.
+pub fn to_writer_over(shared: &Arc<Shared>, work: Box<Work>) {
+    if let Err(Item::Work(work)) = shared.writer.push_over(Item::Work(work)) {
         not_taken(shared, work);
     }
 }

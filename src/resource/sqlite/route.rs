@@ -18,7 +18,8 @@ pub fn start(shared: &SharedRef, work: Box<Work>, changes: bool) {
     } else if is_empty {
         shared.finish(work, Ok(()));
     } else if holds_lock {
-        reader::to_writer(shared, work, false);
+        // All that waits for its transaction to end would keep it from ending.
+        reader::to_writer_over(shared, work);
     } else if work.hint.writes && !work.claims.is_empty() && (!work.hint.stays_open || work.key.is_some()) {
         outbox::to_writer(shared, work);
     } else if let Err(work) = shared.readers.push(work, false) {

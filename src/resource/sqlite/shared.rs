@@ -244,7 +244,7 @@ impl Shared {
             streams: Streams::new(limits.streams),
             writer: Queue::new(limits.queue_requests),
             readers: Queue::new(limits.queue_requests),
-            budget: Budget::new(limits.queue_bytes),
+            budget: Budget::new(limits.queue_bytes, limits.answer_bytes),
             limits: Arc::new(limits),
             locked: AtomicBool::new(false),
             spare: Mutex::new(Vec::new()),

@@ -28,6 +28,7 @@ use super::group::GroupExec;
 use super::once::{Once, unusable};
 use super::own::{OwnExec, unavailable};
 use super::program::Halt;
+use super::queue::{Laned as _, Spent, Taken};
 use super::raw::{self, SqliteError};
 use super::sandbox::JOB_SAVEPOINT;
 use super::shared::{Checkpoint, Item, Shared, Work};
@@ -35,6 +36,11 @@ use super::store;
 
 /// Most requests in one shared transaction.
 const BATCH_MAX: usize = 1024;
+/// Most requests that are taken from the queue at once: what comes after them may be of a fence whose turn is before theirs.
+const PIECE_MAX: usize = 128;
+/// How long a shared transaction may take before it is committed: what another fence writes waits for no more than that, and the
+/// statement that runs.
+const BATCH_TIME_MAX: Duration = Duration::from_millis(50);
 /// Bytes of answers after which a shared transaction is committed.
 const BATCH_BYTES_MAX: usize = 16 << 20;
 /// How often the writer looks after what nobody asks for: expired streams, counted refusals.
@@ -49,8 +55,10 @@ pub struct Writer {
     pub(super) data_version: i64,
     /// The open shared transaction.
     pub(super) group: Option<Group>,
-    /// Requests that wait until a client's transaction ends.
-    parked: VecDeque<Box<Work>>,
+    /// Requests that wait until a client's transaction ends (`parked.rs`).
+    pub(super) parked: VecDeque<Box<Work>>,
+    /// How long requests have taken that the queue hasn't been told of yet.
+    spent: Spent,
     pub(super) refusals_at: Instant,
     pub(super) ticked_at: Instant,
     pub(super) once: Once,
@@ -71,6 +79,7 @@ impl Writer {
             data_version: 0,
             group: None,
             parked: VecDeque::new(),
+            spent: Spent::default(),
             refusals_at: now,
             ticked_at: now,
             once: Once::new(&shared.limits, shared.states.len()),
@@ -87,7 +96,7 @@ impl Writer {
             let until = self.parked.front().map_or(self.ticked_at + TICK, |work| {
                 (work.queued + shared.limits.lock_wait).min(self.ticked_at + TICK)
             });
-            let Some(items) = shared.writer.take(BATCH_MAX, until) else { break };
+            let Some(items) = shared.writer.take(PIECE_MAX, until, &mut self.spent) else { break };
             self.unpark();
             self.gather(items);
             self.commit();
@@ -101,11 +110,15 @@ impl Writer {
     }
 
     /// Runs these, and those that come in the meantime: they would wait for the disk twice, and be a small transaction.
-    fn gather(&mut self, mut items: Vec<Item>) {
+    fn gather(&mut self, mut items: Vec<Taken<Item>>) {
         let mut room = BATCH_MAX;
+        let began = Instant::now();
+        let mut at = began;
         while !items.is_empty() {
             room = room.saturating_sub(items.len());
-            for item in items {
+            let mut left = items.into_iter();
+            while let Some(taken) = left.next() {
+                let (item, bill) = taken.split();
                 match item {
                     Item::Work(work) => {
                         self.process(work);
@@ -118,13 +131,21 @@ impl Writer {
                         task(self);
                     }
                 }
+                let now = Instant::now();
+                self.spent.add(&bill, now - at);
+                at = now;
+                if now - began > BATCH_TIME_MAX {
+                    return self.shared.writer.give_back(left);
+                }
             }
-            items = if self.group.is_some() { self.shared.writer.take_ready(room) } else { Vec::new() };
+            let most = room.min(PIECE_MAX);
+            let goes_on = self.group.is_some();
+            items = if goes_on { self.shared.writer.take_ready(most, &mut self.spent) } else { Vec::new() };
         }
     }
 
     /// Judges one request and runs it, in the shared transaction or alone.
-    fn process(&mut self, mut work: Box<Work>) {
+    pub(super) fn process(&mut self, mut work: Box<Work>) {
         let shared = Arc::clone(&self.shared);
         shared.arrived(&work.claims);
         if !shared.enforce {
@@ -137,6 +158,13 @@ impl Writer {
         if let Err(problem) = self.doubt(&work, &admission) {
             return self.done(work, Err(problem));
         }
+        // A claim takes effect whatever becomes of the rest.
+        if admission.changes.is_empty()
+            && !work.program.requests.is_empty()
+            && let Err(problem) = shared.budget.may_begin(work.lane())
+        {
+            return self.done(work, Err(problem));
+        }
         let holds_lock = work.stream.own.as_ref().is_some_and(|own| own.lock.is_some());
         if !holds_lock && shared.locked.load(Ordering::SeqCst) {
             if admission.changes.iter().any(|change| change.advances()) {
@@ -145,7 +173,7 @@ impl Writer {
                 shared.end_deposed(&after);
             }
             if shared.locked.load(Ordering::SeqCst) {
-                return self.parked.push_back(work);
+                return self.park(work);
             }
         }
         if holds_lock && self.successor_waits(&work) {
@@ -448,21 +476,6 @@ impl Writer {
     pub(super) fn not_durable(&self, work: Box<Work>) {
         let why = "its claims could not be made durable; nothing was applied";
         self.shared.finish(work, Err(Problem::new(Kind::Unavailable, why)));
-    }
-
-    /// Runs what waited for a client's transaction, as far as that has ended; answers what waited too long.
-    fn unpark(&mut self) {
-        if !self.shared.locked.load(Ordering::SeqCst) {
-            for work in std::mem::take(&mut self.parked) {
-                self.process(work);
-            }
-        }
-        let wait = self.shared.limits.lock_wait;
-        while self.parked.front().is_some_and(|work| work.queued.elapsed() >= wait) {
-            let Some(work) = self.parked.pop_front() else { break };
-            let why = "another client's open transaction held the write lock for too long; nothing was applied";
-            self.shared.finish(work, Err(Problem::new(Kind::Busy, why)));
-        }
     }
 }
 

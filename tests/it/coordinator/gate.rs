@@ -9,6 +9,7 @@ use fencegate::coordinator::embedded::Options;
 use fencegate::coordinator::embedded::clock::ManualClock;
 use fencegate::coordinator::{Coordinator, CoordinatorError, Embedded, GateCoordinator, Leadership, View};
 use fencegate::fence::FenceName;
+use fencegate::server::places::Places;
 use fencegate::server::respond::Answer;
 use fencegate::server::{data, elections, http};
 use http_body_util::BodyExt;
@@ -52,7 +53,7 @@ impl Remote {
         let coordinator = Embedded::open(dir.path(), options).await.unwrap();
         let addr = listener.local_addr().unwrap();
         listener.set_nonblocking(true).unwrap();
-        let settings = http::Settings { connections: 1000, header_time: 6 * TTL, tls: None };
+        let settings = http::Settings { places: Places::new("data", 1000, 6 * TTL), tls: None };
         let (stop, stopping) = watch::channel(false);
         let serves = coordinator.clone();
         let serve = move |request, _| {

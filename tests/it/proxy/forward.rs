@@ -258,3 +258,39 @@ fn too_many_connections_at_once() {
     assert_eq!(two.read_answer().unwrap().status, 200);
     gate.until_known("stock");
 }
+
+#[test]
+fn reads_leave_connections_to_the_writes() {
+    let upstream = Raw::start();
+    let limits = Limits { connections_per_thread: 4, ..Limits::default() };
+    let gate = Plan { limits, ..Plan::raw(&upstream) }.start();
+    let read = b"GET /a HTTP/1.1\r\nhost: gate\r\n\r\n";
+    // Three whose answers don't come, as where a client takes none of them; the fourth connection is not for a read.
+    let mut reads: Vec<_> = (0..3)
+        .map(|_| {
+            let mut client = gate.client();
+            client.send(read).unwrap();
+            let mut peer = upstream.accept();
+            peer.head();
+            (client, peer)
+        })
+        .collect();
+    let answer = gate.client().request("GET", "/b", &[], b"").unwrap();
+    assert_eq!(problem(&answer), (503, "OVERLOADED".into(), "no".into()));
+    let mut leader = gate.client();
+    leader.send(&put("/c", 7, 0)).unwrap();
+    let mut peer = upstream.accept();
+    peer.head();
+    peer.answer("200 OK", "");
+    assert_eq!(leader.read_answer().unwrap().status, 200);
+    // Neither is one that a write has left unused.
+    let answer = gate.client().request("GET", "/b", &[], b"").unwrap();
+    assert_eq!(problem(&answer), (503, "OVERLOADED".into(), "no".into()));
+    let (mut client, mut peer) = reads.pop().unwrap();
+    peer.answer("200 OK", "");
+    assert_eq!(client.read_answer().unwrap().status, 200);
+    client.send(read).unwrap();
+    peer.head();
+    peer.answer("200 OK", "");
+    assert_eq!(client.read_answer().unwrap().status, 200);
+}

@@ -100,7 +100,10 @@ impl Gate {
             coordinator: None,
             guard: Guard::default(),
             connections: 1000,
+            admin_connections: 100,
             header_time: LONG,
+            send_time: LONG,
+            refusals: 1_000_000,
             drain: Duration::from_secs(1),
             threads: 1,
         })

@@ -379,7 +379,10 @@ fn serve(sql: Arc<Sqlite>, http: Arc<Http>) -> SocketAddr {
         coordinator: None,
         guard: Guard::default(),
         connections: 1000,
+        admin_connections: 100,
         header_time: LONG,
+        send_time: LONG,
+        refusals: 1_000_000,
         drain: Duration::from_secs(1),
         threads: 2,
     })
