@@ -44,6 +44,7 @@ mod shape;
 pub mod shared;
 pub mod store;
 pub mod stream;
+mod unadmitted;
 mod upkeep;
 pub mod writer;
 

@@ -33,6 +33,7 @@ use super::raw::{self, SqliteError};
 use super::sandbox::JOB_SAVEPOINT;
 use super::shared::{Checkpoint, Item, Shared, Work};
 use super::store;
+use super::unadmitted::Unadmitted;
 
 /// Most requests in one shared transaction.
 const BATCH_MAX: usize = 1024;
@@ -309,23 +310,6 @@ impl Writer {
         }
     }
 
-    pub(super) fn turn_away(&mut self, work: Box<Work>, why: Unadmitted) {
-        match why {
-            Unadmitted::Refused(refusal) => self.refuse(work, refusal),
-            Unadmitted::Doubted(problem) => self.done(work, Err(problem)),
-            Unadmitted::Storage(error) => self.fail(&error, Some(work)),
-        }
-    }
-
-    fn refuse(&mut self, work: Box<Work>, refusal: Refusal) {
-        // What the coordinator has told of an election nobody has presented.
-        if work.believed.why.is_none() {
-            self.shared.count(&refusal);
-        }
-        // The mark that refuses may be one that this transaction has only just raised: it is told when that is durable.
-        self.done(work, Err(refusal.into()));
-    }
-
     /// Notes how a request will be answered: after the commit, or now where nothing is open.
     pub(super) fn done(&mut self, work: Box<Work>, outcome: Result<(), Problem>) {
         match &mut self.group {
@@ -472,21 +456,6 @@ impl Writer {
             }
         }
     }
-
-    pub(super) fn not_durable(&self, work: Box<Work>) {
-        let why = "its claims could not be made durable; nothing was applied";
-        self.shared.finish(work, Err(Problem::new(Kind::Unavailable, why)));
-    }
-}
-
-/// Why a request's claims don't take effect.
-pub(super) enum Unadmitted {
-    /// By a mark.
-    Refused(Refusal),
-    /// Nobody vouches for them.
-    Doubted(Problem),
-    /// They can't be stored.
-    Storage(SqliteError),
 }
 
 /// What the owner of a transaction is told that goes on with it under another holder's name.
