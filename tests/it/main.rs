@@ -14,6 +14,7 @@ mod client_http;
 mod console;
 mod coordinator;
 mod demo;
+mod dice;
 mod drained;
 mod elections;
 mod etcd_gateway;
@@ -32,6 +33,8 @@ mod http;
 mod interactive;
 mod kill;
 mod lead;
+#[cfg(target_os = "linux")]
+mod outside;
 mod pause;
 mod process;
 mod proof;
@@ -41,6 +44,8 @@ mod rule;
 mod sandbox;
 mod sandbox_random;
 mod sharing;
+#[cfg(target_os = "linux")]
+mod soak;
 mod table_fences;
 mod tidy;
 mod tokenless;

@@ -61,9 +61,14 @@ impl Gate {
 
     /// As [`Gate::start`]; what it printed to standard error where it did not start.
     pub fn try_start(dir: &Path, args: &[&str]) -> Result<Gate, String> {
-        let mut child = Command::new(PROGRAM)
-            .arg("serve")
-            .args(args)
+        let mut command = Command::new(PROGRAM);
+        command.arg("serve").args(args);
+        Gate::run(command, dir)
+    }
+
+    /// Runs this command, which is a gate's but for where it listens and has its data.
+    pub fn run(mut command: Command, dir: &Path) -> Result<Gate, String> {
+        let mut child = command
             .args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--data-dir"])
             .arg(dir.join("data"))
             .env("FENCEGATE_LOG", "warn")
@@ -209,6 +214,11 @@ impl Client {
     /// Over a connection that is there already.
     pub fn over(stream: TcpStream) -> Client {
         Client { stream: BufReader::new(stream) }
+    }
+
+    /// How long it waits for an answer from now on.
+    pub fn give_up_after(&self, time: Duration) {
+        self.stream.get_ref().set_read_timeout(Some(time)).expect("an option of sockets");
     }
 
     /// Sends bytes as they are.
