@@ -24,11 +24,7 @@ impl Dice {
         Dice::new(self.roll(u64::MAX))
     }
 
-    /// One of several.
-    pub fn pick<'a, T>(&mut self, from: &'a [T]) -> Option<&'a T> {
-        if from.is_empty() { None } else { from.get(self.index(from.len())) }
-    }
-
+    /// An index into something of this length.
     pub fn index(&mut self, len: usize) -> usize {
         usize::try_from(self.roll(len as u64)).expect("below a length")
     }

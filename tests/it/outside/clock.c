@@ -29,6 +29,10 @@ int clock_gettime(clockid_t clock, struct timespec *now) {
     int64_t all = (int64_t)now->tv_sec * 1000000000 + now->tv_nsec + *off;
     now->tv_sec = all / 1000000000;
     now->tv_nsec = all % 1000000000;
+    if (now->tv_nsec < 0) {
+        now->tv_sec -= 1;
+        now->tv_nsec += 1000000000;
+    }
     return 0;
 }
 

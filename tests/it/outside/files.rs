@@ -5,7 +5,7 @@ use std::time::Instant;
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 use serde_json::json;
 
-use crate::process::{Gate, until};
+use crate::process::{Gate, PROGRAM, until};
 use crate::upstream::hostile::Hostile;
 use crate::upstream::{self, pass_time};
 
@@ -100,4 +100,34 @@ fn out_of_file_descriptors() {
         gate.client().request("PUT", "/stock/7/doc", &[("fencing-token", "4")], b"x").expect("an answer").status,
         200
     );
+}
+
+#[test]
+fn with_too_few_file_descriptors_it_says_so_or_serves() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (mut said, mut served) = (0, 0);
+    for limit in (8..200).step_by(2) {
+        let mut command = std::process::Command::new("sh");
+        command.args(["-c", "ulimit -Sn \"$0\" && exec \"$@\"", &limit.to_string(), PROGRAM, "serve"]);
+        match Gate::run(command, dir.path()) {
+            // It says why, and isn't there.
+            Err(why) => {
+                assert!(!why.is_empty(), "with {limit} file descriptors it ended without a word");
+                said += 1;
+            }
+            // It has what it needs for itself; what clients need it gets now.
+            Ok(gate) => {
+                let pid = Pid::from_raw(gate.pid().cast_signed());
+                let all = Rlimit { current: Some(1024), maximum: getrlimit(Resource::Nofile).maximum };
+                prlimit(pid, Resource::Nofile, all).expect("it is ours");
+                assert_eq!(gate.client().get("/-/healthz").status, 200, "with {limit} file descriptors");
+                assert_eq!(gate.admin().get("/healthz").status, 200, "with {limit} file descriptors");
+                served += 1;
+            }
+        }
+        if served == 8 {
+            break;
+        }
+    }
+    assert!(said > 0 && served > 0, "{said} told why, {served} served");
 }

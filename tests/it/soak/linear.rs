@@ -90,6 +90,15 @@ impl SequentialSpec for Register {
     }
 }
 
+/// A request with a newer token may be two steps: it raises the mark, and then reads, or goes to its upstream. Where a still newer token
+/// comes between them, it is refused, and the mark has risen for it all the same. For the search that is a claim by itself, of unknown
+/// outcome.
+fn claims_of_refused(history: &History) -> impl Iterator<Item = Op> {
+    let is_one = |op: &&Op| op.told == Told::Refused && op.verdict == Verdict::Stale;
+    let claim = |op: &Op| Op { id: u64::MAX - op.id, what: What::Claim, told: Told::Unknown, completed: NEVER, ..*op };
+    history.ops.iter().filter(is_one).map(claim)
+}
+
 /// Whether the only fence of this small history could have answered like this, had it done one thing after the other.
 pub fn is_linearizable(history: &History, start: Register) -> bool {
     let mut last: HashMap<u64, u64> = HashMap::new();
@@ -97,7 +106,8 @@ pub fn is_linearizable(history: &History, start: Register) -> bool {
         last.insert(applied.id, applied.at);
     }
     let mut events: Vec<(u64, bool, &Op)> = Vec::new();
-    for op in &history.ops {
+    let claims: Vec<Op> = if start.is_blind { claims_of_refused(history).collect() } else { Vec::new() };
+    for op in history.ops.iter().chain(&claims) {
         events.push((op.invoked, false, op));
         // One of unknown outcome may have its effect at any time, or never; but where it is there, it had.
         if op.told != Told::Unknown {

@@ -12,7 +12,7 @@ use crate::dice::{Dice, seed};
 use crate::gate::LONG;
 use crate::outside::names::{NAME, Names, Says};
 use crate::outside::{WallClock, skip};
-use crate::process::Gate;
+use crate::process::{Client, Gate};
 use crate::upstream::etcd::{Etcd, ONE};
 use crate::upstream::hostile::Hostile;
 use crate::upstream::{self, pass_time};
@@ -151,7 +151,7 @@ fn run(rules: &Rules, seed: u64) -> Report {
     let around = Around { upstream, etcd, clock, names, config };
     let mut nemesis = Nemesis::new(dir.path(), world, dice.split(), around);
     let gate = nemesis.start();
-    let (notes, gate) = std::thread::scope(|scope| {
+    let (notes, mut gate) = std::thread::scope(|scope| {
         let mut all = Vec::new();
         // Whatever happens here, the others must end, or the failure would never be told.
         let stop = world.stop_when_dropped();
@@ -186,7 +186,8 @@ fn run(rules: &Rules, seed: u64) -> Report {
         (notes, gate)
     });
     if matches!(rules.goal, Goal::Holding(_)) {
-        everybody_advances(world, &gate);
+        assert_eq!(gate.ended(), None, "the gate ended by itself");
+        everybody_advances(world, &mut gate);
     }
     gate.kill();
     nemesis.kills.push(world.now());
@@ -194,15 +195,17 @@ fn run(rules: &Rules, seed: u64) -> Report {
 }
 
 /// Every fence lets a newer leader in before long.
-fn everybody_advances(world: &World, gate: &Gate) {
+fn everybody_advances(world: &World, gate: &mut Gate) {
     for line in world.lines.iter().filter(|line| line.issuer == Issuer::Counter) {
         let (term, started) = (line.next_term(world).max(line.term() + 100).to_string(), Instant::now());
         let path = format!("{}/claim", line.state_path());
         loop {
-            let answer = gate.client().request("POST", &path, &[("fencing-token", &term)], b"").expect("an answer");
-            if answer.status == 200 {
+            let answer = Client::connect(gate.data)
+                .and_then(|mut client| client.request("POST", &path, &[("fencing-token", &term)], b""));
+            if answer.as_ref().is_ok_and(|answer| answer.status == 200) {
                 break;
             }
+            assert_eq!(gate.ended(), None, "the gate ended by itself: {answer:?}");
             assert!(started.elapsed() < LONG, "fence {} lets nobody in: {answer:?}", line.name);
             pass_time(20);
         }

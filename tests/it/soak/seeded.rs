@@ -79,8 +79,8 @@ fn each_rule_is_broken_once() {
     let stale = |op: &mut Op| (op.told, op.verdict, op.highest) = (Told::Done, Verdict::Admitted, 5);
     for (expected, history) in [
         (Rule::Fell, there(|fence| fence.applied = vec![row(1, 5, 1), row(5, 6, 2), row(5, 6, 3), row(2, 5, 4)])),
-        (Rule::Lost, there(|fence| drop(fence.applied.remove(1)))),
-        (Rule::Lost, there(|fence| drop(fence.applied.remove(3)))),
+        (Rule::Lost, there(|fence| fence.applied.retain(|row| row.id != 2))),
+        (Rule::Lost, there(|fence| fence.applied.truncate(3))),
         (Rule::Twice, there(|fence| fence.applied.insert(1, row(1, 5, 1)))),
         (Rule::Refused, there(|fence| fence.applied.insert(2, row(4, 5, 2)))),
         (Rule::Torn, there(|fence| fence.applied.push(row(8, 6, 5)))),

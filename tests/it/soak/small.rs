@@ -3,6 +3,9 @@
 //!
 //! Marks and data are two objects, each of which is one thing after the other: what a commit has written can be read a moment before its
 //! mark is told to somebody who only looks at that. The data is judged by the checker.
+//!
+//! It found one thing that is worth knowing: a request with a newer token may be two steps, a claim and then what it asks for. Where a still
+//! newer token comes between them, it is refused as stale, and the mark has risen for it all the same.
 
 use std::sync::Barrier;
 
