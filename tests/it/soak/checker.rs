@@ -194,6 +194,14 @@ fn pairs(history: &History, ids: &HashMap<u64, &Op>, wrong: &mut Wrong) {
     }
 }
 
+/// What was known at an instant: the mark, by which answer, and the newest row.
+#[derive(Debug, Clone, Copy, Default)]
+struct Known<'a> {
+    mark: u64,
+    by: Option<&'a Op>,
+    newest: u64,
+}
+
 /// One fence, as it is judged.
 struct Judged<'a> {
     fence: &'a Fence,
@@ -270,8 +278,8 @@ impl<'a> Judged<'a> {
         }
     }
 
-    /// What was known when an operation was asked for, from answers that had come by then: the mark, and the newest row.
-    fn floors(&self) -> Vec<(u64, u64)> {
+    /// What was known when an operation was asked for, from answers that had come by then.
+    fn floors(&self) -> Vec<Known<'a>> {
         let mut events: Vec<(u64, bool, usize)> = Vec::with_capacity(2 * self.ops.len());
         for (index, op) in self.ops.iter().enumerate() {
             events.push((op.invoked, false, index));
@@ -279,28 +287,30 @@ impl<'a> Judged<'a> {
         }
         // At one instant, questions come first: only what is surely earlier counts as known.
         events.sort_unstable();
-        let mut floors = vec![(0, 0); self.ops.len()];
-        let (mut mark, mut newest, mut cut, mut resetting) = (0, 0, 0, 0_u32);
+        let mut floors = vec![Known::default(); self.ops.len()];
+        let (mut known, mut cut, mut resetting) = (Known::default(), 0, 0_u32);
         for (at, is_end, index) in events {
             let op = self.ops[index];
             let is_reset = op.what == What::Reset && op.told != Told::Refused;
             match (is_end, is_reset) {
                 (false, true) => resetting += 1,
-                (false, false) => floors[index] = (if resetting == 0 { mark } else { 0 }, newest),
+                (false, false) if resetting == 0 => floors[index] = known,
+                (false, false) => floors[index].newest = known.newest,
                 (true, true) => {
                     resetting -= 1;
                     // Nothing that began before it says anything about marks after it.
-                    (cut, mark) = (at, if op.told == Told::Done { op.token } else { 0 });
+                    (cut, known.by) = (at, Some(op));
+                    known.mark = if op.told == Told::Done { op.token } else { 0 };
                 }
                 (true, false) => {
                     let shown = if op.told == Told::Done { op.token.max(op.highest) } else { op.highest };
-                    if op.invoked > cut || cut == 0 {
-                        mark = mark.max(shown);
+                    if (op.invoked > cut || cut == 0) && shown > known.mark {
+                        (known.mark, known.by) = (shown, Some(op));
                     }
                     if let (What::Write(_), Told::Done, Some((_, last))) = (op.what, op.told, self.rows.get(&op.id)) {
-                        newest = newest.max(*last);
+                        known.newest = known.newest.max(*last);
                     }
-                    newest = newest.max(op.seen);
+                    known.newest = known.newest.max(op.seen);
                 }
             }
         }
@@ -309,7 +319,7 @@ impl<'a> Judged<'a> {
 
     /// Marks never fall and data never goes back, as seen from outside; whoever is known to be replaced is not let in.
     fn real_time(&self, wrong: &mut Wrong) {
-        for (op, (mark, newest)) in self.ops.iter().zip(self.floors()) {
+        for (op, Known { mark, by, newest }) in self.ops.iter().zip(self.floors()) {
             if op.what == What::Read && op.told == Told::Done {
                 self.read(op, newest, wrong);
             }
@@ -317,11 +327,12 @@ impl<'a> Judged<'a> {
                 continue;
             }
             if op.highest > 0 && op.highest < mark {
-                wrong.add(Rule::MarkFell, format!("{}: {op:?}, after the mark was {mark}", self.name()));
+                wrong.add(Rule::MarkFell, format!("{}: {op:?}, after the mark was {mark}: {by:?}", self.name()));
             }
             let is_let_in = op.told == Told::Done || self.rows.contains_key(&op.id);
             if op.token > 0 && op.token < mark && is_let_in {
-                wrong.add(Rule::Stale, format!("{}: {op:?} was let in, after the mark was {mark}", self.name()));
+                wrong
+                    .add(Rule::Stale, format!("{}: {op:?} was let in, after the mark was {mark}: {by:?}", self.name()));
             }
         }
     }
