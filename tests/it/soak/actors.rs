@@ -332,13 +332,13 @@ impl<'a> Actor<'a> {
     /// Resets marks, as after a coordinator was restored, and releases quarantines of which it knows that nothing can come any more.
     pub fn operate(mut self) -> Notes {
         while !self.world.is_over() {
-            pass_time(self.dice.roll(800));
-            self.line = &self.world.lines[self.dice.index(self.world.lines.len())];
+            pass_time(self.dice.roll(300));
+            let lines: Vec<&Line> = self.world.lines.iter().filter(|line| is_operated(line)).collect();
+            self.line = lines[self.dice.index(lines.len())];
             let Some(mut admin) = self.world.connect_admin() else { break };
             match self.line.kind {
-                Kind::Table { .. } if self.line.is_reset => self.reset(&mut admin),
+                Kind::Table { .. } => self.reset(&mut admin),
                 Kind::Path(_) => self.release(&mut admin),
-                Kind::Table { .. } => {}
             }
         }
         self.notes
@@ -367,6 +367,11 @@ impl<'a> Actor<'a> {
         let is_released = answer.is_ok_and(|answer| answer.status == 200 && answer.json()["released"] == true);
         self.notes.releases += usize::from(is_released);
     }
+}
+
+/// Whether operators have anything to do with it.
+fn is_operated(line: &Line) -> bool {
+    line.is_reset || matches!(line.kind, Kind::Path(_))
 }
 
 /// Leads two fences of one database, and writes to both at once.

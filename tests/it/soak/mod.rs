@@ -12,7 +12,7 @@ use crate::dice::{Dice, seed};
 use crate::gate::LONG;
 use crate::outside::names::{NAME, Names, Says};
 use crate::outside::{WallClock, skip};
-use crate::process::{Client, Gate};
+use crate::process::{Client, Gate, JSON};
 use crate::upstream::etcd::{Etcd, ONE};
 use crate::upstream::hostile::Hostile;
 use crate::upstream::{self, pass_time};
@@ -38,7 +38,10 @@ use world::{Issuer, Kind, World};
 struct Rules {
     trust: &'static str,
     more: &'static str,
-    more_http: &'static str,
+    /// What becomes of an upstream's fence with writes of unknown outcome, but for `depot`.
+    on_unknown: &'static str,
+    /// Of `depot`, where operators decide it.
+    depot_on_unknown: &'static str,
     goal: Goal,
 }
 
@@ -50,7 +53,8 @@ enum Goal {
     Quiet(u64),
 }
 
-const SOUND: Rules = Rules { trust: "coordinator", more: "", more_http: "", goal: Goal::Holding(15) };
+const SOUND: Rules =
+    Rules { trust: "coordinator", more: "", on_unknown: "wait", depot_on_unknown: "hold", goal: Goal::Holding(15) };
 
 const TABLES: [(&str, &str, &str); 5] = [
     ("shop.db", "/shop", "log"),
@@ -91,11 +95,11 @@ fn configuration(upstream: &Hostile, names: Option<&Names>, etcd: Option<&Etcd>,
         )
     };
     let http = |name: &str, upstream: &str, fence: &str, own: &str| {
+        let on_unknown = if name == "depot" { rules.depot_on_unknown } else { rules.on_unknown };
         format!(
             "[[resource]]\nname = \"{name}\"\nkind = \"http\"\npath = \"/{name}\"\nupstream = \"{upstream}/{name}\"\n\
              fence = \"{fence}\"\ndrain = \"200ms\"\nsettle = \"2s\"\nconnect_time = \"1s\"\nanswer_time = \"2s\"\n\
-             name_time = \"2s\"\n{own}\n{more}\n{}\n",
-            rules.more_http
+             name_time = \"2s\"\non_unknown = \"{on_unknown}\"\n{own}\n{more}\n"
         )
     };
     let embedded = format!("trust = \"{}\"", rules.trust);
@@ -206,6 +210,12 @@ fn everybody_advances(world: &World, gate: &mut Gate) {
                 break;
             }
             assert_eq!(gate.ended(), None, "the gate ended by itself: {answer:?}");
+            if started.elapsed() > Duration::from_secs(3) {
+                // Nobody writes any more, and what was written can't come any more.
+                let path = format!("/v1/fences/{}/release", line.name.replace('/', "%2F"));
+                let _ = Client::connect(gate.admin)
+                    .and_then(|mut admin| admin.request("POST", &path, &[JSON], br#"{"reason": "all is over"}"#));
+            }
             assert!(started.elapsed() < LONG, "fence {} lets nobody in: {answer:?}", line.name);
             pass_time(20);
         }
@@ -328,7 +338,7 @@ fn with_the_check_off_the_checker_finds_it() {
 
 #[test]
 fn with_the_risk_accepted_the_checker_finds_it() {
-    finds(&Rules { more_http: "on_unknown = \"proceed\"", goal: Goal::Quiet(6), ..SOUND }, Rule::Fell);
+    finds(&Rules { on_unknown: "proceed", depot_on_unknown: "proceed", goal: Goal::Quiet(6), ..SOUND }, Rule::Fell);
 }
 
 #[test]

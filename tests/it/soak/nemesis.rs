@@ -8,6 +8,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::world::World;
 use crate::dice::Dice;
+use crate::gate::LONG;
 use crate::outside::names::{Names, Says};
 use crate::outside::{NoMoreFiles, Place, WallClock};
 use crate::process::Gate;
@@ -111,14 +112,14 @@ impl<'a> Nemesis<'a> {
         gate
     }
 
-    /// Does things until so much time has passed since all began.
+    /// Does things until so much time has passed since all began, and enough has happened.
     pub fn rage(&mut self, mut gate: Gate, time: Duration) -> Gate {
         // Each at least once, and all at once.
         for fault in FAULTS {
             gate = self.bring(gate, &[fault]);
         }
         gate = self.storm(gate);
-        while self.world.elapsed() < time {
+        while self.world.elapsed() < time || (!self.world.is_enough() && self.world.elapsed() < time + LONG) {
             pass_time(100 + self.dice.roll(900));
             gate = match self.dice.roll(8) {
                 0 => self.storm(gate),

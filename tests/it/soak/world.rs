@@ -43,6 +43,9 @@ pub struct Line {
     pub electing: Mutex<()>,
     /// Held while something is asked about the fence, and by an operator who wants nobody to.
     pub busy: RwLock<()>,
+    /// Operations that were done, and that were refused.
+    done: AtomicU64,
+    refused: AtomicU64,
     /// When a write that its client has given up, or whose outcome it wasn't told, may last have gone on.
     pub doubtful_at: AtomicU64,
 }
@@ -82,8 +85,6 @@ pub struct World {
     pub etcd: Option<SocketAddr>,
     pub ids: AtomicU64,
     pub holders: AtomicU64,
-    /// Operations that were answered.
-    pub answered: AtomicU64,
     /// Whether writers hold still where they are, in the middle of whatever they do.
     frozen: Mutex<bool>,
     thaw: Condvar,
@@ -113,6 +114,8 @@ impl World {
             issued: Mutex::default(),
             electing: Mutex::default(),
             busy: RwLock::default(),
+            done: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
             doubtful_at: AtomicU64::new(0),
         };
         World {
@@ -123,7 +126,6 @@ impl World {
             etcd,
             ids: AtomicU64::new(1),
             holders: AtomicU64::new(1),
-            answered: AtomicU64::new(0),
             frozen: Mutex::new(false),
             thaw: Condvar::new(),
             is_over: AtomicBool::new(false),
@@ -156,6 +158,13 @@ impl World {
     pub fn freeze(&self, frozen: bool) {
         *self.frozen.lock().unwrap() = frozen;
         self.thaw.notify_all();
+    }
+
+    /// Whether so much has happened on every fence that a run means something.
+    pub fn is_enough(&self) -> bool {
+        let is_enough =
+            |line: &Line| line.done.load(Ordering::Relaxed) > 50 && line.refused.load(Ordering::Relaxed) > 5;
+        self.lines.iter().all(is_enough)
     }
 
     /// Where somebody may be stopped.
@@ -240,7 +249,6 @@ impl World {
             line.doubtful_at.store(op.completed, Ordering::SeqCst);
             return;
         };
-        self.answered.fetch_add(1, Ordering::Relaxed);
         let is_http = matches!(line.kind, Kind::Path(_));
         let is_upstreams =
             is_http && matches!(op.what, What::Write(_) | What::Read) && answer.header("proxy-status").is_none();
@@ -254,6 +262,8 @@ impl World {
             line.doubtful_at.store(op.completed, Ordering::SeqCst);
             return;
         }
+        let count = if op.told == Told::Done { &line.done } else { &line.refused };
+        count.fetch_add(1, Ordering::Relaxed);
         op.verdict = match answer.header("fencing-verdict") {
             None => Verdict::None,
             Some("admitted") => Verdict::Admitted,
