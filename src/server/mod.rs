@@ -296,7 +296,7 @@ impl Server {
         for (number, (runtime, listener)) in self.serving.into_iter().enumerate() {
             let (gate, stopping, drain) = (Arc::clone(&self.gate), stopping.clone(), self.drain);
             let settings = http::Settings { tls: self.gate.guard.tls.clone(), ..self.http.clone() };
-            let serve = move || worker(&gate, runtime, listener, settings, stopping, drain);
+            let serve = move || worker(&gate, &runtime, listener, settings, stopping, drain);
             let thread = std::thread::Builder::new().name(format!("fg-serve-{number}")).spawn(serve);
             workers.push(thread.map_err(system("starting a thread"))?);
         }
@@ -321,7 +321,7 @@ fn runtime() -> std::io::Result<Runtime> {
 
 fn worker(
     gate: &Arc<Gate>,
-    runtime: Runtime,
+    runtime: &Runtime,
     listener: TcpListener,
     settings: http::Settings,
     stopping: watch::Receiver<bool>,

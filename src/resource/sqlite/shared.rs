@@ -423,13 +423,6 @@ impl Shared {
         self.streams.end_where(|claims| ledger.judge(claims).err().map(deposed))
     }
 
-    /// Whether the mark that a problem tells of is durable. Transactions are ended before their successor's mark rises.
-    pub fn is_published(&self, problem: &Problem) -> bool {
-        let (Some(fence), Some(highest)) = (&problem.fence, problem.highest) else { return true };
-        let mark = self.fences.id(fence).and_then(|id| self.states[id].mark());
-        mark.is_some_and(|dated| dated.mark.token >= highest)
-    }
-
     /// Ends a request: its stream goes back into the table, its answer to the client.
     pub fn finish(&self, mut work: Box<Work>, outcome: Result<(), Problem>) {
         let waiting = work.reply.take();

@@ -33,7 +33,7 @@ impl NoMoreFiles {
 impl Drop for NoMoreFiles {
     fn drop(&mut self) {
         // It may have ended meanwhile.
-        let _ = prlimit(Some(self.pid), Resource::Nofile, self.before.clone());
+        let _ = prlimit(Some(self.pid), Resource::Nofile, self.before);
     }
 }
 

@@ -98,9 +98,9 @@ impl<'a> Actor<'a> {
         match (self.dice.roll(16), line.kind) {
             (0, _) => self.claim(client, leader.token, holder),
             (1, _) => self.read(client, leader.token, holder),
-            (2, Kind::Table { path, table }) => self.transaction(client, path, table, leader.token, holder),
+            (2, Kind::Table { path, table }) => self.insert(client, (path, table), 2, leader.token, holder),
             (3, Kind::Table { path, table }) => self.interactive(client, path, table, leader.token, holder),
-            (_, Kind::Table { path, table }) => self.insert(client, path, table, leader.token, holder),
+            (_, Kind::Table { path, table }) => self.insert(client, (path, table), 1, leader.token, holder),
             (_, Kind::Path(path)) => self.put(client, path, leader.token, holder),
         }
     }
@@ -118,27 +118,20 @@ impl<'a> Actor<'a> {
         answer
     }
 
-    fn insert(&mut self, client: &mut Client, path: &str, table: &str, token: u64, holder: u32) -> io::Result<Answer> {
-        let op = self.world.op(self.line, What::Write(1), token, holder);
-        let body = format!("{{\"requests\":[{},{CLOSE}]}}", execute(&insert(table, op.id, token)));
-        let answer = self.pipeline(client, path, &self.tokens(token), holder, &body);
-        self.note(op, &answer, told_by_results);
-        answer
-    }
-
-    /// Two rows in one request.
-    fn transaction(
+    /// One row, or two in one transaction.
+    fn insert(
         &mut self,
         client: &mut Client,
-        path: &str,
-        table: &str,
+        place: (&str, &str),
+        rows: u8,
         token: u64,
         holder: u32,
     ) -> io::Result<Answer> {
-        let op = self.world.op(self.line, What::Write(2), token, holder);
-        let row = insert(table, op.id, token);
-        let body = format!("{{\"requests\":[{},{CLOSE}]}}", batch(&["BEGIN IMMEDIATE", &row, &row, "COMMIT"]));
-        let answer = self.pipeline(client, path, &self.tokens(token), holder, &body);
+        let op = self.world.op(self.line, What::Write(rows), token, holder);
+        let row = insert(place.1, op.id, token);
+        let asked = if rows == 1 { execute(&row) } else { batch(&["BEGIN IMMEDIATE", &row, &row, "COMMIT"]) };
+        let body = format!("{{\"requests\":[{asked},{CLOSE}]}}");
+        let answer = self.pipeline(client, place.0, &self.tokens(token), holder, &body);
         self.note(op, &answer, told_by_results);
         answer
     }
@@ -277,7 +270,7 @@ impl<'a> Actor<'a> {
                 (0, _) => self.claim(&mut client, token, 0),
                 (1, _) => self.read(&mut client, token, 0),
                 (2, _) => self.look(&mut client),
-                (_, Kind::Table { path, table }) => self.insert(&mut client, path, table, token, 0),
+                (_, Kind::Table { path, table }) => self.insert(&mut client, (path, table), 1, token, 0),
                 (_, Kind::Path(path)) => self.put(&mut client, path, token, 0),
             };
             self.keep(client, &answer);
@@ -294,7 +287,7 @@ impl<'a> Actor<'a> {
                 0 => self.claim(&mut client, token, 0),
                 1 => self.read(&mut client, token, 0),
                 _ => match self.line.kind {
-                    Kind::Table { path, table } => self.insert(&mut client, path, table, token, 0),
+                    Kind::Table { path, table } => self.insert(&mut client, (path, table), 1, token, 0),
                     Kind::Path(path) => self.put(&mut client, path, token, 0),
                 },
             };

@@ -70,7 +70,7 @@ impl Leader {
         let answer = client.request("POST", &format!("/-/elections/{}/renew", line.name), &[], body.as_bytes());
         if let Ok(answer) = answer
             && answer.status == 200
-            && answer.json()["token"] == lease.term.token.to_string()
+            && answer.json()["token"].as_str() == Some(&*lease.term.token.to_string())
         {
             (lease.renewed_at, lease.term.until) = (sent, sent + ns(TTL_MS));
             terms.push(lease.term);
