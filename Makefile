@@ -12,6 +12,8 @@ ARGS ?=
 KILLS ?= 500
 # For how many seconds it attacks the promise to HTTP services.
 PROOF_SECONDS ?= 600
+# For how many seconds everything fails around a mixed load.
+SOAK_SECONDS ?= 1800
 # How many random requests `make sanitize` sends.
 SQL ?= 20000
 
@@ -66,11 +68,12 @@ test-drivers: ## drive the gate with real libSQL drivers (Node, Python, Rust), a
 	tests/drivers/run
 
 .PHONY: soak
-soak: ## the long proofs: KILLS (500) kills of the gate, PROOF_SECONDS (600) of an HTTP service, the large models
-	@scripts/ensure rust cc protoc
+soak: ## the long proofs: KILLS (500) kills of the gate, PROOF_SECONDS (600) of an HTTP service, SOAK_SECONDS (1800) of everything failing, the large models
+	@scripts/ensure rust cc protoc etcd
 	FENCEGATE_MODEL=large $(CARGO) test --release --locked --lib fence::drain -- --nocapture --test-threads 1
 	FENCEGATE_SOAK_KILLS=$(KILLS) $(CARGO) test --release --locked --test it kill -- --nocapture
 	FENCEGATE_PROOF_SECONDS=$(PROOF_SECONDS) $(CARGO) test --release --locked --test it proof -- --nocapture
+	FENCEGATE_SOAK_SECONDS=$(SOAK_SECONDS) $(CARGO) test --release --locked --test it soak -- --nocapture --test-threads 1
 
 # The sanitizer comes with stable Rust; only its flag counts as unstable. SQLite is compiled with it, too. Naming the target keeps the
 # flags away from build scripts.

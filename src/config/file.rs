@@ -100,6 +100,7 @@ struct ResourceToml {
     settle: Option<Spanned<toml::Value>>,
     on_unknown: Option<Spanned<String>>,
     connect_time: Option<Spanned<toml::Value>>,
+    name_time: Option<Spanned<toml::Value>>,
     answer_time: Option<Spanned<toml::Value>>,
 }
 
@@ -111,7 +112,7 @@ impl ResourceToml {
         [("file", self.file.as_ref().map(Spanned::span)), ("tables", self.tables.as_ref().map(Spanned::span))]
     }
 
-    fn of_http(&self) -> [Setting; 11] {
+    fn of_http(&self) -> [Setting; 12] {
         [
             ("upstream", self.upstream.as_ref().map(Spanned::span)),
             ("protocol", self.protocol.as_ref().map(Spanned::span)),
@@ -123,6 +124,7 @@ impl ResourceToml {
             ("settle", self.settle.as_ref().map(Spanned::span)),
             ("on_unknown", self.on_unknown.as_ref().map(Spanned::span)),
             ("connect_time", self.connect_time.as_ref().map(Spanned::span)),
+            ("name_time", self.name_time.as_ref().map(Spanned::span)),
             ("answer_time", self.answer_time.as_ref().map(Spanned::span)),
         ]
     }

@@ -6,7 +6,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -56,6 +56,8 @@ const PING_TIME: Duration = Duration::from_secs(20);
 const PREFACE_PAUSE: Duration = Duration::from_millis(5);
 /// How long to wait after the operating system has no file descriptor left for a connection.
 const OUT_OF_FILES_PAUSE: Duration = Duration::from_millis(50);
+/// How often a log tells of that.
+const FAILURES_TOLD_EVERY: Duration = Duration::from_secs(10);
 
 /// The limits of a listener.
 #[derive(Debug, Clone)]
@@ -100,13 +102,14 @@ where
     let told = Arc::new(Semaphore::new(TOLD_MAX));
     let handshakes = Arc::new(Semaphore::new(tls::HANDSHAKES_MAX));
     let mut connections = JoinSet::new();
+    let mut failures = Failures::default();
     loop {
         let (stream, peer) = tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
                     // Mostly EMFILE: existing connections go on, and closing ones make room.
-                    tracing::warn!(%error, "a connection could not be accepted");
+                    failures.tell(&error);
                     tokio::time::sleep(OUT_OF_FILES_PAUSE).await;
                     continue;
                 }
@@ -140,6 +143,25 @@ where
         tracing::warn!("some requests did not finish in time");
     }
     Ok(())
+}
+
+/// Connections that couldn't be accepted. They stay with the operating system, and are tried again.
+#[derive(Default)]
+struct Failures {
+    told: Option<Instant>,
+    untold: u64,
+}
+
+impl Failures {
+    /// Counts each; logs at once, and then now and then: while there is no file descriptor, there is one for every pause.
+    fn tell(&mut self, error: &std::io::Error) {
+        metrics::counter!("fencegate_accept_failures_total").increment(1);
+        self.untold += 1;
+        if self.told.is_none_or(|told| told.elapsed() >= FAILURES_TOLD_EVERY) {
+            tracing::warn!(%error, times = self.untold, "connections could not be accepted");
+            (self.told, self.untold) = (Some(Instant::now()), 0);
+        }
+    }
 }
 
 /// A connection with TLS: each of its requests is told so, and who is at its other end.

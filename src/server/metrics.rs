@@ -71,6 +71,8 @@ fn describe() {
     describe_counter!("fencegate_coordinator_advances_total", Unit::Count, advances);
     let refusals = "Requests that were refused for who sent them, by listener and code";
     describe_counter!("fencegate_access_refusals_total", Unit::Count, refusals);
+    let failures = "Times that a connection could not be accepted, mostly for want of file descriptors";
+    describe_counter!("fencegate_accept_failures_total", Unit::Count, failures);
     describe_counter!("fencegate_tls_handshakes_failed_total", Unit::Count, "TLS handshakes that came to nothing");
     describe_counter!("fencegate_tls_reloads_total", Unit::Count, "Times that a changed certificate was read again");
     let connections = "Places taken by connections, by listener; one of HTTP/2 takes four";

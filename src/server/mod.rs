@@ -24,6 +24,7 @@ use tokio::sync::{Semaphore, broadcast, watch};
 use crate::coordinator::embedded::Embedded;
 use crate::fence::FenceName;
 use crate::resource::Resource;
+use crate::resource::threads::abort;
 
 pub mod admin;
 pub mod console;
@@ -208,10 +209,11 @@ pub struct Server {
     /// The main thread's runtime, made early: from the moment that the addresses are told, a signal has to find its handler.
     runtime: Runtime,
     signals: Signals,
-    data: TcpListener,
+    /// A runtime and a handle of the data listener for each thread that serves: all that may fail has been done before the addresses are
+    /// told. A thread that couldn't begin would leave a gate behind that runs and hears nobody.
+    serving: Vec<(Runtime, TcpListener)>,
     admin: TcpListener,
     drain: Duration,
-    threads: usize,
 }
 
 fn bind(addr: SocketAddr, which: &'static str) -> Result<(TcpListener, SocketAddr), ServeError> {
@@ -292,7 +294,10 @@ impl Server {
         let system = |what| move |source| ServeError::System { what, source };
         let runtime = runtime().map_err(system("starting the runtime"))?;
         let signals = runtime.block_on(async { Signals::new() }).map_err(system("listening for signals"))?;
-        Ok(Server { gate: Arc::new(gate), runtime, signals, data, admin, drain, threads: threads.max(1) })
+        let serving =
+            (0..threads.max(1)).map(|_| Ok((self::runtime()?, data.try_clone()?))).collect::<std::io::Result<_>>();
+        let serving = serving.map_err(system("preparing to serve"))?;
+        Ok(Server { gate: Arc::new(gate), runtime, signals, serving, admin, drain })
     }
 
     /// The bound address of the data listener.
@@ -313,17 +318,15 @@ impl Server {
     pub fn run(self) -> Result<(), ServeError> {
         let system = |what| move |source| ServeError::System { what, source };
         let (stop, stopping) = watch::channel(false);
-        let mut workers = Vec::with_capacity(self.threads);
-        for number in 0..self.threads {
-            let listener = self.data.try_clone().map_err(system("sharing the data listener"))?;
+        let mut workers = Vec::with_capacity(self.serving.len());
+        for (number, (runtime, listener)) in self.serving.into_iter().enumerate() {
             let (gate, stopping, drain) = (Arc::clone(&self.gate), stopping.clone(), self.drain);
             let places = Arc::clone(&gate.data_places);
             let settings = http::Settings { places, tls: gate.guard.tls.clone() };
-            let serve = move || worker(&gate, listener, settings, stopping, drain);
+            let serve = move || worker(&gate, &runtime, listener, settings, stopping, drain);
             let thread = std::thread::Builder::new().name(format!("fg-serve-{number}")).spawn(serve);
             workers.push(thread.map_err(system("starting a thread"))?);
         }
-        drop(self.data);
         let runtime = self.runtime;
         let places = Arc::clone(&self.gate.admin_places);
         let http = http::Settings { places, tls: self.gate.guard.admin_tls.clone() };
@@ -346,18 +349,21 @@ fn runtime() -> std::io::Result<Runtime> {
 
 fn worker(
     gate: &Arc<Gate>,
+    runtime: &Runtime,
     listener: TcpListener,
     settings: http::Settings,
     stopping: watch::Receiver<bool>,
     drain: Duration,
-) -> std::io::Result<()> {
-    let runtime = runtime()?;
+) {
     let gate = Arc::clone(gate);
-    runtime.block_on(async move {
+    let served = runtime.block_on(async move {
         tokio::spawn(tick(gate.started));
         let serve = move |request, peer| data::handle(Arc::clone(&gate), request, peer);
         http::accept(listener, settings, stopping, drain, serve).await
-    })
+    });
+    if let Err(error) = served {
+        abort(&format!("the data listener can't be used: {error}"));
+    }
 }
 
 /// Wakes once a second for nothing. A timer that would end before all others makes its runtime write to itself, which is a system
@@ -380,7 +386,7 @@ impl Gate {
         admin: TcpListener,
         settings: http::Settings,
         stop: watch::Sender<bool>,
-        workers: Vec<JoinHandle<std::io::Result<()>>>,
+        workers: Vec<JoinHandle<()>>,
         drain: Duration,
     ) {
         let gate = Arc::clone(self);

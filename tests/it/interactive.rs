@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use serde_json::json;
+use serde_json::{Value, json};
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use fencegate::fence::Claim;
@@ -353,4 +354,58 @@ async fn a_statement_has_its_time() {
     assert_eq!(code(&result(&state[1])), "SQLITE_ERROR");
     assert_eq!(gate.column(COUNT).await, ["0"]);
     assert!(presented("1").is_some());
+}
+
+/// A gate whose table `jobs` has a fence of its own, and three who meet on it: who holds the write lock with a token for that fence, a
+/// leader of the database with an open transaction, and that leader's successor, who has to wait for the lock.
+async fn a_successor_that_waits(limits: Limits) -> (Arc<Gate>, Client, Client, JoinHandle<Result<Value, String>>) {
+    let gate = Gate::with(&[("jobs", "jobs")], limits);
+    gate.script("app=5, jobs=5", "CREATE TABLE t (v); CREATE TABLE jobs (v)").await;
+    let mut holder = gate.client("jobs=5");
+    for sql in ["BEGIN IMMEDIATE", "INSERT INTO jobs VALUES (1)"] {
+        holder.sql(sql).await.unwrap();
+    }
+    let mut leader = gate.client("app=5");
+    for sql in ["BEGIN", "SELECT count(*) FROM t"] {
+        leader.sql(sql).await.unwrap();
+    }
+    gate.until_gauge("sqlite_transactions", 2.0).await;
+    let own = Arc::clone(&gate);
+    let successor = tokio::spawn(async move { own.sql("app=6", "INSERT INTO t VALUES (6)").await });
+    gate.until_gauge("sqlite_transactions", 1.0).await;
+    (gate, holder, leader, successor)
+}
+
+#[tokio::test]
+async fn nobody_is_told_of_a_mark_before_it_is_there() {
+    let (gate, mut holder, mut leader, successor) = a_successor_that_waits(patient()).await;
+    let mark = |gate: &Gate| gate.db.fence("app").unwrap().highest.unwrap().get();
+    assert_eq!(mark(&gate), 5);
+    let told = async {
+        let refused = leader.send(vec![execute("SELECT 1")]).await.unwrap_err();
+        (refused.kind.row().code, refused.highest.map(|highest| highest.get()), mark(&gate))
+    };
+    let go_on = async {
+        for _ in 0..1000 {
+            tokio::task::yield_now().await;
+        }
+        holder.sql("COMMIT").await
+    };
+    let (told, committed) = tokio::join!(told, go_on);
+    assert_eq!(code(&committed), "ok");
+    assert_eq!(told, ("STALE_TOKEN", Some(6), 6), "the mark was there when it was told");
+    assert_eq!(code(&successor.await.unwrap()), "ok");
+}
+
+#[tokio::test]
+async fn a_successor_that_is_turned_away_has_replaced_nobody() {
+    let limits = Limits { lock_wait: Duration::from_millis(300), ..patient() };
+    let (gate, mut holder, mut leader, successor) = a_successor_that_waits(limits).await;
+    let turned_away = successor.await.unwrap();
+    assert_ne!(code(&turned_away), "ok", "it waited for longer than it may");
+    let refused = leader.send(vec![execute("SELECT 1")]).await.unwrap_err();
+    assert_ne!(refused.kind.row().code, "STALE_TOKEN", "{refused:?}");
+    assert_eq!(code(&holder.sql("COMMIT").await), "ok");
+    assert_eq!(gate.db.fence("app").unwrap().highest.unwrap().get(), 5);
+    assert_eq!(code(&gate.sql("app=5", "INSERT INTO t VALUES (5)").await), "ok", "it still leads");
 }

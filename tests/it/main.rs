@@ -14,6 +14,7 @@ mod client_http;
 mod console;
 mod coordinator;
 mod demo;
+mod dice;
 mod drained;
 mod elections;
 mod etcd_gateway;
@@ -34,6 +35,8 @@ mod kill;
 mod lead;
 mod load;
 mod once;
+#[cfg(target_os = "linux")]
+mod outside;
 mod pause;
 mod process;
 mod proof;
@@ -43,6 +46,8 @@ mod rule;
 mod sandbox;
 mod sandbox_random;
 mod sharing;
+#[cfg(target_os = "linux")]
+mod soak;
 mod table_fences;
 mod tidy;
 mod tokenless;

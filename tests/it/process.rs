@@ -61,20 +61,21 @@ impl Gate {
 
     /// As [`Gate::start`]; what it printed to standard error where it did not start.
     pub fn try_start(dir: &Path, args: &[&str]) -> Result<Gate, String> {
-        Gate::run(Command::new(PROGRAM), dir, args)
+        let mut command = Command::new(PROGRAM);
+        command.arg("serve").args(args);
+        Gate::run(command, dir)
     }
 
     /// The same, of a gate that may have so many files open.
     pub fn try_start_with_files(dir: &Path, args: &[&str], files: u32) -> Result<Gate, String> {
         let mut shell = Command::new("sh");
-        shell.args(["-c", &format!("ulimit -n {files} && exec \"$0\" \"$@\""), PROGRAM]);
-        Gate::run(shell, dir, args)
+        shell.args(["-c", &format!("ulimit -n {files} && exec \"$0\" \"$@\""), PROGRAM, "serve"]).args(args);
+        Gate::run(shell, dir)
     }
 
-    fn run(mut command: Command, dir: &Path, args: &[&str]) -> Result<Gate, String> {
+    /// Runs this command, which is a gate's but for where it listens and has its data.
+    pub fn run(mut command: Command, dir: &Path) -> Result<Gate, String> {
         let mut child = command
-            .arg("serve")
-            .args(args)
             .args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--data-dir"])
             .arg(dir.join("data"))
             .env("FENCEGATE_LOG", "warn")
@@ -129,7 +130,12 @@ impl Gate {
 
     /// Whether it still runs.
     pub fn is_running(&mut self) -> bool {
-        matches!(self.child.try_wait(), Ok(None))
+        self.ended().is_none()
+    }
+
+    /// How it ended, where it has.
+    pub fn ended(&mut self) -> Option<std::process::ExitStatus> {
+        self.child.try_wait().expect("it can be waited for")
     }
 
     /// `kill -9`.
@@ -220,6 +226,11 @@ impl Client {
     /// Over a connection that is there already.
     pub fn over(stream: TcpStream) -> Client {
         Client { stream: BufReader::new(stream) }
+    }
+
+    /// How long it waits for an answer from now on.
+    pub fn give_up_after(&self, time: Duration) {
+        self.stream.get_ref().set_read_timeout(Some(time)).expect("an option of sockets");
     }
 
     /// Sends bytes as they are.

@@ -61,6 +61,7 @@ pub fn resource(
     let (drain, settle) = (time(source, item, &item.drain)?, time(source, item, &item.settle)?);
     let mut limits = Limits::default();
     limits.connect_time = time(source, item, &item.connect_time)?.unwrap_or(limits.connect_time);
+    limits.name_time = time(source, item, &item.name_time)?.unwrap_or(limits.name_time);
     limits.answer_time = time(source, item, &item.answer_time)?.unwrap_or(limits.answer_time);
     Ok(HttpConfig {
         upstream,

@@ -30,6 +30,7 @@ struct Inner {
     wire: Arc<Wire>,
     /// Where it is counted, and put back.
     place: Place,
+    made: Instant,
     /// When it was last put back.
     idle_since: Instant,
     /// Fires at `late_at` or before. It stays among the runtime's timers from one exchange to the next, and is moved there only when
@@ -43,7 +44,12 @@ impl Connection {
     pub fn new(speaks: Speaks, wire: Arc<Wire>, place: Place) -> Connection {
         let now = Instant::now();
         let late = Box::pin(sleep_until(now));
-        Connection(Box::new(Inner { speaks, wire, place, idle_since: now, late, late_at: now }))
+        Connection(Box::new(Inner { speaks, wire, place, made: now, idle_since: now, late, late_at: now }))
+    }
+
+    /// When it was made.
+    pub fn made(&self) -> Instant {
+        self.0.made
     }
 
     /// When it was last put back.

@@ -11,6 +11,7 @@ use tokio_rustls::rustls;
 use super::http1::Http1;
 use super::http2::{Http2, PROBE_EVERY};
 use super::limits::Limits;
+use super::lookup::Lookup;
 use super::stream::Stream;
 use super::upstream::{Host, Protocol, Upstream};
 use super::wire::{Io, Wire};
@@ -24,7 +25,7 @@ pub struct Unreachable {
     pub error: &'static str,
 }
 
-fn unreachable(error: &'static str, why: impl Into<String>) -> Unreachable {
+pub(super) fn unreachable(error: &'static str, why: impl Into<String>) -> Unreachable {
     Unreachable { why: why.into(), error }
 }
 
@@ -37,14 +38,19 @@ pub enum Speaks {
     Http2(Box<Http2>),
 }
 
-/// Gets a connection, in the limit's time. `only_http1`: for what can't be asked in HTTP/2.
+/// Gets a connection, in the limit's time. `lookup`: where its name is asked for. `only_http1`: for what can't be asked in HTTP/2.
 ///
 /// # Errors
 /// [`Unreachable`].
-pub async fn dial(upstream: &Upstream, limits: &Limits, only_http1: bool) -> Result<(Speaks, Arc<Wire>), Unreachable> {
+pub async fn dial(
+    upstream: &Upstream,
+    limits: &Limits,
+    lookup: &Lookup,
+    only_http1: bool,
+) -> Result<(Speaks, Arc<Wire>), Unreachable> {
     let give_up_at = Instant::now() + limits.connect_time;
     let dialled = tokio::time::timeout_at(give_up_at, async {
-        let addresses = look_up(upstream).await?;
+        let addresses = look_up(upstream, lookup).await?;
         let socket = connect(&addresses, give_up_at).await?;
         let wire = Wire::new(socket);
         let (stream, is_http2) = secure(upstream, &wire, only_http1).await?;
@@ -60,13 +66,10 @@ pub async fn dial(upstream: &Upstream, limits: &Limits, only_http1: bool) -> Res
     dialled.await.map_err(too_late)?
 }
 
-async fn look_up(upstream: &Upstream) -> Result<Vec<SocketAddr>, Unreachable> {
+async fn look_up(upstream: &Upstream, lookup: &Lookup) -> Result<Vec<SocketAddr>, Unreachable> {
     match &upstream.host {
         Host::Ip(ip) => Ok(vec![SocketAddr::new(*ip, upstream.port)]),
-        Host::Name(name) => match tokio::net::lookup_host((name.as_str(), upstream.port)).await {
-            Ok(found) => Ok(found.collect()),
-            Err(error) => Err(unreachable("dns_error", format!("{name} can't be looked up: {error}"))),
-        },
+        Host::Name(name) => lookup.find(name, upstream.port).await,
     }
 }
 

@@ -13,6 +13,8 @@ pub struct Limits {
     /// How long an unused connection is kept. Below what common servers keep theirs (5 s and more): a request that meets a closing
     /// server is of unknown outcome.
     pub idle_time: Duration,
+    /// How long a connection to an upstream by name is used: after that the name is looked up anew, since it may lead elsewhere.
+    pub name_time: Duration,
     /// Most unused connections kept by each thread.
     pub idle_connections_per_thread: usize,
     /// Most connections of each thread; more requests at once are answered 503.
@@ -30,6 +32,7 @@ impl Default for Limits {
             connect_time: Duration::from_secs(5),
             answer_time: Duration::from_secs(60),
             idle_time: Duration::from_secs(4),
+            name_time: Duration::from_secs(60),
             idle_connections_per_thread: 128,
             connections_per_thread: 4096,
             head_bytes: 64 * 1024,

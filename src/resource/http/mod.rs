@@ -38,6 +38,7 @@ pub mod journal;
 pub mod limits;
 pub mod lines;
 mod load;
+pub mod lookup;
 pub mod message;
 mod operate;
 pub mod path;

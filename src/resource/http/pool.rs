@@ -12,7 +12,8 @@ use tokio::time::Instant;
 use super::conn::Connection;
 use super::dial::{Unreachable, dial};
 use super::limits::Limits;
-use super::upstream::Upstream;
+use super::lookup::Lookup;
+use super::upstream::{Host, Upstream};
 
 /// The part of a thread's connections that is for writes only.
 const WRITES_PART: usize = 4;
@@ -33,11 +34,14 @@ struct Shelf {
 /// On cache lines of its own.
 #[derive(Debug, Default)]
 #[repr(align(128))]
-struct Slot(Mutex<Shelf>);
+struct Slot {
+    shelf: Mutex<Shelf>,
+    lookup: Lookup,
+}
 
 impl Slot {
     fn lock(&self) -> MutexGuard<'_, Shelf> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shelf.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -196,10 +200,18 @@ impl Pool {
                 let at = shelf.idle.iter().rposition(|idle| !only_http1 || !idle.is_http2())?;
                 shelf.idle.remove(at)?
             };
-            if now - connection.idle_since() < self.limits.idle_time && connection.is_usable(now) {
+            let is_current =
+                now - connection.idle_since() < self.limits.idle_time && !self.is_outdated(&connection, now);
+            if is_current && connection.is_usable(now) {
                 return Some(connection);
             }
         }
+    }
+
+    /// Whether its name may lead elsewhere by now. A connection that is always in use would otherwise stay with what the name once
+    /// led to for as long as that goes on answering.
+    fn is_outdated(&self, connection: &Connection, now: Instant) -> bool {
+        matches!(self.upstream.host, Host::Name(_)) && now - connection.made() >= self.limits.name_time
     }
 
     /// A new connection.
@@ -220,7 +232,7 @@ impl Pool {
         }
         let place = Place { pool: Arc::downgrade(self), slot, counts: true };
         // Rare, and large: not in every request's future.
-        let dialled = Box::pin(dial(&self.upstream, &self.limits, only_http1));
+        let dialled = Box::pin(dial(&self.upstream, &self.limits, &self.slots[slot].lookup, only_http1));
         let (speaks, wire) = dialled.await.map_err(NoConnection::Unreachable)?;
         Ok(Connection::new(speaks, wire, place))
     }

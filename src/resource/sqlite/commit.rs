@@ -13,7 +13,7 @@ use super::answers::{Answers, Decided, Parcel};
 use super::fences::FenceSet;
 use super::own::unavailable;
 use super::raw::SqliteError;
-use super::shared::Work;
+use super::shared::{Shared, Work};
 use super::writer::Writer;
 use super::{now_ms, store};
 
@@ -28,6 +28,15 @@ pub(super) struct Group {
     pub at_ms: i64,
     /// Bytes of the answers that wait in it.
     pub bytes: usize,
+}
+
+impl Shared {
+    /// Whether the mark that a problem tells of is durable. Transactions are ended before their successor's mark rises.
+    pub fn is_published(&self, problem: &Problem) -> bool {
+        let (Some(fence), Some(highest)) = (&problem.fence, problem.highest) else { return true };
+        let mark = self.fences.id(fence).and_then(|id| self.states[id].mark());
+        mark.is_some_and(|dated| dated.mark.token >= highest)
+    }
 }
 
 impl Writer {

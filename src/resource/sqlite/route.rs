@@ -14,7 +14,12 @@ pub fn start(shared: &SharedRef, work: Box<Work>, changes: bool) {
         shared.announce(&work.claims);
         reader::to_writer(shared, work, true);
     } else if let Some(ended) = work.stream.ended.clone() {
-        shared.finish(work, Err(*ended));
+        // The mark that deposes it may have to be raised yet: the writer knows when that is durable, and whether it came to that.
+        if shared.is_published(&ended) {
+            shared.finish(work, Err(*ended));
+        } else {
+            reader::to_writer(shared, work, false);
+        }
     } else if is_empty {
         shared.finish(work, Ok(()));
     } else if holds_lock {

@@ -42,6 +42,8 @@ const PIECE_MAX: usize = 128;
 /// How long a shared transaction may take before it is committed: what another fence writes waits for no more than that, and the
 /// statement that runs.
 const BATCH_TIME_MAX: Duration = Duration::from_millis(50);
+/// What the owner of a transaction is told that was ended for a newer leader whose mark hasn't risen.
+const ROLLED_BACK: &str = "the transaction was rolled back because a newer leader came";
 /// Bytes of answers after which a shared transaction is committed.
 const BATCH_BYTES_MAX: usize = 16 << 20;
 /// How often the writer looks after what nobody asks for: expired streams, counted refusals.
@@ -179,8 +181,7 @@ impl Writer {
         }
         if holds_lock && self.successor_waits(&work) {
             work.stream.own = None;
-            let why = "the transaction was rolled back because a newer leader came";
-            work.stream.ended = Some(Box::new(Problem::new(Kind::StreamExpired, why)));
+            work.stream.ended = Some(Box::new(Problem::new(Kind::StreamExpired, ROLLED_BACK)));
             // The successor first, so that this one is judged by the mark that it raises.
             self.unpark();
             return self.process(work);
@@ -205,13 +206,22 @@ impl Writer {
         // It stays on the stream: where this shared transaction has to be run again, it must be found again, or what the client
         // meant for the middle of its transaction would be carried out by itself.
         if let Some(ended) = work.stream.ended.clone() {
-            return self.done(work, Err(*ended));
+            let ended = self.as_it_is(*ended);
+            return self.done(work, Err(ended));
         }
         if work.key.is_some() {
             return self.run_once(work);
         }
         let alone = work.alone || work.stream.own.is_some() || work.hint.stays_open;
         if alone { self.run_alone(work) } else { self.run_shared(work) }
+    }
+
+    /// What the owner of a transaction is told that was ended for a newer leader. That one may have been turned away since: then its mark has
+    /// not risen, nobody is replaced, and whoever comes with the same token again is let in.
+    fn as_it_is(&self, ended: Problem) -> Problem {
+        let (Some(fence), Some(highest)) = (&ended.fence, ended.highest) else { return ended };
+        let has_risen = self.ledger.get(fence).is_some_and(|mark| mark.token >= highest);
+        if has_risen { ended } else { Problem::new(Kind::StreamExpired, ROLLED_BACK) }
     }
 
     /// Whether a newer leader waits for the transaction of this request, which was on its way here when that one looked for idle

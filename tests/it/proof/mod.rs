@@ -7,27 +7,27 @@
 //! `FENCEGATE_PROOF_SECONDS` says for how long, `FENCEGATE_PROOF_SEED` repeats the dice of a run that failed.
 
 use std::collections::HashSet;
-use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
+use crate::dice::{Dice, seed};
 use crate::gate::LONG;
 use crate::process::{Client, Gate};
 use crate::upstream::hostile::{Applied, Hostile};
 use crate::upstream::{self, pass_time};
 
 mod judge;
-mod world;
+pub mod world;
 
 use judge::{Note, Told, judge};
-use world::{Dice, World};
+use world::World;
 
 /// What the upstream applies later than this after a request came, it doesn't apply. Far below the `settle` of
 /// [`SOUND`]: between them lies what the scheduler of a busy machine may do to either process.
-const LATE_MS: u64 = 300;
+pub const LATE_MS: u64 = 300;
 
 /// How the gate is configured, and attacked until when.
 struct Rules {
@@ -64,12 +64,6 @@ struct Deeds {
 
 fn number_in(variable: &str) -> Option<u64> {
     std::env::var(variable).ok().and_then(|number| number.parse().ok())
-}
-
-fn seed() -> u64 {
-    // Twelve digits are enough, and can be copied by hand.
-    let any = || RandomState::new().build_hasher().finish() % 1_000_000_000_000;
-    number_in("FENCEGATE_PROOF_SEED").unwrap_or_else(any)
 }
 
 fn configuration(upstream: &Hostile, rules: &Rules) -> String {
@@ -247,7 +241,7 @@ fn is_enough(applied: &[Applied]) -> bool {
 
 #[test]
 fn terms_never_fall_whatever_breaks() {
-    let seed = seed();
+    let seed = seed("FENCEGATE_PROOF_SEED");
     let dir = tempfile::tempdir().expect("a directory");
     let Report { notes, wrong, deeds, applied } = run(dir.path(), &SOUND, seed);
     let told = |what| count(&notes, what);
@@ -269,7 +263,7 @@ fn terms_never_fall_whatever_breaks() {
 }
 
 fn finds_a_violation(rules: &Rules) {
-    let seed = seed();
+    let seed = seed("FENCEGATE_PROOF_SEED");
     let dir = tempfile::tempdir().expect("a directory");
     let Report { wrong, .. } = run(dir.path(), rules, seed);
     assert!(wrong.iter().any(|what| what.contains(judge::FELL)), "seed {seed}: the judge saw nothing");

@@ -6,24 +6,8 @@ use std::sync::{Condvar, Mutex};
 use std::time::Duration;
 
 use super::{Client, LATE_MS, Note, Told, pass_time};
+use crate::dice::Dice;
 use crate::process::Answer;
-
-/// Pseudo-random numbers that can be repeated.
-pub struct Dice(u64);
-
-impl Dice {
-    pub fn new(seed: u64) -> Dice {
-        // Spread, so that seeds that are close together don't begin alike.
-        Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
-    }
-
-    pub fn roll(&mut self, sides: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % sides
-    }
-}
 
 pub struct Fence {
     /// Also the path of what it guards, without its first slash.
@@ -170,7 +154,7 @@ fn told(answer: &std::io::Result<Answer>) -> Told {
 }
 
 /// What the upstream is to do about a write.
-fn script(dice: &mut Dice) -> String {
+pub fn script(dice: &mut Dice) -> String {
     let wait = dice.roll(280);
     let words = match dice.roll(80) {
         0 => format!("read wait:{wait} apply answer"),

@@ -210,6 +210,13 @@ impl Member {
         self.signal(Signal::CONT);
     }
 
+    /// To a member that may be down.
+    pub fn try_signal(&self, signal: Signal) {
+        if self.child.is_some() {
+            self.signal(signal);
+        }
+    }
+
     fn signal(&self, signal: Signal) {
         let child = self.child.as_ref().expect("it is up");
         kill_process(Pid::from_child(child), signal).expect("it is ours");
@@ -240,6 +247,13 @@ impl Drop for Member {
 /// The body that reads a key.
 pub fn get(key: &str) -> String {
     json!({ "key": STANDARD.encode(key) }).to_string()
+}
+
+/// The body that reads all keys that begin with this, which ends with a slash.
+pub fn below(prefix: &str) -> String {
+    // Up to the character after the slash.
+    let end = format!("{}0", prefix.trim_end_matches('/'));
+    json!({ "key": STANDARD.encode(prefix), "range_end": STANDARD.encode(end) }).to_string()
 }
 
 /// The body that sets one.

@@ -88,6 +88,10 @@ impl Hostile {
         self.child = Some(child);
     }
 
+    pub fn pid(&self) -> Option<rustix::process::Pid> {
+        self.child.as_ref().map(rustix::process::Pid::from_child)
+    }
+
     /// `kill -9`.
     pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
@@ -163,6 +167,7 @@ fn this_is_the_process() {
         std::process::exit(0);
     });
     let addr: SocketAddr = addr.parse().expect("an address");
+    let lines = std::fs::read_to_string(&log).map_or(0, |text| text.lines().count()).into();
     let log = OpenOptions::new().create(true).append(true).open(log).expect("the log can be written");
     let listener = TcpListener::bind(addr).expect("the port is free");
     listener.set_nonblocking(true).expect("an option of sockets");
@@ -170,7 +175,7 @@ fn this_is_the_process() {
     runtime.block_on(async {
         let listener = tokio::net::TcpListener::from_std(listener).expect("registered");
         writeln!(std::io::stdout(), "{READY}").expect("told");
-        let state = Arc::new(State { log: Mutex::new(log), ..State::default() });
+        let state = Arc::new(State { log: Mutex::new(log), lines, ..State::default() });
         loop {
             let (stream, _) = listener.accept().await.expect("a connection");
             tokio::spawn(serve(stream, Arc::clone(&state)));
@@ -180,6 +185,8 @@ fn this_is_the_process() {
 
 struct State {
     log: Mutex<File>,
+    /// Lines in the log.
+    lines: AtomicUsize,
     used: AtomicUsize,
     connections: Mutex<Vec<Arc<Connection>>>,
     reached: watch::Sender<HashMap<String, usize>>,
@@ -190,6 +197,7 @@ impl Default for State {
     fn default() -> State {
         State {
             log: Mutex::new(File::open("/dev/null").expect("there is always one")),
+            lines: AtomicUsize::new(0),
             used: AtomicUsize::new(0),
             connections: Mutex::default(),
             reached: watch::Sender::default(),
@@ -432,6 +440,7 @@ impl Script {
             self.has_failed = true;
         } else {
             log.write_all(line.as_bytes()).expect("the log can be written");
+            self.state.lines.fetch_add(1, Ordering::SeqCst);
         }
     }
 
@@ -443,6 +452,7 @@ impl Script {
             "token": self.header("fencing-token"),
             "fence": self.header("fencing-fence"),
             "path": self.request.uri().to_string(),
+            "lines": self.state.lines.load(Ordering::SeqCst),
         });
         if let Some(sender) = self.sender.take() {
             let _ = sender.send(whole(status, text.to_string()));
