@@ -59,14 +59,24 @@ impl Gate {
         Gate::start(dir, &["--config", config.to_str().expect("UTF-8")])
     }
 
+    /// As [`Gate::start`], with these variables in its environment.
+    pub fn start_in(dir: &Path, args: &[&str], environment: &[(&str, &str)]) -> Gate {
+        Gate::try_start_in(dir, args, environment).unwrap_or_else(|error| panic!("the gate did not start: {error}"))
+    }
+
     /// As [`Gate::start`]; what it printed to standard error where it did not start.
     pub fn try_start(dir: &Path, args: &[&str]) -> Result<Gate, String> {
+        Gate::try_start_in(dir, args, &[])
+    }
+
+    fn try_start_in(dir: &Path, args: &[&str], environment: &[(&str, &str)]) -> Result<Gate, String> {
         let mut child = Command::new(PROGRAM)
             .arg("serve")
             .args(args)
             .args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--data-dir"])
             .arg(dir.join("data"))
             .env("FENCEGATE_LOG", "warn")
+            .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

@@ -89,9 +89,17 @@ impl Shared {
             }
             // Before it is made: what was never issued leaves nothing behind.
             None if self.is_doubted(question, None) => return Said::Doubted(None),
-            None => match self.make(scope, &claim.fence) {
-                Ok(made) => made,
-                Err(problem) => return Said::No(Problem { presented: Some(claim.token), ..problem }),
+            None => match self.is_below_floor(scope, claim) {
+                // What a coordinator has told of an election nobody has presented.
+                Some(refusal) if why.is_some() => return Said::No(refusal.into()),
+                Some(refusal) => {
+                    self.scopes[usize::from(scope)].refusals.count(&refusal);
+                    return Said::No(refusal.into());
+                }
+                None => match self.make(scope, &claim.fence) {
+                    Ok(made) => made,
+                    Err(problem) => return Said::No(Problem { presented: Some(claim.token), ..problem }),
+                },
             },
         };
         if self.is_stopped() {
