@@ -18,7 +18,8 @@ fn analyze(test: &str, args: &[&str]) -> Option<(bool, String)> {
         return None;
     }
     let dir = tempfile::tempdir().expect("a directory");
-    let unit = std::fs::read_to_string(file("fencegate.service")).expect("it is there").replace("/usr/bin/fencegate", PROGRAM);
+    let unit =
+        std::fs::read_to_string(file("fencegate.service")).expect("it is there").replace("/usr/bin/fencegate", PROGRAM);
     let path = dir.path().join("fencegate.service");
     std::fs::write(&path, unit).expect("written");
     let output = Command::new("systemd-analyze").args(args).arg(&path).env("NO_COLOR", "1").output().expect("it runs");

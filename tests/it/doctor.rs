@@ -74,7 +74,11 @@ impl Place {
 
     fn doctor(&self, more: &[&str]) -> Found {
         let (file, data) = (self.path("app.db"), self.path("data"));
-        let args: Vec<&str> = ["--sqlite", text(&file), "--fence", "app", "--data-dir", text(&data)].iter().chain(more).copied().collect();
+        let args: Vec<&str> = ["--sqlite", text(&file), "--fence", "app", "--data-dir", text(&data)]
+            .iter()
+            .chain(more)
+            .copied()
+            .collect();
         doctor(&args)
     }
 
@@ -95,10 +99,15 @@ fn a_gate_as_it_should_be_has_no_problem() {
     let found = place.doctor(&[]);
     assert_eq!(found.report["problems"], 0, "{:#}", found.report);
     assert_eq!(found.status, 0);
-    for (check, subject) in [("rights", "database"), ("rights", "data directory"), ("open", "database"), ("listener", "data listener")] {
+    for (check, subject) in
+        [("rights", "database"), ("rights", "data directory"), ("open", "database"), ("listener", "data listener")]
+    {
         found.expect(check, subject, "ok", "");
     }
-    let shown = Command::new(PROGRAM).args(["doctor", "--sqlite", text(&place.path("app.db")), "--data-dir", text(&place.path("data"))]).output().expect("it runs");
+    let shown = Command::new(PROGRAM)
+        .args(["doctor", "--sqlite", text(&place.path("app.db")), "--data-dir", text(&place.path("data"))])
+        .output()
+        .expect("it runs");
     let shown = String::from_utf8(shown.stdout).expect("UTF-8");
     assert!(shown.contains("nothing found that keeps this gate from fencing"), "{shown}");
     assert!(!shown.contains('\x1b'), "no colours in a pipe");
@@ -112,7 +121,8 @@ fn who_else_has_the_database_open_is_found() {
     let gate = place.gate();
     assert_eq!(gate.client().sql(Some("1"), &["CREATE TABLE t (v)"]).status, 200);
     // This test is another process than the doctor, and than the gate.
-    let reader = Connection::open_with_flags(place.path("app.db"), rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY).expect("it opens");
+    let reader = Connection::open_with_flags(place.path("app.db"), rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY)
+        .expect("it opens");
     reader.query_row("SELECT count(*) FROM t", [], |_| Ok(())).expect("it reads");
     let writer = Connection::open(place.path("app.db")).expect("it opens");
     writer.execute("INSERT INTO t VALUES (1)", []).expect("nothing checks it");
@@ -126,7 +136,9 @@ fn who_else_has_the_database_open_is_found() {
 fn rights_that_are_too_wide_are_found() {
     let place = Place::new();
     drop(place.gate());
-    let chmod = |name: &str, mode: u32| std::fs::set_permissions(place.path(name), Permissions::from_mode(mode)).expect("changed");
+    let chmod = |name: &str, mode: u32| {
+        std::fs::set_permissions(place.path(name), Permissions::from_mode(mode)).expect("changed")
+    };
     chmod("app.db", 0o666);
     place.doctor(&[]).expect("rights", "database", "problem", "everybody can write to it");
     chmod("app.db", 0o600);
@@ -191,14 +203,30 @@ fn a_service_that_others_reach_is_found() {
     found.expect("reach", "service", "warning", &format!("it listens on 0.0.0.0:{}", wide.port()));
     found.expect("upstream", "service", "ok", "answers whoever reaches it (200");
     assert_eq!(found.status, 0, "a warning is no problem");
-    let strict = doctor(&["--upstream", &format!("http://127.0.0.1:{}", wide.port()), "--data-dir", text(&place.path("data")), "--strict"]);
+    let strict = doctor(&[
+        "--upstream",
+        &format!("http://127.0.0.1:{}", wide.port()),
+        "--data-dir",
+        text(&place.path("data")),
+        "--strict",
+    ]);
     assert_eq!(strict.status, 1);
     let near = service(TcpListener::bind("127.0.0.1:0").expect("a port"), "");
     place.upstream(&format!("http://{near}")).expect("reach", "service", "ok", "only this machine");
-    place.upstream("http://198.51.100.7:9000").expect("reach", "service", "warning", "198.51.100.7:9000, where other machines");
+    place.upstream("http://198.51.100.7:9000").expect(
+        "reach",
+        "service",
+        "warning",
+        "198.51.100.7:9000, where other machines",
+    );
     let nobody = Port::reserve();
     place.upstream(&format!("http://{}", nobody.addr)).expect("upstream", "service", "warning", "it isn't reached");
-    place.upstream("http://there.is.no.such.host.invalid:1").expect("upstream", "service", "problem", "can't be looked up");
+    place.upstream("http://there.is.no.such.host.invalid:1").expect(
+        "upstream",
+        "service",
+        "problem",
+        "can't be looked up",
+    );
 }
 
 #[test]
@@ -215,7 +243,10 @@ fn who_writes_past_the_gate_is_found() {
     let past = TcpStream::connect(addr).expect("it listens");
     until("the service has taken it", || {
         let found = place.upstream(&url);
-        found.about("route", "service").iter().any(|(level, what)| level == "problem" && what.contains(&format!("process {}", std::process::id())))
+        found
+            .about("route", "service")
+            .iter()
+            .any(|(level, what)| level == "problem" && what.contains(&format!("process {}", std::process::id())))
     });
     drop(past);
 }
@@ -239,7 +270,8 @@ fn open_doors_are_found() {
             params.not_after = rcgen::date_time_ymd(2020, 1, 1);
             params.not_before = rcgen::date_time_ymd(2019, 1, 1);
         }
-        std::fs::write(place.path(&format!("{name}.pem")), params.self_signed(&key).expect("signed").pem()).expect("written");
+        std::fs::write(place.path(&format!("{name}.pem")), params.self_signed(&key).expect("signed").pem())
+            .expect("written");
         std::fs::write(place.path(&format!("{name}.key")), key.serialize_pem()).expect("written");
     };
     (key("good"), key("old")).1;
@@ -249,7 +281,12 @@ fn open_doors_are_found() {
         std::fs::write(&file, text).expect("written");
         doctor(&["--config", file.to_str().expect("UTF-8")])
     };
-    config("allow_insecure = true\nlisten = \"0.0.0.0:7070\"", "").expect("listener", "data listener", "problem", "no TLS and no principals");
+    config("allow_insecure = true\nlisten = \"0.0.0.0:7070\"", "").expect(
+        "listener",
+        "data listener",
+        "problem",
+        "no TLS and no principals",
+    );
     config("", "enforce = false").expect("settings", "app", "problem", "stale writes are counted and go through");
     let tls = |name: &str| format!("[tls]\ncert = \"{name}.pem\"\nkey = \"{name}.key\"");
     std::fs::set_permissions(place.path("good.key"), Permissions::from_mode(0o644)).expect("changed");
@@ -266,7 +303,11 @@ fn open_doors_are_found() {
 #[test]
 fn a_limit_on_open_files_that_is_too_low_is_found() {
     let place = Place::new();
-    let script = format!("ulimit -n 300 && exec {PROGRAM} doctor --sqlite {} --data-dir {} --json", text(&place.path("app.db")), text(&place.path("data")));
+    let script = format!(
+        "ulimit -n 300 && exec {PROGRAM} doctor --sqlite {} --data-dir {} --json",
+        text(&place.path("app.db")),
+        text(&place.path("data"))
+    );
     let output = Command::new("sh").args(["-c", &script]).stdin(Stdio::null()).output().expect("it runs");
     Found::of(&output).expect("descriptors", "open files", "warning", "300 are allowed");
 }
@@ -301,5 +342,8 @@ fn marks_ahead_of_a_restored_etcd_are_found() {
     let nobody = Port::reserve();
     let found = place.doctor(&["--issuer", &format!("etcd://{}?timeout=100ms", nobody.addr)]);
     found.expect("coordinator", "app", "problem", "it isn't reached");
-    assert_eq!(Command::new(PROGRAM).args(["doctor", "--issuer", "x"]).output().expect("it runs").status.code(), Some(64));
+    assert_eq!(
+        Command::new(PROGRAM).args(["doctor", "--issuer", "x"]).output().expect("it runs").status.code(),
+        Some(64)
+    );
 }

@@ -1,5 +1,6 @@
 //! What is restored keeps those out who led after the backup.
 
+use std::cell::RefCell;
 use std::path::Path;
 
 use serde_json::{Value, json};
@@ -19,6 +20,13 @@ struct History {
     last: (u64, Value),
 }
 
+/// So many terms, each of which ends at once.
+fn terms(client: &mut Client, name: &str, count: usize) {
+    for _ in 0..count {
+        term(client, name);
+    }
+}
+
 fn rows(client: &mut Client) -> Vec<String> {
     let body =
         json!({ "requests": [{ "type": "execute", "stmt": { "sql": "SELECT v FROM t ORDER BY rowid" } }] }).to_string();
@@ -31,19 +39,21 @@ impl History {
         let world = World::new();
         let gate = world.gate();
         let mut client = gate.client();
-        (0..4).for_each(|_| drop(term(&mut client, "app")));
+        terms(&mut client, "app", 4);
         let before = elected(&mut client, "app");
         assert_eq!(write(&mut client, before.0, "CREATE TABLE t (v)").status, 200);
         assert_eq!(write(&mut client, before.0, "INSERT INTO t VALUES ('before')").status, 200);
-        assert_eq!(claim(&mut client, "stock/known", term(&mut client, "stock/known")).status, 200);
+        let token = term(&mut client, "stock/known");
+        assert_eq!(claim(&mut client, "stock/known", token).status, 200);
         world.backup("backup");
         assert_eq!(election(&mut client, "app", "resign", &json!({ "candidate": before.1 })).status, 200);
-        (0..6).for_each(|_| drop(term(&mut client, "app")));
+        terms(&mut client, "app", 6);
         let last = elected(&mut client, "app");
         assert_eq!(write(&mut client, last.0, "INSERT INTO t VALUES ('after')").status, 200);
-        (0..3).for_each(|_| drop(term(&mut client, "stock/new")));
+        terms(&mut client, "stock/new", 3);
         assert_eq!(claim(&mut client, "stock/new", 3).status, 200);
-        assert_eq!(claim(&mut client, "stock/known", term(&mut client, "stock/known")).status, 200);
+        let token = term(&mut client, "stock/known");
+        assert_eq!(claim(&mut client, "stock/known", token).status, 200);
         assert_eq!(gate.terminate(), Some(0));
         History { world, before, last }
     }
@@ -51,10 +61,10 @@ impl History {
     /// Checks a gate that was restored: nobody of before gets in, everybody who is elected now does.
     fn judge(&self, gate: &Gate) -> Vec<String> {
         let mut client = gate.client();
-        let mut wrong = Vec::new();
-        let mut check = |what: &str, is: u16, expected: u16| {
+        let wrong = RefCell::new(Vec::new());
+        let check = |what: &str, is: u16, expected: u16| {
             if is != expected {
-                wrong.push(format!("{what}: {is}, not {expected}"));
+                wrong.borrow_mut().push(format!("{what}: {is}, not {expected}"));
             }
         };
         let late = write(&mut client, self.last.0, "INSERT INTO t VALUES ('woken up')");
@@ -81,7 +91,7 @@ impl History {
             let answer = election(&mut client, fence, "campaign", &json!({ "ttl_ms": 600_000 })).json();
             let token: u64 = answer["token"].as_str().unwrap_or("0").parse().expect("a number");
             if token <= MARGIN {
-                wrong.push(format!("the next token of {fence} is {token}"));
+                wrong.borrow_mut().push(format!("the next token of {fence} is {token}"));
             }
             let answer = match fence {
                 "app" => write(&mut client, token.max(1), "INSERT INTO t VALUES ('elected anew')"),
@@ -92,7 +102,7 @@ impl History {
         }
         let late = write(&mut client, self.last.0, "INSERT INTO t VALUES ('woken up')");
         check("the last leader writes once more", late.status, 412);
-        wrong
+        wrong.into_inner()
     }
 }
 
@@ -187,6 +197,8 @@ fn a_restore_that_is_killed_lets_nobody_in_either() {
         let late = write(&mut client, history.before.0 + 3, "INSERT INTO t VALUES ('late')");
         assert_eq!(late.status, 412, "{stage}: {late:?}");
         assert_eq!(claim(&mut client, "stock/known", 1).status, 412, "{stage}");
+        // Where it still leads, that is as it was before.
+        let _ = election(&mut client, "app", "resign", &json!({ "candidate": history.last.1 }));
         let next = term(&mut client, "app");
         assert!(next > history.last.0, "{stage}: token {next} was issued before");
     }
