@@ -28,7 +28,7 @@ pub fn copy<T>(
     from: &Path,
     to: &Path,
     look: impl FnOnce(&Connection) -> rusqlite::Result<T>,
-    tell: &mut dyn FnMut(f64),
+    tell: &mut dyn FnMut(u8),
 ) -> Result<T, BackupError> {
     let cannot = |error: rusqlite::Error| BackupError::file(from, error);
     let source = connect(from, Access::Read, BUSY).map_err(|error| BackupError::file(from, error.message))?;
@@ -45,8 +45,8 @@ pub fn copy<T>(
             // Busy and locked would be about the copy, which nobody else has.
             let step = backup.step(PAGES).map_err(into)?;
             let progress = backup.progress();
-            let pages = f64::from(progress.pagecount.max(1));
-            tell((pages - f64::from(progress.remaining)) / pages);
+            let pages = progress.pagecount.max(1);
+            tell(u8::try_from(i64::from(pages - progress.remaining) * 100 / i64::from(pages)).unwrap_or(100));
             if step == StepResult::Done {
                 break;
             }

@@ -190,3 +190,40 @@ pub fn digest_of(path: &Path) -> Result<(u64, String), BackupError> {
     let digest = context.finish();
     Ok((bytes, digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_manifest_of_this_form_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let read = |text: &str| {
+            std::fs::write(dir.path().join(FILE_NAME), text).unwrap();
+            Manifest::read(dir.path()).map_err(|error| error.0)
+        };
+        assert!(
+            Manifest::read(&dir.path().join("nowhere")).unwrap_err().0.contains("a backup is a folder with this file")
+        );
+        assert!(read("{}").unwrap_err().contains("it is no manifest"));
+        assert!(read(r#"{"format":2,"files":"of another kind"}"#).unwrap_err().contains("it is of form 2"));
+        let with = |name: &str| {
+            format!(
+                r#"{{"format":1,"fencegate":"0.1.0","began_at":"","ended_at":"","files":[
+                {{"name":"{name}","of":"fences","bytes":1,"sha256":"","mode":"600","count":0}}]}}"#
+            )
+        };
+        assert!(read(&with("fences.db")).is_ok());
+        assert!(read(&with("../fences.db")).unwrap_err().contains("is not what the copy of"));
+    }
+
+    #[test]
+    fn digests_are_those_of_sha_256() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("abc");
+        std::fs::write(&file, "abc").unwrap();
+        // FIPS 180-4's own example.
+        let expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+        assert_eq!(digest_of(&file).unwrap(), (3, expected.to_owned()));
+    }
+}

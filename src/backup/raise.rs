@@ -20,9 +20,9 @@ use super::level::Levels;
 /// How long to wait for a lock of somebody else's, who shouldn't be there.
 const BUSY: Duration = Duration::from_millis(500);
 
-fn log(conn: &Connection, fence: &str, before: Option<Mark>, level: Token, why: &str) -> rusqlite::Result<()> {
+fn log(conn: &Connection, fence: &str, before: Option<&Mark>, level: Token, why: &str) -> rusqlite::Result<()> {
     let after = Mark { token: level, holder: None };
-    let (after, before, reason) = (Some(&after), before.as_ref(), Some(why));
+    let (after, before, reason) = (Some(&after), before, Some(why));
     records::log(conn, &Line { fence, at_ms: now_ms(), event: "restored", after, before, reason })
 }
 
@@ -57,7 +57,7 @@ pub fn database(file: &Path, config: &SqliteConfig, level: Option<Token>, why: &
             let set = "INSERT INTO fencegate_marks (fence, token, holder, advanced_at_ms) VALUES (?1, ?2, NULL, ?3)
                 ON CONFLICT (fence) DO UPDATE SET token = excluded.token, holder = NULL, advanced_at_ms = excluded.advanced_at_ms";
             conn.execute(set, params![fence, level.as_i64(), now_ms()])?;
-            log(&conn, &fence, before, level, why)?;
+            log(&conn, &fence, before.as_ref(), level, why)?;
             rose += 1;
         }
         conn.execute_batch("COMMIT")?;
@@ -106,7 +106,7 @@ pub fn fences(folder: &Path, config: &Config, levels: &Levels, why: &str) -> Res
                 continue;
             };
             set.execute(params![id, level.as_i64(), now_ms()])?;
-            log(conn, &fence, before, level, why)?;
+            log(conn, &fence, before.as_ref(), level, why)?;
             rose += 1;
         }
         let floor = "INSERT INTO floor (resource, token, at_ms) VALUES (?1, ?2, ?3)

@@ -64,7 +64,7 @@ pub fn restore(folder: &Path, config: &Config, replace: bool, above: &Above) -> 
         let why = "it is there already; --replace moves it aside, and keeps the higher of its marks";
         return Err(BackupError::file(&there.piece.file, why));
     }
-    let mut notes = Vec::new();
+    let mut notes = unknown(config, &manifest);
     let (known, issued) = learn(folder, config, &moves, &mut notes)?;
     let levels = level::decide(config, &known, &issued, above)?;
     let why = format!("restored from the backup of {}: what came after it is not known", manifest.began_at);
@@ -107,7 +107,9 @@ fn plan<'a>(manifest: &'a Manifest, config: &Config) -> Result<Vec<Move<'a>>, Ba
             entry.of
         )));
     }
-    let find = |piece: Piece| {
+    let find = |mut piece: Piece| {
+        // What a link leads to is replaced, not the link.
+        piece.file = piece.file.canonicalize().unwrap_or(piece.file);
         let entry = manifest.files.iter().find(|entry| entry.of == piece.of)?;
         let staged = match &piece.of {
             Of::Database { .. } => {
@@ -120,6 +122,23 @@ fn plan<'a>(manifest: &'a Manifest, config: &Config) -> Result<Vec<Move<'a>>, Ba
         Some(Move { entry, piece, staged })
     };
     Ok(here.into_iter().filter_map(find).collect())
+}
+
+/// What the configuration has and the backup hasn't, where there is no file of it either.
+fn unknown(config: &Config, manifest: &Manifest) -> Vec<String> {
+    let has_services = config.resources.iter().any(|resource| matches!(resource.kind, KindConfig::Http(_)));
+    let missing = pieces(config).into_iter().filter(|piece| {
+        let is_wanted = piece.of != Of::Fences || has_services;
+        is_wanted && !piece.file.exists() && manifest.files.iter().all(|entry| entry.of != piece.of)
+    });
+    let note = |piece: Piece| {
+        format!(
+            "the backup has nothing of {}, and there is no {}: it begins anew, and takes any token",
+            piece.of,
+            piece.file.display()
+        )
+    };
+    missing.map(note).collect()
 }
 
 /// Keeps every gate away that would use one of these files.

@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use rusqlite::Connection;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
-use crate::config::Config;
+use crate::config::{Config, KindConfig};
 use crate::lock::{LockError, LockFile};
 
 use super::copy::copy;
@@ -91,15 +91,15 @@ impl Drop for Partial {
     }
 }
 
-/// Backs up everything that this configuration names into the new folder `to`. `tell` hears of each file how far it is copied, from
-/// 0 to 1.
+/// Backs up everything that this configuration names into the new folder `to`. `tell` hears of each file how far it is copied, in
+/// percent.
 ///
 /// **Invariant.** A folder of that name is a whole backup, on disk: it gets its name last. A backup that is killed leaves nothing but a folder
 /// with `.partial` behind its name, which the next one to the same place clears away.
 ///
 /// # Errors
 /// A folder that is there already, a file that can't be copied; then nothing is left.
-pub fn take(config: &Config, to: &Path, tell: &mut dyn FnMut(&Of, f64)) -> Result<Manifest, BackupError> {
+pub fn take(config: &Config, to: &Path, tell: &mut dyn FnMut(&Of, u8)) -> Result<Manifest, BackupError> {
     if to.symlink_metadata().is_ok() {
         return Err(BackupError::file(
             to,
@@ -111,25 +111,20 @@ pub fn take(config: &Config, to: &Path, tell: &mut dyn FnMut(&Of, f64)) -> Resul
     }
     let began_at = now();
     let partial = Partial::begin(to)?;
+    let has_services = config.resources.iter().any(|resource| matches!(resource.kind, KindConfig::Http(_)));
     let mut files = Vec::new();
     for piece in pieces(config) {
         if !piece.file.exists() {
-            match piece.of {
-                Of::Database { .. } => {
-                    return Err(BackupError::file(
-                        &piece.file,
-                        format!("there is no such file, which {} has", piece.of),
-                    ));
-                }
-                // Made when a gate first starts, or first has such a resource.
-                Of::Fences | Of::Elections => continue,
+            // Made when a gate first starts. Without them, a restore could raise nothing.
+            if piece.of == Of::Fences && !has_services {
+                continue;
             }
+            return Err(BackupError::file(
+                &piece.file,
+                format!("there is no such file ({}); has a gate run here?", piece.of),
+            ));
         }
         files.push(entry(&piece, &partial.folder, tell)?);
-    }
-    if files.is_empty() {
-        let why = "there is nothing to back up: no gate has run here yet";
-        return Err(BackupError::file(&config.data_dir, why));
     }
     let version = env!("CARGO_PKG_VERSION").to_owned();
     let manifest = Manifest { format: FORMAT, fencegate: version, began_at, ended_at: now(), files };
@@ -138,7 +133,7 @@ pub fn take(config: &Config, to: &Path, tell: &mut dyn FnMut(&Of, f64)) -> Resul
     Ok(manifest)
 }
 
-fn entry(piece: &Piece, folder: &Path, tell: &mut dyn FnMut(&Of, f64)) -> Result<Entry, BackupError> {
+fn entry(piece: &Piece, folder: &Path, tell: &mut dyn FnMut(&Of, u8)) -> Result<Entry, BackupError> {
     let Piece { of, file } = piece;
     let name = of.file_name();
     let to = folder.join(&name);

@@ -43,8 +43,7 @@ pub fn run(args: &BackupArgs, from: FromFlags, out: &mut dyn Write) -> Result<()
     let config = args.setup.configuration(from, Overrides { allow_insecure: true, ..Overrides::default() })?;
     let is_watched = !args.json && std::io::stderr().is_terminal();
     let mut told = None;
-    let mut tell = |of: &backup::Of, part: f64| {
-        let percent = (part * 100.0) as u32;
+    let mut tell = |of: &backup::Of, percent: u8| {
         if is_watched && told.as_ref().is_none_or(|(one, at)| one != of || *at != percent) {
             let _ = write!(std::io::stderr(), "\r\x1b[Kfencegate: {of}: {percent} %");
             told = Some((of.clone(), percent));

@@ -54,20 +54,12 @@ pub fn run(args: &RestoreArgs, from: FromFlags, out: &mut dyn Write) -> Result<(
     if args.check {
         let manifest = Manifest::read(&args.from).map_err(failed)?;
         manifest.verify(&args.from).map_err(failed)?;
-        return Ok(match args.json {
-            true => writeln!(
-                out,
-                "{}",
-                json!({ "ok": true, "began_at": manifest.began_at, "files": manifest.files.len() })
-            )?,
-            false => writeln!(
-                out,
-                "{} is whole: {} files as of {}",
-                args.from.display(),
-                manifest.files.len(),
-                manifest.began_at
-            )?,
-        });
+        let (began_at, files) = (&manifest.began_at, manifest.files.len());
+        match args.json {
+            true => writeln!(out, "{}", json!({ "ok": true, "began_at": began_at, "files": files }))?,
+            false => writeln!(out, "{} is whole: {files} files as of {began_at}", args.from.display())?,
+        }
+        return Ok(());
     }
     let above = Above::parse(&args.above).map_err(Failure::Usage)?;
     let config = args.setup.configuration(from, Overrides { allow_insecure: true, ..Overrides::default() })?;

@@ -35,8 +35,8 @@ fn the_unit_is_right() {
 
 #[test]
 fn the_unit_leaves_little_open() {
-    // Ten times what is shown: 2.0 of 10.
-    let args = ["security", "--offline=true", "--threshold=20", "--no-pager"];
+    // Ten times what is shown: 1.5 of 10.
+    let args = ["security", "--offline=true", "--threshold=15", "--no-pager"];
     let Some((is_tight, said)) = analyze("the_unit_leaves_little_open", &args) else { return };
     assert!(is_tight, "{said}");
 }

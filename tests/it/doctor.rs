@@ -274,7 +274,8 @@ fn open_doors_are_found() {
             .expect("written");
         std::fs::write(place.path(&format!("{name}.key")), key.serialize_pem()).expect("written");
     };
-    (key("good"), key("old")).1;
+    key("good");
+    key("old");
     let config = |head: &str, resource: &str| {
         let file = place.path("gate.toml");
         let text = format!("{head}\n[[resource]]\nname = \"app\"\nkind = \"sqlite\"\nfile = \"app.db\"\n{resource}\n");

@@ -63,40 +63,40 @@ pub struct Report {
 }
 
 impl Report {
-    fn add(&mut self, level: Level, check: &'static str, subject: &dyn ToString, what: String, advice: Option<String>) {
-        self.findings.push(Finding { level, check, subject: subject.to_string(), what, advice });
+    fn add(&mut self, level: Level, check: &'static str, subject: String, what: String, advice: Option<String>) {
+        self.findings.push(Finding { level, check, subject, what, advice });
     }
 
     /// As it should be.
-    pub fn good(&mut self, check: &'static str, subject: impl ToString, what: impl Into<String>) {
-        self.add(Level::Good, check, &subject, what.into(), None);
+    pub fn good(&mut self, check: &'static str, subject: impl Into<String>, what: impl Into<String>) {
+        self.add(Level::Good, check, subject.into(), what.into(), None);
     }
 
     /// It couldn't be looked at, for this reason.
-    pub fn unknown(&mut self, check: &'static str, subject: impl ToString, what: impl Into<String>) {
-        self.add(Level::Unknown, check, &subject, what.into(), None);
+    pub fn unknown(&mut self, check: &'static str, subject: impl Into<String>, what: impl Into<String>) {
+        self.add(Level::Unknown, check, subject.into(), what.into(), None);
     }
 
     /// It may be wrong.
     pub fn warning(
         &mut self,
         check: &'static str,
-        subject: impl ToString,
+        subject: impl Into<String>,
         what: impl Into<String>,
         advice: impl Into<String>,
     ) {
-        self.add(Level::Warning, check, &subject, what.into(), Some(advice.into()));
+        self.add(Level::Warning, check, subject.into(), what.into(), Some(advice.into()));
     }
 
     /// It is wrong.
     pub fn problem(
         &mut self,
         check: &'static str,
-        subject: impl ToString,
+        subject: impl Into<String>,
         what: impl Into<String>,
         advice: impl Into<String>,
     ) {
-        self.add(Level::Problem, check, &subject, what.into(), Some(advice.into()));
+        self.add(Level::Problem, check, subject.into(), what.into(), Some(advice.into()));
     }
 
     /// How many there are of a level.

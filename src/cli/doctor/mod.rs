@@ -6,7 +6,7 @@
 //! - [`upstream`]: routes to HTTP services around the gate
 //! - [`coordinator`]: whether it is reached, and whether marks are ahead of it
 //! - [`access`]: listeners, certificates, keys, settings that switch the check off
-//! - [`clock`]: clocks
+//! - [`clock`]: this machine's clocks, and how far they are from others'
 //!
 //! **Invariant.** It changes nothing: it reads, asks `HEAD` and reads of a coordinator, and writes one small file beside each database, which it
 //! takes away again.
