@@ -15,7 +15,7 @@ use crate::resource::sqlite::store;
 use crate::resource::threads::now_ms;
 
 use super::BackupError;
-use super::level::Levels;
+use super::level::{Issued, Levels};
 
 /// How long to wait for a lock of somebody else's, who shouldn't be there.
 const BUSY: Duration = Duration::from_millis(500);
@@ -123,11 +123,12 @@ pub fn fences(folder: &Path, config: &Config, levels: &Levels, why: &str) -> Res
 }
 
 /// Raises what the gate's own coordinator issues tokens above, in the store in this folder, and ends all terms and candidacies: whoever led
-/// has been led astray by what is now undone, and campaigns anew. Returns how many ended.
+/// has been led astray by what is now undone, and campaigns anew. The last tokens that are known of elsewhere go in, too: a restore that was
+/// cut short after this one file is begun anew, and has to find them. Returns how many ended.
 ///
 /// # Errors
 /// A store that can't be written, or that a newer fencegate has written.
-pub fn elections(folder: &Path, level: Token) -> Result<usize, BackupError> {
+pub fn elections(folder: &Path, level: Token, issued: &Issued) -> Result<usize, BackupError> {
     // Opened by who knows it, and closed: that brings its schema up to date.
     let store = elections::Store::open(folder).map_err(|error| BackupError(error.to_string()))?;
     let file = store.path().to_owned();
@@ -139,6 +140,15 @@ pub fn elections(folder: &Path, level: Token) -> Result<usize, BackupError> {
         let floor = "INSERT INTO floor (id, token) VALUES (1, ?1)
             ON CONFLICT (id) DO UPDATE SET token = max(token, excluded.token)";
         transaction.execute(floor, [level.as_i64()])?;
+        {
+            let mut last = transaction.prepare(
+                "INSERT INTO election (name, last_token) VALUES (?1, ?2)
+                ON CONFLICT (name) DO UPDATE SET last_token = max(last_token, excluded.last_token)",
+            )?;
+            for (election, token) in &issued.last {
+                last.execute(params![election.as_str(), token.as_i64()])?;
+            }
+        }
         let ended = transaction.execute("DELETE FROM election_candidate", [])?;
         transaction.commit()?;
         Ok(ended)

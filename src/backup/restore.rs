@@ -68,10 +68,11 @@ pub fn restore(folder: &Path, config: &Config, replace: bool, above: &Above) -> 
     let (known, issued) = learn(folder, config, &moves, &mut notes)?;
     let levels = level::decide(config, &known, &issued, above)?;
     let why = format!("restored from the backup of {}: what came after it is not known", manifest.began_at);
+    let raised = Raised { levels: &levels, issued: &issued, why: &why };
     let staging = Staging::make(&config.data_dir.join(STAGING))?;
     let mut counts = Vec::new();
     for file in &moves {
-        counts.push(prepare(folder, file, config, &levels, &why)?);
+        counts.push(prepare(folder, file, config, &raised)?);
     }
     let mut done = Vec::new();
     let mut ended = 0;
@@ -337,8 +338,17 @@ impl Drop for Staging {
     }
 }
 
+/// What goes into the copies.
+struct Raised<'a> {
+    levels: &'a Levels,
+    issued: &'a Issued,
+    /// What the histories say.
+    why: &'a str,
+}
+
 /// Makes the copy that will take the file's place, and raises it. Returns how many marks rose, or terms ended.
-fn prepare(folder: &Path, file: &Move<'_>, config: &Config, levels: &Levels, why: &str) -> Result<usize, BackupError> {
+fn prepare(folder: &Path, file: &Move<'_>, config: &Config, raised: &Raised<'_>) -> Result<usize, BackupError> {
+    let Raised { levels, issued, why } = raised;
     let Move { entry, piece, staged } = file;
     let failed = |error: std::io::Error| BackupError::file(staged, error);
     for left in ["", "-wal", "-shm", "-journal"] {
@@ -347,7 +357,7 @@ fn prepare(folder: &Path, file: &Move<'_>, config: &Config, levels: &Levels, why
     fs::copy(folder.join(&entry.name), staged).map_err(failed)?;
     fs::set_permissions(staged, fs::Permissions::from_mode(0o600)).map_err(failed)?;
     let count = match &piece.of {
-        Of::Elections => raise::elections(staged.parent().unwrap_or(Path::new(".")), levels.elections)?,
+        Of::Elections => raise::elections(staged.parent().unwrap_or(Path::new(".")), levels.elections, issued)?,
         Of::Fences => raise::fences(staged.parent().unwrap_or(Path::new(".")), config, levels, why)?,
         Of::Database { resource } => {
             let level = levels.resources.iter().find(|(name, _)| name == resource).and_then(|(_, level)| *level);

@@ -160,3 +160,29 @@ pub fn date(answer: &str) -> Option<SystemTime> {
         name.eq_ignore_ascii_case("date").then(|| httpdate::parse_http_date(value.trim()).ok())?
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::doctor::finding::Level;
+
+    #[test]
+    fn a_service_on_another_machine_is_told_of() {
+        let level = |address: &str| {
+            let mut report = Report::default();
+            reach("service", &[address.parse().unwrap()], &Seen::default(), &mut report);
+            (report.findings[0].level, report.findings[0].what.clone())
+        };
+        let (found, what) = level("198.51.100.7:9000");
+        assert!(found == Level::Warning && what.contains("198.51.100.7:9000, where other machines"), "{what}");
+        assert_eq!(level("127.0.0.1:9000").0, Level::Good);
+        assert_eq!(level("[::1]:9000").0, Level::Good);
+    }
+
+    #[test]
+    fn the_time_of_an_answer_is_read() {
+        let answer = "HTTP/1.1 200 OK\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\n\r\n";
+        assert_eq!(date(answer), Some(SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777)));
+        assert_eq!(date("HTTP/1.1 200 OK\r\n\r\n"), None);
+    }
+}
