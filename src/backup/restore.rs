@@ -145,13 +145,20 @@ fn unknown(config: &Config, manifest: &Manifest) -> Vec<String> {
 /// Keeps every gate away that would use one of these files.
 fn lock(config: &Config, moves: &[Move<'_>]) -> Result<Vec<LockFile>, BackupError> {
     let mut locks = Vec::new();
-    for file in moves {
-        let taken = match &file.piece.of {
-            Of::Database { .. } => store::lock(&file.piece.file).map_err(|error| BackupError(error.to_string())),
-            Of::Fences => take(&config.data_dir.join(fences::LOCK_NAME)),
-            Of::Elections => take(&config.data_dir.join(elections::LOCK_FILE_NAME)),
+    for Move { piece, .. } in moves {
+        let (taken, path) = match &piece.of {
+            Of::Database { .. } => {
+                let taken = store::lock(&piece.file).map_err(|error| BackupError(error.to_string()));
+                (taken, beside(&piece.file, "-fencegate.lock"))
+            }
+            Of::Fences | Of::Elections => {
+                let name = if piece.of == Of::Fences { fences::LOCK_NAME } else { elections::LOCK_FILE_NAME };
+                let path = config.data_dir.join(name);
+                (take(&path), path)
+            }
         };
         locks.push(taken?);
+        give(&path, &path)?;
     }
     Ok(locks)
 }
@@ -391,17 +398,30 @@ fn remove(file: &Path) -> Result<(), BackupError> {
     }
 }
 
+/// Gives a file that root has made to who owns what it takes the place of, or the folder: the gate may run as somebody else than who restores.
+fn give(file: &Path, target: &Path) -> Result<(), BackupError> {
+    let failed = |error: std::io::Error| BackupError::file(file, error);
+    let own = fs::metadata(file).map_err(failed)?;
+    let like = match fs::metadata(target) {
+        Ok(there) if file != target => there,
+        _ => fs::metadata(folder_of(target)).map_err(failed)?,
+    };
+    if own.uid() == 0 && (own.uid(), own.gid()) != (like.uid(), like.gid()) {
+        std::os::unix::fs::chown(file, Some(like.uid()), Some(like.gid())).map_err(failed)?;
+    }
+    Ok(())
+}
+
+fn folder_of(file: &Path) -> &Path {
+    file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
 /// Puts a copy in its place by one rename. Returns where what was there is now.
 fn put(file: &Move<'_>) -> Result<Option<PathBuf>, BackupError> {
     let Move { entry, piece: Piece { of, file: target }, staged } = file;
     let failed = |error: std::io::Error| BackupError::file(target, error);
-    let folder = target.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    // Its owner is who owns what it replaces, or the folder: the gate may run as somebody else than who restores.
-    let like = fs::metadata(target).or_else(|_| fs::metadata(folder)).map_err(failed)?;
-    let own = fs::metadata(staged).map_err(failed)?;
-    if (own.uid(), own.gid()) != (like.uid(), like.gid()) && own.uid() == 0 {
-        std::os::unix::fs::chown(staged, Some(like.uid()), Some(like.gid())).map_err(failed)?;
-    }
+    let folder = folder_of(target);
+    give(staged, target)?;
     let mode = u32::from_str_radix(&entry.mode, 8).unwrap_or(0o600) & 0o777;
     fs::set_permissions(staged, fs::Permissions::from_mode(mode)).map_err(failed)?;
     let aside = if target.exists() { Some(set_aside(target)?) } else { None };

@@ -297,3 +297,27 @@ fn what_doesn_t_fit_changes_nothing() {
     assert!(said.status == 1 && said.err.contains("the configuration hasn't"), "{said:?}");
     assert!(!other.exists() && std::fs::read(world.path("app.db")).expect("read") == before);
 }
+
+#[test]
+fn what_root_restores_belongs_to_whose_folder_it_is() {
+    use std::os::unix::fs::{MetadataExt, chown};
+    const NOBODY: u32 = 65_534;
+    let history = History::new();
+    let world = &history.world;
+    let backup = world.path("backup");
+    // Another machine: the folders are there, and nothing in them.
+    let place = World::new();
+    std::fs::create_dir(place.path("data")).expect("made");
+    let all = [place.dir().to_owned(), place.path("data")];
+    if all.iter().any(|folder| chown(folder, Some(NOBODY), Some(NOBODY)).is_err()) {
+        // Who isn't root can give nothing away, and makes files of their own.
+        return;
+    }
+    assert_eq!(place.run(&["restore", backup.to_str().expect("UTF-8")]).status, 0);
+    let files = all.iter().flat_map(|folder| std::fs::read_dir(folder).expect("it can be listed").flatten());
+    let files: Vec<_> = files.map(|file| file.path()).filter(|file| !file.ends_with("gate.toml")).collect();
+    assert!(files.len() > 6, "databases and locks: {files:?}");
+    for file in files {
+        assert_eq!(std::fs::metadata(&file).expect("it is there").uid(), NOBODY, "{}", file.display());
+    }
+}
