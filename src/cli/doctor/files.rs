@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::Place;
-use super::finding::Report;
+use super::finding::{Level, Report};
 
 /// Room below which a gate stops before long.
 const ROOM_LEAST: u64 = 64 << 20;
@@ -125,41 +125,44 @@ fn file_system(place: &Place, there: &Path, report: &mut Report) {
     let Some((kind, options)) = mount(there, &String::from_utf8_lossy(&mountinfo)) else {
         return report.unknown(CHECK, &place.name, "what file system it is on can't be seen");
     };
-    let on = format!("it is on {kind}");
-    match worth(&kind) {
-        Worth::Good => report.good(CHECK, &place.name, on),
-        Worth::Shared => report.problem(
-            CHECK,
-            &place.name,
-            format!("{on}, where SQLite's locks and shared memory don't work: two processes can both believe that they alone write"),
+    mounted(place, &options, report);
+    let (level, why, advice) = match worth(&kind) {
+        Worth::Good => return report.good(CHECK, &place.name, format!("it is on {kind}")),
+        Worth::Unknown => {
+            return report.unknown(CHECK, &place.name, format!("it is on {kind}, of which this program knows nothing"));
+        }
+        Worth::Shared => (
+            Level::Problem,
+            ", where SQLite's locks and shared memory don't work: two processes can both believe that they alone write",
             "move it to a disk of this machine",
         ),
-        Worth::User => report.warning(
-            CHECK,
-            &place.name,
-            format!("{on}: whether it locks and syncs is decided by a program in user space"),
+        Worth::User => (
+            Level::Warning,
+            ": whether it locks and syncs is decided by a program in user space",
             "move it to a file system of the kernel's own, such as ext4 or xfs",
         ),
-        Worth::Layer => report.warning(
-            CHECK,
-            &place.name,
-            format!("{on}, the layer of a container: what is written there, marks too, is lost with the container"),
+        Worth::Layer => (
+            Level::Warning,
+            ", the layer of a container: what is written there, marks too, is lost with the container",
             "put it on a volume",
         ),
-        Worth::Memory => report.problem(
-            CHECK,
-            &place.name,
-            format!("{on}, in memory: marks are gone when the machine goes down, and a deposed leader's token is new again"),
+        Worth::Memory => (
+            Level::Problem,
+            ", in memory: marks are gone when the machine goes down, and a deposed leader's token is new again",
             "move it to a disk",
         ),
-        Worth::Poor => report.warning(
-            CHECK,
-            &place.name,
-            format!("{on}, which keeps no rights or doesn't order its writes as a database needs it"),
+        Worth::Poor => (
+            Level::Warning,
+            ", which keeps no rights or doesn't order its writes as a database needs it",
             "move it to a file system such as ext4 or xfs",
         ),
-        Worth::Unknown => report.unknown(CHECK, &place.name, format!("{on}, of which this program knows nothing")),
-    }
+    };
+    report.add(level, CHECK, &place.name, format!("it is on {kind}{why}"), Some(advice.to_owned()));
+}
+
+/// What the options of a mount take away.
+fn mounted(place: &Place, options: &str, report: &mut Report) {
+    const CHECK: &str = "file-system";
     let has = |wanted: &[&str]| options.split(',').any(|option| wanted.contains(&option));
     if has(&["ro"]) {
         report.problem(

@@ -63,18 +63,26 @@ pub struct Report {
 }
 
 impl Report {
-    fn add(&mut self, level: Level, check: &'static str, subject: String, what: String, advice: Option<String>) {
-        self.findings.push(Finding { level, check, subject, what, advice });
+    /// Something was looked at.
+    pub fn add(
+        &mut self,
+        level: Level,
+        check: &'static str,
+        subject: impl Into<String>,
+        what: impl Into<String>,
+        advice: Option<String>,
+    ) {
+        self.findings.push(Finding { level, check, subject: subject.into(), what: what.into(), advice });
     }
 
     /// As it should be.
     pub fn good(&mut self, check: &'static str, subject: impl Into<String>, what: impl Into<String>) {
-        self.add(Level::Good, check, subject.into(), what.into(), None);
+        self.add(Level::Good, check, subject, what, None);
     }
 
     /// It couldn't be looked at, for this reason.
     pub fn unknown(&mut self, check: &'static str, subject: impl Into<String>, what: impl Into<String>) {
-        self.add(Level::Unknown, check, subject.into(), what.into(), None);
+        self.add(Level::Unknown, check, subject, what, None);
     }
 
     /// It may be wrong.
@@ -85,7 +93,7 @@ impl Report {
         what: impl Into<String>,
         advice: impl Into<String>,
     ) {
-        self.add(Level::Warning, check, subject.into(), what.into(), Some(advice.into()));
+        self.add(Level::Warning, check, subject, what, Some(advice.into()));
     }
 
     /// It is wrong.
@@ -96,7 +104,7 @@ impl Report {
         what: impl Into<String>,
         advice: impl Into<String>,
     ) {
-        self.add(Level::Problem, check, subject.into(), what.into(), Some(advice.into()));
+        self.add(Level::Problem, check, subject, what, Some(advice.into()));
     }
 
     /// How many there are of a level.
