@@ -1,12 +1,12 @@
 //! `fencegate doctor`: whether a set-up can really fence.
 //!
-//! - [`finding`]: what was looked at, and how it was found
-//! - [`files`]: file systems, rights, room, and whether the disk syncs
-//! - [`processes`]: who has a file or a connection open
-//! - [`upstream`]: routes to HTTP services around the gate
-//! - [`coordinator`]: whether it is reached, and whether marks are ahead of it
-//! - [`access`]: listeners, certificates, keys, settings that switch the check off
-//! - [`clock`]: this machine's clocks, and how far they are from others'
+//! - `finding`: what was looked at, and how it was found
+//! - `files`: file systems, rights, room, and whether the disk syncs
+//! - `processes`: who has a file or a connection open
+//! - `upstream`: routes to HTTP services around the gate
+//! - `coordinator`: whether it is reached, and whether marks are ahead of it
+//! - `access`: listeners, certificates, keys, settings that switch the check off
+//! - `clock`: this machine's clocks, and how far they are from others'
 //!
 //! **Invariant.** It changes nothing: it reads, asks `HEAD` and reads of a coordinator, and writes one small file beside each database, which it
 //! takes away again.

@@ -190,7 +190,7 @@ impl Store {
         Ok(Store { writer, reader, id, numbers, file, lock })
     }
 
-    /// The floor of each resource that has one: see [`Floor`].
+    /// The floor of each resource that has one: the mark of its fences that have none.
     ///
     /// # Errors
     /// SQLite's own, and a row that can't be understood.
