@@ -72,3 +72,37 @@ fn nobody_is_told_where_nobody_listens() {
         assert_eq!(gate.terminate(), Some(0));
     }
 }
+
+/// What the Dockerfile takes out of the tree to build from.
+fn copied() -> Vec<String> {
+    let text = std::fs::read_to_string(file("Dockerfile")).expect("it is there");
+    let lines = text.lines().filter_map(|line| line.strip_prefix("COPY ")).filter(|line| !line.starts_with("--from"));
+    let sources = lines.flat_map(|line| {
+        let mut words: Vec<&str> = line.split(' ').collect();
+        words.pop();
+        words
+    });
+    sources.map(str::to_owned).collect()
+}
+
+/// No engine that builds images has to be here for it: cargo says whether what it would be given is a whole package.
+#[test]
+fn the_dockerfile_copies_what_a_build_needs() {
+    let (dir, root) = (tempfile::tempdir().expect("a directory"), Path::new(env!("CARGO_MANIFEST_DIR")));
+    let ignored = std::fs::read_to_string(file("Dockerfile.dockerignore")).expect("it is there");
+    for name in copied() {
+        std::os::unix::fs::symlink(root.join(&name), dir.path().join(&name)).expect("a link");
+        assert!(
+            ignored.lines().any(|line| line == format!("!{name}")),
+            "{name} is not among what is sent to the build"
+        );
+    }
+    let output = Command::new(env!("CARGO"))
+        .args(["metadata", "--locked", "--offline", "--no-deps", "--format-version", "1"])
+        .current_dir(dir.path())
+        .output()
+        .expect("cargo runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    // What src/ and the migrations need besides themselves, it needs in tests only.
+    assert!(["src", "migrations", "Cargo.lock"].iter().all(|name| copied().iter().any(|one| one == name)));
+}

@@ -257,6 +257,19 @@ fn tokens_from_elsewhere_are_asked_for() {
     }
     let fence = client.get("/-/fences/stock%2F3").json();
     assert_eq!(fence["highest"], "71", "whoever asks is told");
+    // A write is refused before anything is forwarded, and names that somebody makes up take no memory.
+    let fences = |gate: &Gate| {
+        let metrics = String::from_utf8(gate.admin().get("/metrics").body).expect("UTF-8");
+        metrics.lines().find(|line| line.starts_with("fencegate_http_fences{")).map(str::to_owned)
+    };
+    let before = fences(&gate);
+    assert!(before.is_some());
+    for number in 0..50 {
+        let path = format!("/stock/made-up-{number}");
+        let answer = client.request("PUT", &path, &[("fencing-token", "70")], b"x").expect("the gate answers");
+        assert_eq!((answer.status, answer.code().as_str()), (412, "STALE_TOKEN"), "{answer:?}");
+    }
+    assert_eq!(fences(&gate), before);
 }
 
 #[test]
