@@ -40,12 +40,13 @@ build: ## build target/release/fencegate
 
 .PHONY: test
 test: ## everything: format, lints, tests, docs, drivers
-	@scripts/ensure rust cc protoc node python chromium nginx etcd iptables iproute2
+	@scripts/ensure rust cc protoc node python chromium nginx etcd iptables iproute2 systemd
 	$(CARGO) fmt --check
 	$(CARGO) clippy --all-targets --locked -- -D warnings
 	@$(MAKE) test-features
 	$(CARGO) test --locked
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps --locked
+	@$(MAKE) deny lint-deploy
 	@$(MAKE) test-drivers
 
 # What a program that only leads and writes must not have to build.
@@ -115,13 +116,35 @@ bench-failover: ## how long nobody leads over etcd: crashes and hand-overs of `f
 
 .PHONY: deps
 deps: ## install the tools that the other targets need and fetch the crates
-	@scripts/ensure rust cc protoc node python chromium nginx etcd iptables iproute2
+	@scripts/ensure rust cc protoc node python chromium nginx etcd iptables iproute2 systemd deny hadolint
 	$(CARGO) fetch --locked
 
+# Where scripts/ensure puts tools that the system hasn't got.
+TOOLS := PATH="$$PATH:$(CURDIR)/target/tools/bin"
+# A copy of RustSec's advisories (a clone of its repository), where they can't be fetched; without it `make audit` fetches them.
+ADVISORY_DB ?=
+
 .PHONY: deny
-deny: ## check the crates' licences, bans and sources against deny.toml (needs cargo-deny)
-	@command -v cargo-deny >/dev/null || { echo "make deny needs cargo-deny: cargo install --locked cargo-deny" >&2; exit 1; }
-	$(CARGO) deny --locked check licenses bans sources
+deny: ## check the crates' licences, bans and sources against deny.toml
+	@scripts/ensure rust deny
+	$(TOOLS) cargo-deny --locked check --hide-inclusion-graph licenses bans sources
+
+.PHONY: audit
+audit: ## look for known vulnerabilities in the crates; ADVISORY_DB=FOLDER: in this copy of the advisories
+	@scripts/ensure rust audit
+	$(TOOLS) cargo-audit audit --deny warnings $(if $(ADVISORY_DB),--no-fetch --stale --db $(ADVISORY_DB))
+
+.PHONY: sbom
+sbom: ## list every crate of the program in target/sbom/fencegate.cdx.json (CycloneDX)
+	@scripts/ensure rust protoc cyclonedx
+	mkdir -p target/sbom
+	$(TOOLS) cargo-cyclonedx cyclonedx --format json --spec-version 1.5 --describe binaries --target all --override-filename fencegate-sbom
+	mv fencegate-sbom*.json target/sbom/fencegate.cdx.json
+
+.PHONY: lint-deploy
+lint-deploy: ## look at the Dockerfile with hadolint
+	@scripts/ensure hadolint
+	$(TOOLS) hadolint deploy/Dockerfile
 
 .PHONY: fmt
 fmt: ## format the code

@@ -14,6 +14,7 @@
 //! - [`client`]: leadership that knows when it ends, and clients bound to it
 //! - [`trust`]: between the two: who is asked before a token is believed
 //! - [`server`]: listeners, routes, responses
+//! - `backup`: everything of a gate copied while it runs, and put back
 //! - [`config`], [`telemetry`], [`cli`]: outermost
 //!
 //! Cargo features: `client` and `etcd` for a program that leads and writes; `server` for the gate; `cli`, the default, for all.
@@ -21,6 +22,8 @@
 
 #[cfg(feature = "server")]
 pub mod access;
+#[cfg(feature = "cli")]
+pub mod backup;
 #[cfg(feature = "cli")]
 pub mod cli;
 #[cfg(feature = "client")]

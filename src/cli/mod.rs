@@ -3,15 +3,17 @@
 use std::io::Write;
 use std::process::ExitCode;
 
-use clap::parser::ValueSource;
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
+pub mod backup;
 #[cfg(target_os = "linux")]
 pub mod bench;
 pub mod check_config;
 pub mod claim;
 #[cfg(target_os = "linux")]
 pub mod demo;
+#[cfg(target_os = "linux")]
+pub mod doctor;
 pub mod failure;
 pub mod fences;
 #[cfg(target_os = "linux")]
@@ -23,8 +25,12 @@ pub mod keys;
 #[cfg(target_os = "linux")]
 pub mod lead;
 pub mod pages;
+#[cfg(target_os = "linux")]
+pub mod paint;
 pub mod principal;
+pub mod restore;
 pub mod serve;
+pub mod setup;
 pub mod sql;
 pub mod status;
 pub mod table;
@@ -32,6 +38,7 @@ pub mod table;
 pub mod tied;
 
 use failure::Failure;
+use setup::FromFlags;
 
 /// A storage proxy that enforces fencing tokens: a deposed leader's write is refused.
 ///
@@ -55,7 +62,11 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Serve(serve::ServeArgs),
+    Serve(Box<serve::ServeArgs>),
+    Backup(backup::BackupArgs),
+    Restore(restore::RestoreArgs),
+    #[cfg(target_os = "linux")]
+    Doctor(doctor::DoctorArgs),
     #[cfg(target_os = "linux")]
     Lead(lead::LeadArgs),
     #[cfg(target_os = "linux")]
@@ -113,13 +124,11 @@ fn without_empty_variables(command: clap::Command) -> clap::Command {
 fn run(matches: &ArgMatches, out: &mut dyn Write) -> Result<(), Failure> {
     let cli = Cli::from_arg_matches(matches).map_err(|error| Failure::Usage(error.to_string()))?;
     match cli.command {
-        Command::Serve(args) => {
-            let inner = matches.subcommand_matches("serve");
-            let is_flag = |name| inner.and_then(|inner| inner.value_source(name)) == Some(ValueSource::CommandLine);
-            let resource = ["sqlite", "upstream", "fence", "trust", "coordinator", "election"].into_iter().any(is_flag);
-            let from = serve::FromFlags { config: is_flag("config"), resource };
-            serve::run(&args, from, out)
-        }
+        Command::Serve(args) => serve::run(&args, FromFlags::of(matches, "serve"), out),
+        Command::Backup(args) => backup::run(&args, FromFlags::of(matches, "backup"), out),
+        Command::Restore(args) => restore::run(&args, FromFlags::of(matches, "restore"), out),
+        #[cfg(target_os = "linux")]
+        Command::Doctor(args) => doctor::run(&args, FromFlags::of(matches, "doctor"), out),
         #[cfg(target_os = "linux")]
         Command::Lead(args) => lead::run(&args),
         #[cfg(target_os = "linux")]

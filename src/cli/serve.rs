@@ -10,6 +10,7 @@ use crate::server;
 use crate::telemetry::{self, LogFormat};
 
 use super::failure::Failure;
+use super::setup::{FromFlags, SetupArgs};
 
 /// Run the gate.
 ///
@@ -23,30 +24,8 @@ use super::failure::Failure;
   fencegate serve --config fencegate.toml
   fencegate serve --listen 127.0.0.1:0 --admin 127.0.0.1:0")]
 pub struct ServeArgs {
-    /// Configuration file: many resources, tables with fences of their own, limits.
-    #[arg(long, value_name = "FILE", env = "FENCEGATE_CONFIG")]
-    config: Option<PathBuf>,
-    /// SQLite database to front; made where it is missing.
-    #[arg(long, value_name = "FILE", env = "FENCEGATE_SQLITE")]
-    sqlite: Option<PathBuf>,
-    /// HTTP service to front.
-    #[arg(long, value_name = "URL", env = "FENCEGATE_UPSTREAM")]
-    upstream: Option<String>,
-    /// The fence; for an HTTP service also one made from the path, such as stock/{1} [default: the database file's name without its
-    /// ending; upstream].
-    #[arg(long, value_name = "NAME", env = "FENCEGATE_FENCE")]
-    fence: Option<String>,
-    /// Whether a token above the mark is believed as presented (client), or only if the coordinator confirms that it leads
-    /// (coordinator) [default: client].
-    #[arg(long, value_name = "WHOM", env = "FENCEGATE_TRUST")]
-    trust: Option<String>,
-    /// The coordinator that is asked: the gate's own (embedded), or etcd://HOST:PORT,... [default: embedded].
-    #[arg(long, value_name = "URL", env = "FENCEGATE_COORDINATOR")]
-    coordinator: Option<String>,
-    /// The election that issues the fence's tokens; {fence} stands for the fence's name, {1} for the segment that it has in it
-    /// [default: {fence}].
-    #[arg(long, value_name = "NAME", env = "FENCEGATE_ELECTION")]
-    election: Option<String>,
+    #[command(flatten)]
+    setup: SetupArgs,
     /// Data listener; port 0 picks a free one [default: 127.0.0.1:7070].
     #[arg(long, value_name = "ADDR", env = "FENCEGATE_LISTEN")]
     listen: Option<String>,
@@ -68,9 +47,6 @@ pub struct ServeArgs {
     /// One of the limits of the configuration file's [limits], such as connections=500 or header_time=10s; may be given several times.
     #[arg(long = "limit", value_name = "NAME=VALUE")]
     limits: Vec<String>,
-    /// Folder for what belongs to no database of yours [default: fencegate-data].
-    #[arg(long, value_name = "DIR", env = "FENCEGATE_DATA_DIR")]
-    data_dir: Option<PathBuf>,
     /// What to log, such as info or fencegate=debug.
     #[arg(long, value_name = "FILTER", env = "FENCEGATE_LOG", default_value = "info")]
     log: String,
@@ -82,53 +58,23 @@ pub struct ServeArgs {
     no_enforce: bool,
 }
 
-/// Where the values of `--config`, and of the flags that say what one resource is, come from: a flag beats a variable.
-#[derive(Debug, Clone, Copy)]
-pub struct FromFlags {
-    /// `--config` stands on the command line.
-    pub config: bool,
-    /// `--sqlite`, `--upstream`, `--fence`, `--trust`, `--coordinator` or `--election` does.
-    pub resource: bool,
-}
-
 impl ServeArgs {
     /// The configuration that these arguments ask for.
     ///
     /// # Errors
     /// [`Failure::Usage`] or [`Failure::Config`].
     pub fn configuration(&self, from: FromFlags) -> Result<Config, Failure> {
-        if self.upstream.is_some() && self.sqlite.is_some() {
-            let why = "--sqlite and --upstream are one resource each; give one, or write a --config file with both";
-            return Err(Failure::Usage(why.into()));
-        }
         let overrides = Overrides {
             listen: self.listen.clone(),
             admin: self.admin.clone(),
             admin_hosts: self.admin_hosts.clone(),
-            data_dir: self.data_dir.clone(),
-            sqlite: self.sqlite.clone(),
-            upstream: self.upstream.clone(),
-            fence: self.fence.clone(),
             no_enforce: self.no_enforce,
-            trust: self.trust.clone(),
-            coordinator: self.coordinator.clone(),
-            election: self.election.clone(),
             tls: self.tls_cert.clone().zip(self.tls_key.clone()),
             allow_insecure: self.allow_insecure,
             limits: self.limits.clone(),
+            ..Overrides::default()
         };
-        let trusts = self.trust.is_some() || self.coordinator.is_some() || self.election.is_some();
-        let has_resource = self.sqlite.is_some() || self.upstream.is_some() || self.fence.is_some() || trusts;
-        match &self.config {
-            Some(_) if from.config && from.resource => {
-                let why = "--config says which resources there are; leave out --sqlite, --upstream, --fence, --trust, \
-                           --coordinator and --election";
-                Err(Failure::Usage(why.into()))
-            }
-            Some(_) if from.resource && has_resource => Config::without_file(&overrides).map_err(Failure::Usage),
-            Some(file) => Config::from_file(file, &overrides).map_err(|error| Failure::Config(error.to_string())),
-            None => Config::without_file(&overrides).map_err(Failure::Usage),
-        }
+        self.setup.configuration(from, overrides)
     }
 }
 

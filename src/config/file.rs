@@ -236,6 +236,10 @@ pub fn parse(path: &Path, text: &str) -> Result<Config, ConfigError> {
         admin_tls,
         access: access.map(Arc::new),
         signer,
+        signing_key: file
+            .credentials
+            .and_then(|credentials| credentials.signing_key)
+            .map(|key| folder.join(key.into_inner())),
         allow_insecure: file.allow_insecure.unwrap_or(false),
         admin_hosts: file.admin_hosts.iter().map(|name| source.parse(name, host)).collect::<Result<_, _>>()?,
         data_dir: folder.join(file.data_dir.unwrap_or_else(|| DATA_DIR_DEFAULT.into())),
@@ -363,7 +367,7 @@ fn clash(one: &ResourceConfig, other: &ResourceConfig) -> Option<String> {
 
 impl SqliteConfig {
     /// Its own fence and those of its tables.
-    pub(super) fn fences(&self) -> impl Iterator<Item = &FenceName> {
+    pub fn fences(&self) -> impl Iterator<Item = &FenceName> {
         std::iter::once(&self.fence).chain(self.tables.iter().map(|table| &table.fence))
     }
 }

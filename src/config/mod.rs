@@ -35,6 +35,8 @@ pub struct Config {
     pub access: Option<Arc<Access>>,
     /// Signs the credentials of those whom the embedded coordinator elects.
     pub signer: Option<Arc<Signer>>,
+    /// The file with its key.
+    pub signing_key: Option<PathBuf>,
     /// Whether listeners may be open to other machines without TLS and principals.
     pub allow_insecure: bool,
     /// Names under which the admin listener may be asked, besides its addresses and `localhost`.
@@ -268,6 +270,7 @@ impl Config {
             admin_tls: None,
             access: None,
             signer: None,
+            signing_key: None,
             allow_insecure: false,
             admin_hosts: hosts(overrides.admin_hosts.as_deref().unwrap_or_default())?,
             data_dir,

@@ -38,6 +38,7 @@ mod in_work;
 pub mod listing;
 pub mod memory;
 pub mod metrics;
+mod notify;
 pub mod origin;
 pub mod pace;
 pub mod places;
@@ -399,9 +400,15 @@ impl Gate {
         let admin = tokio::spawn(http::accept(admin, settings, ending, Duration::from_millis(100), serve));
         let teller = tokio::spawn(events::tell(Arc::clone(self)));
         let watcher = tokio::spawn(tls::watch(self.guard.clone()));
-        signals.next().await;
+        let notify = notify::Notify::from_environment();
+        notify.ready(&format!("data {}, admin {}", self.data_addr, self.admin_addr));
+        tokio::select! {
+            () = signals.next() => {}
+            () = notify.keep_alive() => {}
+        }
         tracing::info!(drain = %humantime::format_duration(drain), "stopping: no new connections, requests in work finish");
         self.ready.store(false, Ordering::SeqCst);
+        notify.stopping();
         stop.send_replace(true);
         // Those who wait for an election are told now: they would hold up the end for as long as they may wait.
         if let Some(coordinator) = &self.coordinator {

@@ -399,7 +399,8 @@ async fn the_file_refuses_what_must_not_be() {
         other => panic!("{other:?}"),
     }
     fences.stop();
-    let newer = "INSERT INTO fencegate_migrations SELECT 99, 'later', applied_on, checksum FROM fencegate_migrations";
+    let newer =
+        "INSERT INTO fencegate_migrations SELECT 99, 'later', applied_on, checksum FROM fencegate_migrations LIMIT 1";
     conn.execute(newer, []).unwrap();
     drop(conn);
     let error = Fences::open(dir.path(), vec![scope(policy(OnUnknown::Wait))]).unwrap_err();

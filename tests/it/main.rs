@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that can't go on ends here")]
 
 mod access;
+mod backup;
 #[cfg(target_os = "linux")]
 mod bench_command;
 mod cli;
@@ -14,7 +15,10 @@ mod client_http;
 mod console;
 mod coordinator;
 mod demo;
+mod deploy;
 mod dice;
+#[cfg(target_os = "linux")]
+mod doctor;
 mod drained;
 mod elections;
 mod etcd_gateway;

@@ -59,10 +59,19 @@ impl Gate {
         Gate::start(dir, &["--config", config.to_str().expect("UTF-8")])
     }
 
+    /// As [`Gate::start`], with these variables in its environment.
+    pub fn start_in(dir: &Path, args: &[&str], environment: &[(&str, &str)]) -> Gate {
+        Gate::try_start_in(dir, args, environment).unwrap_or_else(|error| panic!("the gate did not start: {error}"))
+    }
+
     /// As [`Gate::start`]; what it printed to standard error where it did not start.
     pub fn try_start(dir: &Path, args: &[&str]) -> Result<Gate, String> {
+        Gate::try_start_in(dir, args, &[])
+    }
+
+    fn try_start_in(dir: &Path, args: &[&str], environment: &[(&str, &str)]) -> Result<Gate, String> {
         let mut command = Command::new(PROGRAM);
-        command.arg("serve").args(args);
+        command.arg("serve").args(args).envs(environment.iter().copied());
         Gate::run(command, dir)
     }
 

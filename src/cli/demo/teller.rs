@@ -15,10 +15,7 @@ use tokio::sync::oneshot;
 
 use super::scenario::{Damage, Scenario, Side};
 use super::story::{Event, Kind};
-
-mod paint;
-
-use paint::{Colour, Paper};
+use crate::cli::paint::{Colour, Paper};
 
 /// How long a line stands before the next is written, at speed 1.
 const PACE: Duration = Duration::from_millis(300);

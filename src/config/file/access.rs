@@ -45,7 +45,7 @@ struct GrantToml {
 #[serde(deny_unknown_fields)]
 pub(super) struct CredentialsToml {
     audience: Option<String>,
-    signing_key: Option<Spanned<PathBuf>>,
+    pub(super) signing_key: Option<Spanned<PathBuf>>,
 }
 
 #[derive(Deserialize)]

@@ -99,6 +99,8 @@ pub struct Entrant {
 pub struct Stored {
     /// The last token that each election has issued.
     pub last_tokens: Vec<(FenceName, Token)>,
+    /// What no election issues a token at or below: set where the store was restored from a backup.
+    pub beneath: Option<Token>,
     /// Every candidate in order of arrival, with its token where it leads.
     pub candidates: Vec<(Entrant, Option<Token>)>,
 }
@@ -168,6 +170,7 @@ struct Candidate {
 pub struct Elections {
     limits: Limits,
     floor: Floor,
+    beneath: Option<Token>,
     now: Duration,
     next_arrival: u64,
     elections: HashMap<FenceName, Election>,
@@ -187,6 +190,7 @@ impl Elections {
         let mut this = Elections {
             limits,
             floor,
+            beneath: stored.beneath,
             now,
             next_arrival: 1,
             elections: HashMap::new(),
@@ -379,10 +383,11 @@ impl Elections {
         self.changes.clear();
     }
 
-    /// The token of the next term: above the last one issued and above the fence's mark.
+    /// The token of the next term: above the last one issued, above the fence's mark, and above what a restored store may have
+    /// forgotten.
     fn next_token(&self, name: &FenceName) -> Result<Token, CoordinatorError> {
         let last = self.elections.get(name).and_then(|election| election.last_token);
-        match last.max((self.floor)(name)) {
+        match last.max((self.floor)(name)).max(self.beneath) {
             None => Ok(Token::MIN),
             Some(highest) => highest.next().ok_or_else(|| CoordinatorError::TokensExhausted(name.clone())),
         }

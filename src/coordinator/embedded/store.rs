@@ -6,7 +6,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rusqlite::{Connection, Row, params};
+use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use super::CandidateId;
 use super::elections::{Change, Entrant, Stored};
@@ -22,7 +22,7 @@ pub const FILE_NAME: &str = "gate.db";
 /// The table that says which migrations the database has had.
 pub const MIGRATION_TABLE: &str = "fencegate_migrations";
 /// Held locked while a coordinator runs on the data directory.
-const LOCK_FILE_NAME: &str = "elections.lock";
+pub const LOCK_FILE_NAME: &str = "elections.lock";
 
 /// How long to wait for another connection that writes to the database.
 const BUSY_TIMEOUT: Duration = Duration::from_millis(500);
@@ -131,11 +131,14 @@ impl Store {
             let mut candidates = self.connection.prepare(
                 "SELECT election, candidate, arrival, holder, ttl_ms, token FROM election_candidate ORDER BY arrival",
             )?;
+            let beneath =
+                self.connection.prepare("SELECT token FROM floor")?.query_row([], |row| whole(row, 0)).optional()?;
             Ok(Stored {
                 last_tokens: elections
                     .query_map([], |row| Ok((parsed(&row.get::<_, String>(0)?, 0)?, token(whole(row, 1)?, 1)?)))?
                     .collect::<rusqlite::Result<_>>()?,
                 candidates: candidates.query_map([], candidate)?.collect::<rusqlite::Result<_>>()?,
+                beneath: beneath.map(|number| token(number, 0)).transpose()?,
             })
         };
         read().map_err(|cause| match cause {

@@ -75,6 +75,18 @@ impl Etcd {
         })
     }
 
+    /// The revision of the whole store: every token that it has given is at or below it, and every one that it gives from now on above.
+    ///
+    /// # Errors
+    /// A cluster that can't be asked.
+    pub async fn revision(&self) -> Result<Token, CoordinatorError> {
+        // Any election will do: it's the answer's header that counts.
+        let name = "fencegate".parse().expect("a name");
+        let (_, revision) = self.seat(&self.seats(&name)).await?;
+        let revision = u64::try_from(revision).ok().and_then(|revision| Token::new(revision).ok());
+        revision.ok_or_else(|| CoordinatorError::Unavailable("its revision is no number of a token".to_owned()))
+    }
+
     fn seats(&self, election: &FenceName) -> Seats {
         Seats::new(&self.prefix, election)
     }

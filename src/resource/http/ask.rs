@@ -1,6 +1,7 @@
 //! What a request asks of a fence, and what it is told.
 
 use std::future::poll_fn;
+use std::sync::MutexGuard;
 use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::Duration;
@@ -79,20 +80,9 @@ impl Shared {
     /// Asks the fence, and starts what it wants to have stored.
     pub fn ask(&self, question: &Question<'_>) -> Said<'_> {
         let Question { scope, claim, purpose, failures, why, .. } = *question;
-        let (id, mut entry) = match self.find(&claim.fence) {
-            Some((_, entry)) if !self.owns(scope, &claim.fence, entry.home) => {
-                return Said::No(not_found(&claim.fence));
-            }
-            Some(found) => found,
-            None if !(self.scopes[usize::from(scope)].given.owns)(&claim.fence) => {
-                return Said::No(not_found(&claim.fence));
-            }
-            // Before it is made: what was never issued leaves nothing behind.
-            None if self.is_doubted(question, None) => return Said::Doubted(None),
-            None => match self.make(scope, &claim.fence) {
-                Ok(made) => made,
-                Err(problem) => return Said::No(Problem { presented: Some(claim.token), ..problem }),
-            },
+        let (id, mut entry) = match self.found_or_made(question) {
+            Ok(found) => found,
+            Err(said) => return said,
         };
         if self.is_stopped() {
             let why = Problem::new(Kind::Unavailable, "the gate is stopping");
@@ -146,6 +136,34 @@ impl Shared {
                 Said::No(self.quarantined(claim, mark.as_ref(), until))
             }
         }
+    }
+
+    /// The fence, made where it isn't there yet; or what is said without it.
+    fn found_or_made(&self, question: &Question<'_>) -> Result<(u32, MutexGuard<'_, Entry>), Said<'_>> {
+        let Question { scope, claim, why, .. } = *question;
+        match self.find(&claim.fence) {
+            Some((_, entry)) if !self.owns(scope, &claim.fence, entry.home) => {
+                return Err(Said::No(not_found(&claim.fence)));
+            }
+            Some(found) => return Ok(found),
+            None => {}
+        }
+        if !(self.scopes[usize::from(scope)].given.owns)(&claim.fence) {
+            return Err(Said::No(not_found(&claim.fence)));
+        }
+        // Before it is made: what is stale or was never issued leaves nothing behind.
+        if let Some(refusal) = self.is_below_floor(scope, claim) {
+            // What a coordinator has told of an election nobody has presented.
+            if why.is_none() {
+                self.scopes[usize::from(scope)].refusals.count(&refusal);
+            }
+            return Err(Said::No(refusal.into()));
+        }
+        if self.is_doubted(question, None) {
+            return Err(Said::Doubted(None));
+        }
+        let failed = |problem| Said::No(Problem { presented: Some(claim.token), ..problem });
+        self.make(scope, &claim.fence).map_err(failed)
     }
 
     /// Whether a claim would raise this mark without the word of who issues its token. A word from before an operator's reset

@@ -40,7 +40,12 @@ pub fn load(dir: &Path, scopes: Vec<Scope>) -> Result<Loaded, OpenError> {
     let path = dir.join(JOURNAL_NAME);
     let cannot = |error: std::io::Error| OpenError::file(&path, &error);
     let (journal, before) = Journal::open(&path, store.id, store.numbers).map_err(cannot)?;
-    let scopes = scopes.into_iter().map(ScopeState::new).collect();
+    let mut floors = store.floors()?;
+    let scopes = scopes.into_iter().map(|scope| {
+        let floor = floors.remove(&scope.resource);
+        ScopeState { floor, ..ScopeState::new(scope) }
+    });
+    let scopes = scopes.collect();
     let shared = Shared::new(scopes, journal, store.numbers);
     let mut numbers = Numbers { next: store.numbers, free: Vec::new() };
     let mut holders = HashMap::new();

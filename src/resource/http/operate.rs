@@ -43,7 +43,7 @@ impl Fences {
         let fence = name.parse().ok()?;
         Some(match found {
             Some((_, entry)) => self.describe(fence, &entry),
-            None => self.describe(fence, &Entry::default()),
+            None => self.describe(fence, &self.shared.unknown(number(scope), name)),
         })
     }
 

@@ -9,8 +9,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use metrics::Counter;
 use tokio::time::Instant;
 
-use crate::fence::FenceName;
-use crate::fence::drain::{DrainedFence, Moment, Policy};
+use crate::fence::drain::{Blocked, DrainedFence, Moment, Policy};
+use crate::fence::{Claim, FenceName, Mark, Refusal, Verdict};
 use crate::problem::{Kind, Problem};
 use crate::resource::Told;
 use crate::resource::refusals::Refusals;
@@ -43,6 +43,17 @@ pub struct ScopeState {
     pub advances: Counter,
     /// Times that a fence was quarantined.
     pub quarantines: Counter,
+    /// The mark of every fence that has none of its own, where the store was restored from a backup.
+    pub floor: Option<Floor>,
+}
+
+/// What a restored store may have forgotten is below this.
+#[derive(Debug, Clone)]
+pub struct Floor {
+    /// The mark.
+    pub mark: Mark,
+    /// When it was set, in milliseconds since 1970 (UTC).
+    pub at_ms: i64,
 }
 
 impl ScopeState {
@@ -60,6 +71,7 @@ impl ScopeState {
             fences: AtomicU64::new(0),
             quarantined: AtomicI64::new(0),
             quarantines_on: Mutex::default(),
+            floor: None,
         }
     }
 }
@@ -241,12 +253,40 @@ impl Shared {
             return Err(self.unavailable(&error.to_string()).about(name, None));
         }
         numbers.next = numbers.next.max(id + 1);
-        let fence = DrainedFence::restored(None, true, false, self.now(), self.policy(scope));
+        let mut entry = self.unknown(scope, name);
         // What was there before, a journal that was lost may have left.
-        self.journal.set(id, false);
-        let hash = self.put(id, Entry::new(name, fence, scope));
+        let is_dirty = entry.fence.is_dirty();
+        entry.set(Flag::Dirty, is_dirty);
+        self.journal.set(id, is_dirty);
+        let blocked = entry.fence.blocked(self.now());
+        if blocked != Blocked::No {
+            let why = "the store was restored from a backup, and a write from after it may be in flight";
+            self.quarantine_began(id, &mut entry, blocked, why);
+        }
+        let hash = self.put(id, entry);
         self.index.insert(id, hash);
         Ok((id, self.lock(id)))
+    }
+
+    /// A fence that the store doesn't know. Where that was restored from a backup, it may have known it after the backup was made:
+    /// then it starts from the floor, and for as long as a write may take to settle, one of that time may still be under way.
+    pub fn unknown(&self, scope: u16, name: &str) -> Entry {
+        let (now, policy) = (self.now(), self.policy(scope));
+        let floor = self.scopes[usize::from(scope)].floor.as_ref();
+        let was_dirty = floor.is_some() && now.0 < policy.settle_ms;
+        let fence = DrainedFence::restored(floor.map(|floor| floor.mark.clone()), !was_dirty, was_dirty, now, policy);
+        let mut entry = Entry::new(name, fence, scope);
+        entry.advanced_at_ms = floor.map_or(0, |floor| floor.at_ms);
+        entry
+    }
+
+    /// Whether a claim on a fence that the store doesn't know is below the floor: such a one is refused before anything is made for
+    /// it, so that names which somebody makes up take no memory.
+    pub fn is_below_floor(&self, scope: u16, claim: &Claim) -> Option<Refusal> {
+        let ScopeState { floor, given, .. } = &self.scopes[usize::from(scope)];
+        let floor = floor.as_ref().filter(|floor| given.policy.enforce && claim.token < floor.mark.token)?;
+        let Claim { fence, token, holder } = claim.clone();
+        Some(Refusal { verdict: Verdict::Stale, fence, presented: token, holder, highest: floor.mark.clone() })
     }
 
     /// Nothing can be stored.

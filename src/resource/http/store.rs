@@ -17,6 +17,7 @@ use crate::resource::threads;
 
 use super::index::FENCES_MAX;
 use super::journal::StoreId;
+use super::state::Floor;
 
 mod embedded {
     refinery::embed_migrations!("migrations/fences");
@@ -27,7 +28,7 @@ pub const FILE_NAME: &str = "fences.db";
 /// The crash journal beside it.
 pub const JOURNAL_NAME: &str = "fences.journal";
 /// Held locked while a gate has the two.
-const LOCK_NAME: &str = "fences.lock";
+pub const LOCK_NAME: &str = "fences.lock";
 /// The table in which refinery keeps which migrations were run.
 const MIGRATIONS_TABLE: &str = "fencegate_migrations";
 /// How long to wait for another connection that writes to the database.
@@ -187,6 +188,24 @@ impl Store {
         let numbers = u32::try_from(numbers).ok().filter(|numbers| *numbers <= FENCES_MAX);
         let numbers = numbers.ok_or_else(|| OpenError::file(&file, &"it has more fences than a gate can have"))?;
         Ok(Store { writer, reader, id, numbers, file, lock })
+    }
+
+    /// The floor of each resource that has one: the mark of its fences that have none.
+    ///
+    /// # Errors
+    /// SQLite's own, and a row that can't be understood.
+    pub fn floors(&self) -> Result<HashMap<String, Floor>, OpenError> {
+        let cannot = |error: rusqlite::Error| OpenError::file(&self.file, &error);
+        let mut stmt = self.reader.prepare("SELECT resource, token, at_ms FROM floor").map_err(cannot)?;
+        let rows = stmt.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).map_err(cannot)?;
+        let mut floors = HashMap::new();
+        for row in rows {
+            let (resource, token, at_ms): (String, i64, i64) = row.map_err(cannot)?;
+            let mark = records::mark(token, None)
+                .ok_or_else(|| OpenError::file(&self.file, &format!("the floor of {resource} can't be understood")))?;
+            floors.insert(resource, Floor { mark, at_ms });
+        }
+        Ok(floors)
     }
 
     /// Reads all marks.

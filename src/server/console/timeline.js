@@ -10,7 +10,7 @@ export function termsOf(events) {
   const terms = [];
   for (const event of [...events].reverse()) {
     const last = terms.at(-1);
-    if (event.event === "advanced" || event.event === "reset") {
+    if (event.event === "advanced" || event.event === "reset" || event.event === "restored") {
       if (last) Object.assign(last, { until: event.at, end: event.event });
       terms.push({ token: event.token, holder: event.holder, from: event.at, until: null, end: null, began: event.event, reason: event.reason, refusals: [], quarantines: [] });
     } else if (event.event === "bound" && last) {
@@ -84,7 +84,7 @@ export function drawTerms(strip, terms) {
   if (isLonger) strip.scrollLeft = strip.scrollWidth;
 }
 
-const ENDS = { advanced: "a newer leader came", reset: "an operator set the mark" };
+const ENDS = { advanced: "a newer leader came", reset: "an operator set the mark", restored: "a backup was restored" };
 
 /** The same terms as rows of a table, the newest first. */
 export function termRows(terms) {

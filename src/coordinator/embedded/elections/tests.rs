@@ -197,7 +197,7 @@ fn stored_contradictions_are_found() {
         |number: usize| Entrant { election: name("a"), candidate: id(number), arrival: 7, holder: None, ttl: SECOND };
     let last_tokens = vec![(name("a"), token(5))];
     let start = |candidates| {
-        let stored = Stored { last_tokens: last_tokens.clone(), candidates };
+        let stored = Stored { last_tokens: last_tokens.clone(), candidates, beneath: None };
         Elections::restore(Limits::default(), Arc::new(|_| None), stored, Duration::ZERO)
     };
     assert!(start(vec![(entrant(1), Some(token(5)))]).is_ok());

@@ -1,0 +1,345 @@
+//! `fencegate doctor`: each thing that it looks for is really made, and found; and what is as it should be isn't.
+
+use std::fs::Permissions;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use rusqlite::Connection;
+use serde_json::Value;
+
+use crate::process::{Gate, PROGRAM, until};
+use crate::upstream::Port;
+
+/// What the doctor found.
+struct Found {
+    status: i32,
+    report: Value,
+}
+
+impl Found {
+    fn of(output: &Output) -> Found {
+        let text = String::from_utf8_lossy(&output.stdout);
+        let report = serde_json::from_str(&text)
+            .unwrap_or_else(|error| panic!("no JSON ({error}): {text}{}", String::from_utf8_lossy(&output.stderr)));
+        Found { status: output.status.code().unwrap_or(-1), report }
+    }
+
+    /// The levels of one check's findings about a subject with this in its name, and what was said.
+    fn about(&self, check: &str, subject: &str) -> Vec<(String, String)> {
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let all = self.report["findings"].as_array().expect("a list").iter();
+        let ours = all.filter(|one| one["check"] == check && text(&one["subject"]).contains(subject));
+        ours.map(|one| (text(&one["level"]), text(&one["what"]))).collect()
+    }
+
+    fn expect(&self, check: &str, subject: &str, level: &str, says: &str) {
+        let found = self.about(check, subject);
+        let is_there = found.iter().any(|(one, what)| one == level && what.contains(says));
+        assert!(is_there, "no {level} of {check} about {subject:?} says {says:?}: {found:?}");
+        if level == "problem" {
+            assert_eq!(self.status, 1);
+        }
+    }
+
+    fn never(&self, check: &str, subject: &str, level: &str) {
+        let found = self.about(check, subject);
+        assert!(found.iter().all(|(one, _)| one != level), "{found:?}");
+    }
+}
+
+fn doctor(args: &[&str]) -> Found {
+    Found::of(&Command::new(PROGRAM).arg("doctor").args(args).arg("--json").output().expect("it runs"))
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("UTF-8")
+}
+
+/// A folder of one's own for a gate, and its database in it.
+struct Place {
+    dir: tempfile::TempDir,
+}
+
+impl Place {
+    fn new() -> Place {
+        Place { dir: tempfile::tempdir().expect("a directory") }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn doctor(&self, more: &[&str]) -> Found {
+        let (file, data) = (self.path("app.db"), self.path("data"));
+        let args: Vec<&str> = ["--sqlite", text(&file), "--fence", "app", "--data-dir", text(&data)]
+            .iter()
+            .chain(more)
+            .copied()
+            .collect();
+        doctor(&args)
+    }
+
+    fn gate(&self) -> Gate {
+        Gate::start(self.dir.path(), &["--sqlite", text(&self.path("app.db")), "--fence", "app"])
+    }
+
+    /// What a gate before this service is told of it.
+    fn upstream(&self, url: &str) -> Found {
+        doctor(&["--upstream", url, "--fence", "stock/{1}", "--data-dir", text(&self.path("data"))])
+    }
+}
+
+#[test]
+fn a_gate_as_it_should_be_has_no_problem() {
+    let place = Place::new();
+    let _gate = place.gate();
+    let found = place.doctor(&[]);
+    assert_eq!(found.report["problems"], 0, "{:#}", found.report);
+    assert_eq!(found.status, 0);
+    for (check, subject) in
+        [("rights", "database"), ("rights", "data directory"), ("open", "database"), ("listener", "data listener")]
+    {
+        found.expect(check, subject, "ok", "");
+    }
+    let shown = Command::new(PROGRAM)
+        .args(["doctor", "--sqlite", text(&place.path("app.db")), "--data-dir", text(&place.path("data"))])
+        .output()
+        .expect("it runs");
+    let shown = String::from_utf8(shown.stdout).expect("UTF-8");
+    assert!(shown.contains("nothing found that keeps this gate from fencing"), "{shown}");
+    assert!(!shown.contains('\x1b'), "no colours in a pipe");
+    let words = |line: &str| line.split_whitespace().all(|word| word.len() < 60);
+    assert!(shown.lines().filter(|line| words(line)).all(|line| line.chars().count() <= 80), "{shown}");
+}
+
+#[test]
+fn who_else_has_the_database_open_is_found() {
+    let place = Place::new();
+    let gate = place.gate();
+    assert_eq!(gate.client().sql(Some("1"), &["CREATE TABLE t (v)"]).status, 200);
+    // This test is another process than the doctor, and than the gate.
+    let reader = Connection::open_with_flags(place.path("app.db"), rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY)
+        .expect("it opens");
+    reader.query_row("SELECT count(*) FROM t", [], |_| Ok(())).expect("it reads");
+    let writer = Connection::open(place.path("app.db")).expect("it opens");
+    writer.execute("INSERT INTO t VALUES (1)", []).expect("nothing checks it");
+    let found = place.doctor(&[]);
+    found.expect("open", "database", "problem", &format!("process {} (", std::process::id()));
+    drop((writer, reader));
+    place.doctor(&[]).expect("open", "database", "ok", "no process but the gate");
+}
+
+#[test]
+fn rights_that_are_too_wide_are_found() {
+    let place = Place::new();
+    drop(place.gate());
+    let chmod = |name: &str, mode: u32| {
+        std::fs::set_permissions(place.path(name), Permissions::from_mode(mode)).expect("changed")
+    };
+    chmod("app.db", 0o666);
+    place.doctor(&[]).expect("rights", "database", "problem", "everybody can write to it");
+    chmod("app.db", 0o600);
+    chmod("data", 0o770);
+    place.doctor(&[]).expect("rights", "data directory", "problem", "its group can replace files");
+    chmod("data", 0o755);
+    chmod("data/gate.db", 0o644);
+    place.doctor(&[]).expect("rights", "data directory", "problem", "others can read gate.db");
+    chmod("data/gate.db", 0o600);
+    let found = place.doctor(&[]);
+    found.never("rights", "", "problem");
+}
+
+#[test]
+fn file_systems_that_keep_nothing_are_found() {
+    // In memory on every Linux.
+    let dir = tempfile::tempdir_in("/dev/shm").expect("a directory");
+    let (file, data) = (dir.path().join("app.db"), dir.path().join("data"));
+    let found = doctor(&["--sqlite", text(&file), "--data-dir", text(&data)]);
+    found.expect("file-system", "database", "problem", "in memory");
+    found.expect("sync", "database", "warning", "sooner than a disk");
+    Place::new().doctor(&[]).never("file-system", "database", "problem");
+}
+
+#[test]
+fn a_disk_that_is_full_is_found() {
+    let dir = tempfile::tempdir().expect("a directory");
+    // A file system of 1 MiB, in a namespace of this test's own.
+    let script = format!(
+        "mount -t tmpfs -o size=1m none {dir} && exec {PROGRAM} doctor --sqlite {dir}/app.db --data-dir {dir}/data --json",
+        dir = dir.path().display()
+    );
+    let output = Command::new("unshare").args(["--mount", "sh", "-c", &script]).output();
+    match output {
+        Ok(output) if !output.stdout.is_empty() => Found::of(&output).expect("room", "database", "problem", "room for"),
+        other => eprintln!("SKIPPED: a_disk_that_is_full_is_found: no mount namespace ({other:?})"),
+    }
+}
+
+/// Answers every connection with this head, until it is dropped.
+fn service(listener: TcpListener, date: &'static str) -> SocketAddr {
+    let addr = listener.local_addr().expect("bound");
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let Ok(mut stream) = stream else { return };
+            std::thread::spawn(move || {
+                let _ = stream.read(&mut [0; 1024]);
+                let _ = write!(stream, "HTTP/1.1 200 OK\r\n{date}content-length: 0\r\n\r\n");
+                // Stays open for as long as the other side wants.
+                let _ = stream.read(&mut [0; 1024]);
+            });
+        }
+    });
+    addr
+}
+
+#[test]
+fn a_service_that_others_reach_is_found() {
+    let place = Place::new();
+    let wide = service(TcpListener::bind("0.0.0.0:0").expect("a port"), "");
+    let found = place.upstream(&format!("http://127.0.0.1:{}", wide.port()));
+    found.expect("reach", "service", "warning", &format!("it listens on 0.0.0.0:{}", wide.port()));
+    found.expect("upstream", "service", "ok", "answers whoever reaches it (200");
+    assert_eq!(found.status, 0, "a warning is no problem");
+    let strict = doctor(&[
+        "--upstream",
+        &format!("http://127.0.0.1:{}", wide.port()),
+        "--data-dir",
+        text(&place.path("data")),
+        "--strict",
+    ]);
+    assert_eq!(strict.status, 1);
+    let near = service(TcpListener::bind("127.0.0.1:0").expect("a port"), "");
+    place.upstream(&format!("http://{near}")).expect("reach", "service", "ok", "only this machine");
+    let nobody = Port::reserve();
+    place.upstream(&format!("http://{}", nobody.addr)).expect("upstream", "service", "warning", "it isn't reached");
+}
+
+#[test]
+fn who_writes_past_the_gate_is_found() {
+    let place = Place::new();
+    let addr = service(TcpListener::bind("127.0.0.1:0").expect("a port"), "");
+    let url = format!("http://{addr}");
+    place.upstream(&url).never("route", "service", "problem");
+    // Through the gate, a connection is as it should be.
+    let gate = Gate::start(place.dir.path(), &["--upstream", &url, "--fence", "stock/{1}"]);
+    let answer = gate.client().request("PUT", "/7", &[("fencing-token", "5")], b"").expect("the gate answers");
+    assert_eq!(answer.status, 200, "{answer:?}");
+    place.upstream(&url).never("route", "service", "problem");
+    let past = TcpStream::connect(addr).expect("it listens");
+    until("the service has taken it", || {
+        let found = place.upstream(&url);
+        found
+            .about("route", "service")
+            .iter()
+            .any(|(level, what)| level == "problem" && what.contains(&format!("process {}", std::process::id())))
+    });
+    drop(past);
+    // A second gate, with marks of its own, is such a route, too.
+    let elsewhere = tempfile::tempdir().expect("a directory");
+    let other = Gate::start(elsewhere.path(), &["--upstream", &url, "--fence", "stock/{1}"]);
+    let answer = other.client().request("PUT", "/7", &[("fencing-token", "4")], b"").expect("the gate answers");
+    assert_eq!(answer.status, 200, "{answer:?}");
+    let found = place.upstream(&url);
+    found.expect("route", "service", "problem", &format!("process {} (fencegate)", other.pid()));
+}
+
+#[test]
+fn clocks_that_are_apart_are_found() {
+    let place = Place::new();
+    let off = service(TcpListener::bind("127.0.0.1:0").expect("a port"), "date: Sun, 06 Nov 1994 08:49:37 GMT\r\n");
+    place.upstream(&format!("http://{off}")).expect("clock-offset", "service", "warning", "apart");
+    let found = place.doctor(&[]);
+    assert_eq!(found.about("clock-source", "").len() + found.about("clock-sync", "").len(), 2);
+}
+
+#[test]
+fn open_doors_are_found() {
+    let place = Place::new();
+    let key = |name: &str| {
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let mut params = rcgen::CertificateParams::new(vec!["gate.example".to_owned()]).expect("a name");
+        if name == "old" {
+            params.not_after = rcgen::date_time_ymd(2020, 1, 1);
+            params.not_before = rcgen::date_time_ymd(2019, 1, 1);
+        }
+        std::fs::write(place.path(&format!("{name}.pem")), params.self_signed(&key).expect("signed").pem())
+            .expect("written");
+        std::fs::write(place.path(&format!("{name}.key")), key.serialize_pem()).expect("written");
+    };
+    key("good");
+    key("old");
+    let config = |head: &str, resource: &str| {
+        let file = place.path("gate.toml");
+        let text = format!("{head}\n[[resource]]\nname = \"app\"\nkind = \"sqlite\"\nfile = \"app.db\"\n{resource}\n");
+        std::fs::write(&file, text).expect("written");
+        doctor(&["--config", file.to_str().expect("UTF-8")])
+    };
+    config("allow_insecure = true\nlisten = \"0.0.0.0:7070\"", "").expect(
+        "listener",
+        "data listener",
+        "problem",
+        "no TLS and no principals",
+    );
+    config("", "enforce = false").expect("settings", "app", "problem", "stale writes are counted and go through");
+    let tls = |name: &str| format!("[tls]\ncert = \"{name}.pem\"\nkey = \"{name}.key\"");
+    std::fs::set_permissions(place.path("good.key"), Permissions::from_mode(0o644)).expect("changed");
+    let found = config(&tls("good"), "");
+    found.expect("secret", "good.key", "problem", "everybody on this machine");
+    found.expect("certificate", "good.pem", "ok", "valid for another");
+    std::fs::set_permissions(place.path("good.key"), Permissions::from_mode(0o600)).expect("changed");
+    config(&tls("good"), "").expect("secret", "good.key", "ok", "only its owner");
+    config(&tls("old"), "").expect("certificate", "old.pem", "problem", "it ended");
+    std::fs::set_permissions(place.path("gate.toml"), Permissions::from_mode(0o666)).expect("changed");
+    config("", "").expect("rights", "configuration", "problem", "others can write to it");
+}
+
+#[test]
+fn a_limit_on_open_files_that_is_too_low_is_found() {
+    let place = Place::new();
+    let script = format!(
+        "ulimit -n 300 && exec {PROGRAM} doctor --sqlite {} --data-dir {} --json",
+        text(&place.path("app.db")),
+        text(&place.path("data"))
+    );
+    let output = Command::new("sh").args(["-c", &script]).stdin(Stdio::null()).output().expect("it runs");
+    Found::of(&output).expect("descriptors", "open files", "warning", "300 are allowed");
+}
+
+#[cfg(feature = "etcd")]
+#[test]
+fn marks_ahead_of_a_restored_etcd_are_found() {
+    use crate::upstream::etcd::{Etcd, ONE};
+    if !crate::upstream::has("marks_ahead_of_a_restored_etcd_are_found", "etcd") {
+        return;
+    }
+    let place = Place::new();
+    let gate = place.gate();
+    let etcd = Etcd::start(&ONE);
+    // A history of some length, in which somebody was elected late.
+    (0..20).for_each(|number| drop(etcd.told(&["put", "filler", &number.to_string()])));
+    let revision = |etcd: &Etcd| -> u64 {
+        let status: Value = serde_json::from_str(&etcd.told(&["get", "filler", "-w", "json"])).expect("JSON");
+        status["header"]["revision"].as_u64().expect("a number")
+    };
+    let mark = revision(&etcd);
+    assert_eq!(gate.client().sql(Some(&mark.to_string()), &["CREATE TABLE t (v)"]).status, 200);
+    let found = place.doctor(&["--issuer", &etcd.address()]);
+    found.expect("coordinator", "app", "ok", "it is reached");
+    found.expect("marks", "app", "ok", "none of 1 is ahead");
+    // As restored from a backup of its beginning: its numbers are lower.
+    let restored = Etcd::start(&ONE);
+    restored.told(&["put", "filler", "0"]);
+    assert!(revision(&restored) < mark);
+    let found = place.doctor(&["--issuer", &restored.address()]);
+    found.expect("marks", "app", "problem", "every new leader is refused");
+    let nobody = Port::reserve();
+    let found = place.doctor(&["--issuer", &format!("etcd://{}?timeout=100ms", nobody.addr)]);
+    found.expect("coordinator", "app", "problem", "it isn't reached");
+    assert_eq!(
+        Command::new(PROGRAM).args(["doctor", "--issuer", "x"]).output().expect("it runs").status.code(),
+        Some(64)
+    );
+}
