@@ -14,9 +14,13 @@ mod client_http;
 mod console;
 mod coordinator;
 mod demo;
+#[cfg(target_os = "linux")]
+mod disk;
 mod drained;
 mod elections;
 mod etcd_gateway;
+#[cfg(debug_assertions)]
+mod failpoints;
 mod faults;
 mod fences;
 mod fences_crash;

@@ -61,17 +61,29 @@ impl Gate {
 
     /// As [`Gate::start`]; what it printed to standard error where it did not start.
     pub fn try_start(dir: &Path, args: &[&str]) -> Result<Gate, String> {
+        Gate::try_start_with(dir, args, &[], &|_| {})
+    }
+
+    /// As [`Gate::try_start`], with these variables; `spawned` is told the process number before the gate is there.
+    pub fn try_start_with(
+        dir: &Path,
+        args: &[&str],
+        variables: &[(&str, &str)],
+        spawned: &dyn Fn(u32),
+    ) -> Result<Gate, String> {
         let mut child = Command::new(PROGRAM)
             .arg("serve")
             .args(args)
             .args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--data-dir"])
             .arg(dir.join("data"))
             .env("FENCEGATE_LOG", "warn")
+            .envs(variables.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
             .expect("the program can be started");
+        spawned(child.id());
         let mut line = String::new();
         let stdout = child.stdout.take().expect("stdout is piped");
         BufReader::new(stdout).read_line(&mut line).expect("stdout can be read");
@@ -366,4 +378,22 @@ impl Client {
         requests.push(json!({ "type": "close" }));
         self.pipeline(token, None, &requests.into())
     }
+}
+
+/// A copy of a directory.
+pub fn copy_dir(from: &Path) -> tempfile::TempDir {
+    fn all(from: &Path, to: &Path) {
+        for entry in std::fs::read_dir(from).expect("it can be listed").flatten() {
+            let to = to.join(entry.file_name());
+            if entry.file_type().expect("it has one").is_dir() {
+                std::fs::create_dir(&to).expect("made");
+                all(&entry.path(), &to);
+            } else {
+                std::fs::copy(entry.path(), to).expect("copied");
+            }
+        }
+    }
+    let to = tempfile::tempdir().expect("a directory");
+    all(from, to.path());
+    to
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
+use crate::fail::{self, Point};
 use crate::fence::drain::{Asked, Moment, Pass, Purpose, Store, Woken};
 use crate::fence::{Claim, FenceName, Mark, Refusal, Verdict};
 use crate::problem::{Kind, Problem};
@@ -90,7 +91,10 @@ impl Shared {
             // Before it is made: what was never issued leaves nothing behind.
             None if self.is_doubted(question, None) => return Said::Doubted(None),
             None => match self.make(scope, &claim.fence) {
-                Ok(made) => made,
+                Ok(made) => {
+                    fail::at(Point::HttpFenceMade);
+                    made
+                }
                 Err(problem) => return Said::No(Problem { presented: Some(claim.token), ..problem }),
             },
         };
@@ -107,7 +111,13 @@ impl Shared {
                 if !policy.enforce {
                     self.count_unenforced(scope, claim, &mut entry);
                 }
+                if pass.is_some() {
+                    fail::at(Point::HttpPassGiven);
+                }
                 self.let_go(id, entry, Woken::Nobody, now, "");
+                if pass.is_some() {
+                    fail::at(Point::HttpAdmitted);
+                }
                 Said::Go(id, pass)
             }
             // What a coordinator has told of an election nobody has presented.
@@ -125,7 +135,10 @@ impl Shared {
                     false => Err(self.unavailable("the store doesn't work")),
                 };
                 match tried {
-                    Ok(answer) => Said::Stored(answer, store),
+                    Ok(answer) => {
+                        fail::at(Point::HttpMarkQueued);
+                        Said::Stored(answer, store)
+                    }
                     Err(problem) => {
                         let problem = problem.about(&claim.fence, entry.fence.mark());
                         let woken = entry.fence.not_stored();

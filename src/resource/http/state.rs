@@ -9,6 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use metrics::Counter;
 use tokio::time::Instant;
 
+use crate::fail::{self, Point};
 use crate::fence::FenceName;
 use crate::fence::drain::{DrainedFence, Moment, Policy};
 use crate::problem::{Kind, Problem};
@@ -212,7 +213,9 @@ impl Shared {
         let is_dirty = entry.fence.is_dirty();
         if entry.has(Flag::Dirty) != is_dirty && !self.is_stopped() {
             entry.set(Flag::Dirty, is_dirty);
-            self.journal.set(id, is_dirty);
+            if !(is_dirty && fail::skips(Point::HttpJournalSet)) {
+                self.journal.set(id, is_dirty);
+            }
         }
     }
 

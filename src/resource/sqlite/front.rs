@@ -12,6 +12,7 @@ use hyper::{Method, Response};
 use tokio::sync::oneshot;
 
 use crate::access::Right;
+use crate::fail::{self, Point};
 use crate::fence::claim::PresentedTokens;
 use crate::fence::{Claim, FenceName, Mark, Presented, Token, Verdict};
 use crate::lock::LockFile;
@@ -184,7 +185,9 @@ impl Sqlite {
         };
         let mut room = self.shared.budget.room();
         let body = asked::read(asked.body, &self.shared.limits, &mut room).await?;
+        fail::at(Point::SqliteReceived);
         let arrives = self.run(Arc::clone(&claims), presented, asked.by, version, format, &body, room)?;
+        fail::at(Point::SqliteQueued);
         // As with the head.
         drop(body);
         let reply = arrived(arrives).await?;

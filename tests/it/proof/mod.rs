@@ -19,8 +19,8 @@ use crate::process::{Client, Gate};
 use crate::upstream::hostile::{Applied, Hostile};
 use crate::upstream::{self, pass_time};
 
-mod judge;
-mod world;
+pub mod judge;
+pub mod world;
 
 use judge::{Note, Told, judge};
 use world::{Dice, World};
