@@ -28,9 +28,9 @@ pub fn make_dir(dir: &Path) -> io::Result<()> {
     File::open(parent)?.sync_all()
 }
 
-/// The write-ahead log of an SQLite database.
+/// The write-ahead log of an SQLite database, which is beside the file itself and not beside a link to it.
 fn log_of(database: &Path) -> PathBuf {
-    let mut name = database.as_os_str().to_owned();
+    let mut name = database.canonicalize().unwrap_or_else(|_| database.to_owned()).into_os_string();
     name.push("-wal");
     name.into()
 }
@@ -155,7 +155,11 @@ mod tests {
         fs::write(log_of(&database), "").unwrap();
         let place = Place::of(&database).unwrap();
         assert_eq!(place.check(), Ok(()));
-        for path in [&database, &log_of(&database)] {
+        let link = dir.path().join("link.db");
+        std::os::unix::fs::symlink(&database, &link).unwrap();
+        assert_eq!(Place::of(&link).unwrap().check(), Ok(()));
+        let log = log_of(&database);
+        for path in [&database, &log] {
             fs::rename(path, &away).unwrap();
             assert!(place.check().unwrap_err().contains("isn't where it was"));
             fs::write(path, "").unwrap();

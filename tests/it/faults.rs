@@ -102,6 +102,17 @@ fn a_file_that_is_no_database_is_left_alone() {
     assert!(std::fs::read_to_string(&file).expect("read").starts_with("these are my notes"));
 }
 
+/// So that nothing in the environment of a released gate can kill it, stop it, or make it leave out a step.
+#[cfg(not(debug_assertions))]
+#[test]
+fn a_release_build_has_no_fail_points() {
+    let program = std::fs::read(PROGRAM).expect("it can be read");
+    for text in ["FENCEGATE_FAIL", "sqlite.mark_write", "http.journal_set", "elections.issue"] {
+        let is_there = program.windows(text.len()).any(|window| window == text.as_bytes());
+        assert!(!is_there, "{text} is in the program");
+    }
+}
+
 /// A small file system in memory, unmounted when dropped.
 pub struct SmallDisk(tempfile::TempDir);
 

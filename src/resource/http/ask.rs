@@ -1,6 +1,7 @@
 //! What a request asks of a fence, and what it is told.
 
 use std::future::poll_fn;
+use std::sync::MutexGuard;
 use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::Duration;
@@ -91,10 +92,7 @@ impl Shared {
             // Before it is made: what was never issued leaves nothing behind.
             None if self.is_doubted(question, None) => return Said::Doubted(None),
             None => match self.make(scope, &claim.fence) {
-                Ok(made) => {
-                    fail::at(Point::HttpFenceMade);
-                    made
-                }
+                Ok(made) => made,
                 Err(problem) => return Said::No(Problem { presented: Some(claim.token), ..problem }),
             },
         };
@@ -111,14 +109,7 @@ impl Shared {
                 if !policy.enforce {
                     self.count_unenforced(scope, claim, &mut entry);
                 }
-                if pass.is_some() {
-                    fail::at(Point::HttpPassGiven);
-                }
-                self.let_go(id, entry, Woken::Nobody, now, "");
-                if pass.is_some() {
-                    fail::at(Point::HttpAdmitted);
-                }
-                Said::Go(id, pass)
+                self.go(id, entry, pass, now)
             }
             // What a coordinator has told of an election nobody has presented.
             Asked::Refused(refusal) if why.is_some() => Said::No(refusal.into()),
@@ -135,10 +126,7 @@ impl Shared {
                     false => Err(self.unavailable("the store doesn't work")),
                 };
                 match tried {
-                    Ok(answer) => {
-                        fail::at(Point::HttpMarkQueued);
-                        Said::Stored(answer, store)
-                    }
+                    Ok(answer) => Said::Stored(answer, store),
                     Err(problem) => {
                         let problem = problem.about(&claim.fence, entry.fence.mark());
                         let woken = entry.fence.not_stored();
@@ -159,6 +147,18 @@ impl Shared {
                 Said::No(self.quarantined(claim, mark.as_ref(), until))
             }
         }
+    }
+
+    /// Lets a request go on; the journal knows of a write before anybody can send it.
+    fn go(&self, id: u32, entry: MutexGuard<'_, Entry>, pass: Option<Pass>, now: Moment) -> Said<'_> {
+        if pass.is_some() {
+            fail::at(Point::HttpPassGiven);
+        }
+        self.let_go(id, entry, Woken::Nobody, now, "");
+        if pass.is_some() {
+            fail::at(Point::HttpAdmitted);
+        }
+        Said::Go(id, pass)
     }
 
     /// Whether a claim would raise this mark without the word of who issues its token. A word from before an operator's reset
@@ -195,6 +195,7 @@ impl Shared {
         let write = Write::Mark { before, after, is_settled, event, reason };
         self.queue.push(Job { id, fence: fence.clone(), scope, write, reply: Some(reply) })?;
         entry.set(Flag::Storing, true);
+        fail::at(Point::HttpMarkQueued);
         Ok(answer)
     }
 

@@ -104,7 +104,7 @@ pub struct InFlight {
 /// No place.
 const NOWHERE: u32 = u32::MAX;
 /// How long a request waits for its mark to be stored.
-const STORE_WAIT: Duration = Duration::from_secs(10);
+pub(super) const STORE_WAIT: Duration = Duration::from_secs(10);
 /// How much longer than the drain a request waits for writes that should have been cut off.
 const OVERDUE_MS: u64 = 1_000;
 

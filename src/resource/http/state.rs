@@ -249,6 +249,7 @@ impl Shared {
         self.journal.set(id, false);
         let hash = self.put(id, Entry::new(name, fence, scope));
         self.index.insert(id, hash);
+        fail::at(Point::HttpFenceMade);
         Ok((id, self.lock(id)))
     }
 

@@ -211,16 +211,17 @@ impl OwnExec<'_> {
             ("BEGIN IMMEDIATE".to_owned(), "COMMIT".to_owned(), "ROLLBACK".to_owned())
         };
         db.own(&begin).map_err(|error| storage(&error))?;
-        if !explicit {
-            fail::at(Point::AloneBegun);
-        }
+        let alone = |point| {
+            if !explicit {
+                fail::at(point)
+            }
+        };
+        alone(Point::AloneBegun);
         let claims = Arc::clone(self.claims);
         let stale = if explicit { Ok(()) } else { self.verify(&claims) };
+        alone(Point::AloneVerified);
         let result = match stale {
-            Ok(()) => {
-                fail::at(Point::AloneVerified);
-                self.run(prepared, args, permitted, rows)
-            }
+            Ok(()) => self.run(prepared, args, permitted, rows),
             Err(halt) => {
                 self.db()?.own(&undo).map_err(|error| storage(&error))?;
                 return Err(halt);
@@ -247,9 +248,7 @@ impl OwnExec<'_> {
             }
         }
         self.applied |= !explicit && ended.is_ok() && matches!(result, Ok(_) | Err(Fail::Sql(_)));
-        if self.applied {
-            fail::at(Point::AloneCommitted);
-        }
+        alone(Point::AloneCommitted);
         self.sync_lock()?;
         match (result, ended) {
             (Ok(done), Ok(())) => Ok(done),

@@ -129,6 +129,39 @@ fn whatever_call_of_a_database_fails_it_tells_the_truth_and_recovers() {
     database.judge();
 }
 
+/// What doesn't share the writer's transaction: a statement by itself, a client's own transaction, an operator's reset.
+#[test]
+fn a_commit_of_ones_own_that_fails_is_not_called_done() {
+    let Some(mut database) = Database::new("a_commit_of_ones_own_that_fails_is_not_called_done") else { return };
+    assert_eq!(database.write(10).0, Told::Done);
+    for (ops, expected) in [(SYNC, (502, "OUTCOME_UNKNOWN")), (WRITE, (502, "OUTCOME_UNKNOWN"))] {
+        let fault = Fault { ops, file: "app.db-wal", nth: 1, error: Errno::IO.raw_os_error(), stays: true };
+        let token = database.term.to_string();
+        let mut client = database.gate.client();
+        let insert = |id: u64| crate::kill::stmt(&format!("INSERT INTO log (write_id, term) VALUES ({id}, {token})"));
+        let begun = client.pipeline(Some(&token), None, &json!([crate::kill::stmt("BEGIN IMMEDIATE"), insert(1001)]));
+        let baton = begun.expect("an answer").json()["baton"].as_str().map(str::to_owned);
+        database.disk.fail(fault);
+        let commit = json!([crate::kill::stmt("COMMIT"), { "type": "close" }]);
+        let committed = client.pipeline(Some(&token), baton.as_deref(), &commit).expect("an answer");
+        let alone = json!([crate::kill::stmt("PRAGMA foreign_keys = off"), insert(1002), { "type": "close" }]);
+        let alone = client.pipeline(Some(&token), None, &alone).expect("an answer");
+        let body = json!({ "highest": token, "reason": "a test" }).to_string();
+        let json_type = [crate::process::JSON];
+        let reset = database.gate.admin().request("POST", "/v1/fences/app/reset", &json_type, body.as_bytes());
+        assert!(database.disk.mend() >= 3, "each of them came to the disk");
+        for answer in [committed, alone, reset.expect("an answer")] {
+            assert_eq!((answer.status, answer.code().as_str()), expected, "{ops}: {answer:?}");
+        }
+        for id in [1001, 1002] {
+            database.written.push(Written { id, rows: 1, told: Told::Nothing });
+        }
+        assert_eq!(database.write(10).0, Told::Done);
+        database.knock();
+    }
+    database.judge();
+}
+
 #[test]
 fn whatever_call_of_a_checkpoint_fails_nothing_is_lost() {
     let Some(mut database) = Database::new("whatever_call_of_a_checkpoint_fails_nothing_is_lost") else { return };
@@ -173,6 +206,12 @@ fn begin_claim(gate: &Gate, fence: &str, term: u64) -> Client {
 fn whatever_call_of_the_store_of_marks_fails_the_gate_lives_and_recovers() {
     let test = "whatever_call_of_the_store_of_marks_fails_the_gate_lives_and_recovers";
     let Some((disk, mut gate)) = http(test) else { return };
+    for error in [Errno::IO, Errno::NOSPC] {
+        disk.fail(Fault { ops: WRITE, file: "fences.journal", nth: 1, error: error.raw_os_error(), stays: true });
+        let unplaced = begin_claim(&gate, "a", 1).read_answer().expect("an answer");
+        assert_eq!((unplaced.status, unplaced.code().as_str()), (503, "UNAVAILABLE"), "{unplaced:?}");
+        assert!(disk.mend() > 0, "the first fence has no place in the journal yet");
+    }
     let (mut term, mut acknowledged, mut refused) = (1, 0, 0);
     for (file, ops) in [("fences.db-wal", WRITE), ("fences.db-wal", SYNC), ("", WRITE | SYNC | CUT | MAKE)] {
         for error in ERRORS {

@@ -359,7 +359,8 @@ fn where_that_is_left_out_the_same_judge_finds_the_loss() {
     let wrong =
         after_a_failed_sync("where_that_is_left_out_the_same_judge_finds_the_loss", &[("FENCEGATE_FAIL", &skip)]);
     if let Some(wrong) = wrong {
-        for lost in ["Row(", "Mark(", "Token("] {
+        // Not the row: the first connection to a database copies its log into it when it is closed, and syncs that.
+        for lost in ["Mark(", "Token("] {
             assert!(wrong.iter().any(|what| what.contains(lost)), "the judge saw only {wrong:?}");
         }
     }

@@ -157,7 +157,7 @@ fn a_database_with_a_step_left_out_is_found_out() {
 fn an_http_service_with_a_step_left_out_is_found_out() {
     let stage = http::Stage::new();
     let all_set = (1..40).map(|nth| format!("http.journal_set:{nth}:skip")).collect::<Vec<_>>().join(",");
-    let no_journal = format!("{all_set},http.mark_queued:5:kill");
+    let no_journal = format!("{all_set},http.mark_queued:6:kill");
     let mistakes = [
         ("http.mark_write:1:skip,http.pass_given:3:kill", "after a restart"),
         (&no_journal, crate::proof::judge::FELL),
