@@ -12,6 +12,8 @@ ARGS ?=
 KILLS ?= 500
 # For how many seconds it attacks the promise to HTTP services.
 PROOF_SECONDS ?= 600
+# How many disks it makes as a loss of power may leave them.
+IMAGES ?= 3000
 # How many random requests `make sanitize` sends.
 SQL ?= 20000
 
@@ -66,11 +68,13 @@ test-drivers: ## drive the gate with real libSQL drivers (Node, Python, Rust), a
 	tests/drivers/run
 
 .PHONY: soak
-soak: ## the long proofs: KILLS (500) kills of the gate, PROOF_SECONDS (600) of an HTTP service, the large models
+soak: ## the long proofs: KILLS (500) kills of the gate, PROOF_SECONDS (600) of an HTTP service, IMAGES (3000) of disks, every fail point, the large models
 	@scripts/ensure rust cc protoc
 	FENCEGATE_MODEL=large $(CARGO) test --release --locked --lib fence::drain -- --nocapture --test-threads 1
 	FENCEGATE_SOAK_KILLS=$(KILLS) $(CARGO) test --release --locked --test it kill -- --nocapture
 	FENCEGATE_PROOF_SECONDS=$(PROOF_SECONDS) $(CARGO) test --release --locked --test it proof -- --nocapture
+	FENCEGATE_POWER_IMAGES=$(IMAGES) $(CARGO) test --release --locked --test it -- disk::power a_release_build --nocapture
+	FENCEGATE_FAIL_ALL=1 $(CARGO) test --locked --test it -- failpoints disk::errors --nocapture
 
 # The sanitizer comes with stable Rust; only its flag counts as unstable. SQLite is compiled with it, too. Naming the target keeps the
 # flags away from build scripts.

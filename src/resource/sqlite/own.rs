@@ -211,15 +211,10 @@ impl OwnExec<'_> {
             ("BEGIN IMMEDIATE".to_owned(), "COMMIT".to_owned(), "ROLLBACK".to_owned())
         };
         db.own(&begin).map_err(|error| storage(&error))?;
-        let alone = |point| {
-            if !explicit {
-                fail::at(point)
-            }
-        };
-        alone(Point::AloneBegun);
+        alone(explicit, Point::AloneBegun);
         let claims = Arc::clone(self.claims);
         let stale = if explicit { Ok(()) } else { self.verify(&claims) };
-        alone(Point::AloneVerified);
+        alone(explicit, Point::AloneVerified);
         let result = match stale {
             Ok(()) => self.run(prepared, args, permitted, rows),
             Err(halt) => {
@@ -248,7 +243,7 @@ impl OwnExec<'_> {
             }
         }
         self.applied |= !explicit && ended.is_ok() && matches!(result, Ok(_) | Err(Fail::Sql(_)));
-        alone(Point::AloneCommitted);
+        alone(explicit, Point::AloneCommitted);
         self.sync_lock()?;
         match (result, ended) {
             (Ok(done), Ok(())) => Ok(done),
@@ -389,6 +384,13 @@ pub fn describe(db: &mut Db, sql: &str, deadline: Instant, out: &mut Vec<u8>) ->
     out.extend_from_slice(tail.as_bytes());
     db.keep(prepared);
     Ok(())
+}
+
+/// A statement with a transaction of its own has come to this place.
+fn alone(explicit: bool, point: Point) {
+    if !explicit {
+        fail::at(point);
+    }
 }
 
 fn refuse(problem: Problem) -> Halt {

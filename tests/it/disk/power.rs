@@ -139,6 +139,9 @@ fn live(scene: &mut Scene) {
     for term in 5..10 {
         assert_eq!(scene.row(&gate, term, 900_000), 200);
     }
+    // The power may go away while the next gate looks through what a killed one has left, too.
+    gate.kill();
+    let gate = scene.start(NO_VARIABLES);
     for term in 10..14 {
         assert_eq!((scene.row(&gate, term, 10), scene.put(&gate, "a", term), scene.elect(&gate)), (200, 200, 200));
     }
@@ -356,12 +359,18 @@ fn what_a_failed_sync_has_left_is_on_disk_before_it_counts() {
 #[test]
 fn where_that_is_left_out_the_same_judge_finds_the_loss() {
     let skip = (1..4).map(|nth| format!("sqlite.start.resync:{nth}:skip")).collect::<Vec<_>>().join(",");
-    let wrong =
-        after_a_failed_sync("where_that_is_left_out_the_same_judge_finds_the_loss", &[("FENCEGATE_FAIL", &skip)]);
-    if let Some(wrong) = wrong {
-        // Not the row: the first connection to a database copies its log into it when it is closed, and syncs that.
-        for lost in ["Mark(", "Token("] {
-            assert!(wrong.iter().any(|what| what.contains(lost)), "the judge saw only {wrong:?}");
+    // Not the row: the first connection to a database copies its log into it when it is closed, and syncs that.
+    let is_found =
+        |wrong: &[String]| ["Mark(", "Token("].iter().all(|lost| wrong.iter().any(|what| what.contains(lost)));
+    let mut wrong = Vec::new();
+    // A gate that is killed in the middle of trying again leaves writes that no sync has failed of.
+    for _ in 0..10 {
+        let test = "where_that_is_left_out_the_same_judge_finds_the_loss";
+        let Some(more) = after_a_failed_sync(test, &[("FENCEGATE_FAIL", &skip)]) else { return };
+        wrong.extend(more);
+        if is_found(&wrong) {
+            return;
         }
     }
+    panic!("the judge saw only {wrong:?}");
 }
