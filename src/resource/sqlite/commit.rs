@@ -99,7 +99,10 @@ impl Writer {
         self.count_writes(&done);
         let mut answers = Answers::default();
         for (mut work, outcome) in done {
-            let outcome = gone.clone().map_or(outcome, Err);
+            let outcome = match &gone {
+                Some(problem) => outcome.and_then(|()| Err(problem.clone())),
+                None => outcome,
+            };
             // What has a connection of its own, which may hold SQLite's lock, is ended here, before anything else is run.
             match work.reply.take_if(|_| work.stream.own.is_none()) {
                 Some(waiting) => {

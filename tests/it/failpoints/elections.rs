@@ -7,7 +7,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 
 use super::Played;
-use super::site::{Site, Successor};
+use super::site::{Plays, Site, Successor};
 use crate::gate::LONG;
 use crate::process::{Answer, Client, Gate, copy_dir};
 
@@ -76,16 +76,11 @@ pub fn play(template: &tempfile::TempDir, rules: &str) -> Played {
     player.end()
 }
 
-impl Player {
-    fn gate(&mut self) -> &mut Gate {
-        let (_, is_new) = self.site.gate();
-        if is_new && self.site.lives > 1 {
-            self.look();
-        }
-        self.site.gate().0
+impl Plays for Player {
+    fn site(&mut self) -> &mut Site {
+        &mut self.site
     }
 
-    /// What a gate knows that was started anew.
     fn look(&mut self) {
         let highest = self.told.iter().map(|told| told.1).max().unwrap_or(0);
         let election = self.site.gate().0.client().get("/-/elections/app").json();
@@ -102,7 +97,9 @@ impl Player {
             }
         }
     }
+}
 
+impl Player {
     /// Asks until there is an answer of this status.
     fn ask(&mut self, action: &str, body: &Value, wanted: &[u16]) -> Answer {
         let started = Instant::now();

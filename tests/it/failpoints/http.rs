@@ -7,7 +7,7 @@ use std::time::Instant;
 use serde_json::json;
 
 use super::Played;
-use super::site::{Site, Successor};
+use super::site::{Plays, Site, Successor};
 use crate::gate::LONG;
 use crate::process::{Answer, Client, Gate, JSON, copy_dir};
 use crate::proof::judge::{Note, Told, judge};
@@ -144,20 +144,22 @@ struct Player<'a> {
     wrong: Vec<String>,
 }
 
-impl Player<'_> {
-    fn gate(&mut self) -> &mut Gate {
-        let (_, is_new) = self.site.gate();
-        if is_new && self.site.lives > 1 {
-            for resource in ["held", "quick"] {
-                self.look(resource);
-                self.knock(resource);
-            }
-        }
-        self.site.gate().0
+impl Plays for Player<'_> {
+    fn site(&mut self) -> &mut Site {
+        &mut self.site
     }
 
+    fn look(&mut self) {
+        for resource in ["held", "quick"] {
+            self.look_at(resource);
+            self.knock(resource);
+        }
+    }
+}
+
+impl Player<'_> {
     /// What a gate knows that was started anew.
-    fn look(&mut self, resource: &str) {
+    fn look_at(&mut self, resource: &str) {
         let fence = format!("{resource}/{}", self.world.fence);
         let is_acknowledged = |note: &&Note| note.fence == fence && note.told == Told::Done;
         let acknowledged = self.world.notes.lock().unwrap().iter().filter(is_acknowledged).map(|note| note.token).max();

@@ -22,6 +22,22 @@ pub trait Successor: Send {
     fn hear(&mut self, answer: std::io::Result<Answer>);
 }
 
+/// Who plays a history.
+pub trait Plays {
+    fn site(&mut self) -> &mut Site;
+
+    /// Looks what a gate knows that was started anew.
+    fn look(&mut self);
+
+    /// The gate; one that was started anew has been looked at.
+    fn gate(&mut self) -> &mut Gate {
+        if self.site().gate().1 {
+            self.look();
+        }
+        self.site().gate().0
+    }
+}
+
 pub struct Site {
     pub dir: tempfile::TempDir,
     args: Vec<String>,
@@ -63,14 +79,14 @@ impl Site {
         log.lines().map(str::to_owned).collect()
     }
 
-    /// The gate, started where there is none. True where this is another life.
+    /// The gate, started where there is none. True where another one was there before, and this one has only just started.
     pub fn gate(&mut self) -> (&mut Gate, bool) {
         let is_dead = self.gate.as_mut().is_none_or(|gate| !gate.is_running());
         if is_dead {
             self.gate = None;
             self.start();
         }
-        (self.gate.as_mut().expect("just started"), is_dead)
+        (self.gate.as_mut().expect("just started"), is_dead && self.lives > 1)
     }
 
     fn start(&mut self) {

@@ -9,7 +9,7 @@ use rusqlite::Connection;
 use serde_json::{Value, json};
 
 use super::Played;
-use super::site::{Site, Successor};
+use super::site::{Plays, Site, Successor};
 use crate::gate::LONG;
 use crate::kill::{Told, Written, held_against, stmt, told};
 use crate::process::{Answer, Client, Gate, copy_dir};
@@ -128,16 +128,11 @@ pub fn play(template: &tempfile::TempDir, rules: &str) -> Played {
     player.end()
 }
 
-impl Player {
-    fn gate(&mut self) -> &mut Gate {
-        let (_, is_new) = self.site.gate();
-        if is_new && self.site.lives > 1 {
-            self.look();
-        }
-        self.site.gate().0
+impl Plays for Player {
+    fn site(&mut self) -> &mut Site {
+        &mut self.site
     }
 
-    /// What a gate knows that was started anew.
     fn look(&mut self) {
         let acknowledged = self.world.acknowledged.load(Ordering::SeqCst);
         let mut client = self.site.gate().0.client();
@@ -148,7 +143,9 @@ impl Player {
         }
         self.knock();
     }
+}
 
+impl Player {
     /// A leader that was deposed doesn't believe it.
     fn knock(&mut self) {
         let acknowledged = self.world.acknowledged.load(Ordering::SeqCst);
