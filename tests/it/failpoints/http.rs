@@ -9,7 +9,7 @@ use serde_json::json;
 use super::Played;
 use super::site::{Plays, Site, Successor};
 use crate::gate::LONG;
-use crate::process::{Answer, Client, Gate, JSON, copy_dir};
+use crate::process::{Answer, Client, JSON, copy_dir};
 use crate::proof::judge::{Note, Told, judge};
 use crate::upstream::hostile::Hostile;
 use crate::upstream::pass_time;
