@@ -14,6 +14,8 @@ KILLS ?= 500
 PROOF_SECONDS ?= 600
 # For how many seconds everything fails around a mixed load.
 SOAK_SECONDS ?= 1800
+# How many disks it makes as a loss of power may leave them.
+IMAGES ?= 3000
 # How many random requests `make sanitize` sends.
 SQL ?= 20000
 
@@ -69,12 +71,14 @@ test-drivers: ## drive the gate with real libSQL drivers (Node, Python, Rust), a
 	tests/drivers/run
 
 .PHONY: soak
-soak: ## the long proofs: KILLS (500) kills of the gate, PROOF_SECONDS (600) of an HTTP service, SOAK_SECONDS (1800) of everything failing, the large models
+soak: ## the long proofs: KILLS (500) kills of the gate, PROOF_SECONDS (600) of an HTTP service, SOAK_SECONDS (1800) of everything failing, IMAGES (3000) of disks, every fail point, the large models
 	@scripts/ensure rust cc protoc etcd
 	FENCEGATE_MODEL=large $(CARGO) test --release --locked --lib fence::drain -- --nocapture --test-threads 1
 	FENCEGATE_SOAK_KILLS=$(KILLS) $(CARGO) test --release --locked --test it kill -- --nocapture
 	FENCEGATE_PROOF_SECONDS=$(PROOF_SECONDS) $(CARGO) test --release --locked --test it proof -- --nocapture
 	FENCEGATE_SOAK_SECONDS=$(SOAK_SECONDS) $(CARGO) test --release --locked --test it soak -- --nocapture --test-threads 1
+	FENCEGATE_POWER_IMAGES=$(IMAGES) $(CARGO) test --release --locked --test it -- disk::power a_release_build --nocapture
+	FENCEGATE_FAIL_ALL=1 $(CARGO) test --locked --test it -- failpoints disk::errors --nocapture
 
 # The sanitizer comes with stable Rust; only its flag counts as unstable. SQLite is compiled with it, too. Naming the target keeps the
 # flags away from build scripts.

@@ -8,7 +8,8 @@
 //! - [`tls`]: certificates and keys, of both sides
 //! - [`endpoint`]: a small HTTP client to one listener of a gate
 //! - [`headers`]: the names of the contract's headers; `json`: strings straight into an answer's bytes
-//! - [`lock`]: keeps a second process away
+//! - [`lock`]: keeps a second process away; `files`: what outlives a loss of power
+//! - [`fail`]: where tests kill the process; nothing in release builds
 //! - [`resource`]: seam 1, the thing written to
 //! - [`coordinator`]: seam 2, what elects a leader and issues the token
 //! - [`client`]: leadership that knows when it ends, and clients bound to it
@@ -33,7 +34,11 @@ pub mod config;
 pub mod coordinator;
 #[cfg(feature = "client")]
 pub mod endpoint;
+#[cfg(feature = "server")]
+pub mod fail;
 pub mod fence;
+#[cfg(feature = "server")]
+mod files;
 #[cfg(any(feature = "server", feature = "client"))]
 pub mod headers;
 #[cfg(feature = "server")]

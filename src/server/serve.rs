@@ -33,7 +33,7 @@ pub fn serve(config: Config, out: &mut dyn Write) -> Result<(), ServeError> {
     descriptors::make_room(&mut limits, &mut resources, threads);
     let failed =
         |error: std::io::Error| ServeError::DataDir { dir: data_dir.display().to_string(), why: error.to_string() };
-    std::fs::create_dir_all(&data_dir).map_err(failed)?;
+    crate::files::make_dir(&data_dir).map_err(failed)?;
     let (tls, admin_tls) = (open_tls("data listener", tls)?, open_tls("admin listener", admin_tls)?);
     // Before anything is opened that counts: a counter that is made earlier counts nowhere.
     super::metrics::install();

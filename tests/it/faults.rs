@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::net::TcpListener;
+use std::path::Path;
 use std::process::Command;
 
 use rusqlite::Connection;
@@ -101,14 +102,37 @@ fn a_file_that_is_no_database_is_left_alone() {
     assert!(std::fs::read_to_string(&file).expect("read").starts_with("these are my notes"));
 }
 
+/// So that nothing in the environment of a released gate can kill it, stop it, or make it leave out a step.
+#[cfg(not(debug_assertions))]
+#[test]
+fn a_release_build_has_no_fail_points() {
+    let program = std::fs::read(PROGRAM).expect("it can be read");
+    for text in ["FENCEGATE_FAIL", "sqlite.mark_write", "http.journal_set", "elections.issue"] {
+        let is_there = program.windows(text.len()).any(|window| window == text.as_bytes());
+        assert!(!is_there, "{text} is in the program");
+    }
+}
+
 /// A small file system in memory, unmounted when dropped.
-struct SmallDisk(tempfile::TempDir);
+pub struct SmallDisk(tempfile::TempDir);
 
 impl SmallDisk {
-    fn new() -> Option<SmallDisk> {
+    /// `None` where that isn't allowed.
+    pub fn new() -> Option<SmallDisk> {
         let dir = tempfile::tempdir().expect("a directory");
         let mount = Command::new("mount").args(["-t", "tmpfs", "-o", "size=2m", "tmpfs"]).arg(dir.path()).output();
         mount.is_ok_and(|output| output.status.success()).then_some(SmallDisk(dir))
+    }
+
+    pub fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    /// Changes how it is mounted.
+    pub fn remount(&self, option: &str) {
+        let option = format!("remount,{option}");
+        let mounted = Command::new("mount").args(["-o", &option]).arg(self.path()).status().expect("mount runs");
+        assert!(mounted.success());
     }
 }
 
@@ -118,15 +142,15 @@ impl Drop for SmallDisk {
     }
 }
 
+/// Says so past the test harness, which keeps what a passing test prints to itself.
+pub fn skipped(test: &str) {
+    let _ = writeln!(std::io::stderr(), "SKIPPED: {test}: mounting a small disk needs root");
+}
+
 #[test]
 fn a_full_disk_loses_nothing_and_recovers() {
     let Some(disk) = SmallDisk::new() else {
-        // Past the test harness, which keeps what a passing test prints to itself.
-        let _ = writeln!(
-            std::io::stderr(),
-            "SKIPPED: a_full_disk_loses_nothing_and_recovers: mounting a small disk needs root"
-        );
-        return;
+        return skipped("a_full_disk_loses_nothing_and_recovers");
     };
     let dir = tempfile::tempdir().expect("a directory");
     let file = disk.0.path().join("app.db");
@@ -153,8 +177,7 @@ fn a_full_disk_loses_nothing_and_recovers() {
     assert_eq!(count(&mut client), acknowledged.to_string(), "reads go on, and tell the truth");
     let trouble = gate.admin().get("/v1/status").json()["resources"][0]["trouble"].clone();
     assert!(trouble.is_string(), "operators are told: {trouble}");
-    let grow = Command::new("mount").args(["-o", "remount,size=16m"]).arg(disk.0.path()).status().expect("mount runs");
-    assert!(grow.success());
+    disk.remount("size=16m");
     assert_eq!(client.sql(Some("1"), &[insert]).status, 200, "there is room again");
     assert!(gate.admin().get("/v1/status").json()["resources"][0]["trouble"].is_null());
     gate.kill();

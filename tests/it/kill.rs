@@ -19,18 +19,19 @@ use crate::process::{Answer, Client, Gate};
 
 /// What a writer was told of one write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Told {
+pub enum Told {
     Done,
     Refused,
     /// The connection broke, or the gate said that it doesn't know.
     Nothing,
 }
 
+/// One write, as its writer knows it.
 #[derive(Debug, Clone, Copy)]
-struct Written {
-    id: u64,
-    rows: u64,
-    told: Told,
+pub struct Written {
+    pub id: u64,
+    pub rows: u64,
+    pub told: Told,
 }
 
 struct World {
@@ -76,7 +77,7 @@ impl World {
     }
 }
 
-fn stmt(sql: &str) -> Value {
+pub fn stmt(sql: &str) -> Value {
     json!({ "type": "execute", "stmt": { "sql": sql } })
 }
 
@@ -96,7 +97,7 @@ impl Dice {
     }
 }
 
-fn told(answer: std::io::Result<Answer>) -> Told {
+pub fn told(answer: &std::io::Result<Answer>) -> Told {
     match answer {
         Ok(answer) if answer.status == 200 => {
             let text = String::from_utf8_lossy(&answer.body).into_owned();
@@ -162,7 +163,7 @@ fn writer(world: &World, seed: u64) -> Vec<Written> {
         let id = world.ids.fetch_add(1, Ordering::SeqCst);
         let (rows, answer) = write(&mut connected, &mut dice, id, term);
         let broken = answer.is_err();
-        let told = told(answer);
+        let told = told(&answer);
         written.push(Written { id, rows, told });
         if !broken {
             client = Some(connected);
@@ -244,6 +245,13 @@ fn judge(dir: &Path, written: &[Written]) -> Vec<String> {
         }
         highest = highest.max(term);
     }
+    wrong.extend(held_against(&found, written));
+    wrong
+}
+
+/// What writers were told, held against how many rows of each write are there.
+pub fn held_against(found: &HashMap<u64, u64>, written: &[Written]) -> Vec<String> {
+    let mut wrong = Vec::new();
     for write in written {
         let rows = found.get(&write.id).copied().unwrap_or(0);
         let right = match write.told {

@@ -18,10 +18,14 @@ mod demo;
 mod deploy;
 mod dice;
 #[cfg(target_os = "linux")]
+mod disk;
+#[cfg(target_os = "linux")]
 mod doctor;
 mod drained;
 mod elections;
 mod etcd_gateway;
+#[cfg(debug_assertions)]
+mod failpoints;
 mod faults;
 mod fences;
 mod fences_crash;

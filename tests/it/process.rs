@@ -66,13 +66,23 @@ impl Gate {
 
     /// As [`Gate::start`]; what it printed to standard error where it did not start.
     pub fn try_start(dir: &Path, args: &[&str]) -> Result<Gate, String> {
-        Gate::try_start_in(dir, args, &[])
+        Gate::try_start_with(dir, args, &[], &|_| {})
     }
 
     fn try_start_in(dir: &Path, args: &[&str], environment: &[(&str, &str)]) -> Result<Gate, String> {
+        Gate::try_start_with(dir, args, environment, &|_| {})
+    }
+
+    /// As [`Gate::try_start`], with these variables; `spawned` is told the process number before the gate is there.
+    pub fn try_start_with(
+        dir: &Path,
+        args: &[&str],
+        variables: &[(&str, &str)],
+        spawned: &dyn Fn(u32),
+    ) -> Result<Gate, String> {
         let mut command = Command::new(PROGRAM);
-        command.arg("serve").args(args).envs(environment.iter().copied());
-        Gate::run(command, dir)
+        command.arg("serve").args(args).envs(variables.iter().copied());
+        Gate::run_told(command, dir, spawned)
     }
 
     /// The same, of a gate that may have so many files open.
@@ -83,7 +93,11 @@ impl Gate {
     }
 
     /// Runs this command, which is a gate's but for where it listens and has its data.
-    pub fn run(mut command: Command, dir: &Path) -> Result<Gate, String> {
+    pub fn run(command: Command, dir: &Path) -> Result<Gate, String> {
+        Gate::run_told(command, dir, &|_| {})
+    }
+
+    fn run_told(mut command: Command, dir: &Path, spawned: &dyn Fn(u32)) -> Result<Gate, String> {
         let mut child = command
             .args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--data-dir"])
             .arg(dir.join("data"))
@@ -93,6 +107,7 @@ impl Gate {
             .stderr(Stdio::piped())
             .spawn()
             .expect("the program can be started");
+        spawned(child.id());
         let mut line = String::new();
         let stdout = child.stdout.take().expect("stdout is piped");
         BufReader::new(stdout).read_line(&mut line).expect("stdout can be read");
@@ -397,4 +412,22 @@ impl Client {
         requests.push(json!({ "type": "close" }));
         self.pipeline(token, None, &requests.into())
     }
+}
+
+/// A copy of a directory.
+pub fn copy_dir(from: &Path) -> tempfile::TempDir {
+    fn all(from: &Path, to: &Path) {
+        for entry in std::fs::read_dir(from).expect("it can be listed").flatten() {
+            let to = to.join(entry.file_name());
+            if entry.file_type().expect("it has one").is_dir() {
+                std::fs::create_dir(&to).expect("made");
+                all(&entry.path(), &to);
+            } else {
+                std::fs::copy(entry.path(), to).expect("copied");
+            }
+        }
+    }
+    let to = tempfile::tempdir().expect("a directory");
+    all(from, to.path());
+    to
 }

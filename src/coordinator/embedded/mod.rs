@@ -33,6 +33,7 @@ use self::store::{Journal, Store};
 use self::worker::{Ask, Message, Reply, Watches, Worker};
 pub use super::candidate::{CandidateId, CandidateIdError};
 use super::{Bid, Coordinator, CoordinatorError, Follow, Followed, Leader, Leadership, Told, View};
+use crate::fail::{self, Point};
 use crate::fence::{FenceName, Token};
 
 /// The lease of a candidate that names none.
@@ -97,6 +98,7 @@ impl Embedded {
         Embedded::start(options, move || {
             let store = Store::open(&data_dir)?;
             let stored = store.load()?;
+            fail::at(Point::ElectionLoaded);
             Ok((stored, store))
         })
         .await

@@ -1,6 +1,6 @@
 //! Where elections are remembered: the file `gate.db`, SQLite with a write-ahead log, synced on every commit.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,9 @@ use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use super::CandidateId;
 use super::elections::{Change, Entrant, Stored};
+use crate::fail::{self, Point};
 use crate::fence::Token;
+use crate::files::{self, Place};
 use crate::lock::{LockError, LockFile};
 
 mod schema {
@@ -100,6 +102,7 @@ pub enum OpenError {
 pub struct Store {
     connection: Connection,
     path: PathBuf,
+    place: Place,
     /// Two processes that each keep the elections in memory would issue the same tokens. The kernel lets go of the lock when
     /// the process ends, however it ends.
     _lock: LockFile,
@@ -112,13 +115,18 @@ impl Store {
     /// # Errors
     /// See [`OpenError`].
     pub fn open(data_dir: &Path) -> Result<Store, OpenError> {
-        make_dir(data_dir).map_err(|cause| OpenError::Files { path: data_dir.to_owned(), cause })?;
+        files::make_dir(data_dir).map_err(|cause| OpenError::Files { path: data_dir.to_owned(), cause })?;
         let lock = lock(data_dir)?;
         let path = data_dir.join(FILE_NAME);
         make_private_file(&path).map_err(|cause| OpenError::Files { path: path.clone(), cause })?;
         let mut connection = connect(&path).map_err(|cause| OpenError::Sqlite { path: path.clone(), cause })?;
+        fail::at(Point::ElectionOpened);
+        let files = |cause| OpenError::Files { path: path.clone(), cause };
+        files::resync(&connection, &path).map_err(files)?;
         migrate(&mut connection, &path)?;
-        Ok(Store { connection, path, _lock: lock })
+        fail::at(Point::ElectionMigrated);
+        let place = Place::of(&path).map_err(files)?;
+        Ok(Store { connection, path, place, _lock: lock })
     }
 
     /// Reads all that is stored. Blocks on the disk.
@@ -157,13 +165,17 @@ impl Store {
 
 impl Journal for Store {
     fn save(&mut self, changes: &[Change]) -> Result<(), JournalError> {
-        save(&mut self.connection, changes).map_err(|error| JournalError(error.to_string()))
+        // What is committed to a file that has gone is lost, though it says that it is done.
+        self.place.check().map_err(JournalError)?;
+        save(&mut self.connection, changes).map_err(|error| JournalError(error.to_string()))?;
+        self.place.check().map_err(JournalError)
     }
 }
 
 /// Each statement can be repeated without harm, as [`Journal::save`] asks.
 fn save(connection: &mut Connection, changes: &[Change]) -> rusqlite::Result<()> {
     let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+    fail::at(Point::ElectionBegun);
     {
         let mut enter = transaction.prepare_cached(
             "INSERT OR REPLACE INTO election_candidate (arrival, candidate, election, holder, ttl_ms)
@@ -184,7 +196,9 @@ fn save(connection: &mut Connection, changes: &[Change]) -> rusqlite::Result<()>
                     enter.execute(params![arrival, candidate.0, election.as_str(), holder, ttl_ms])?;
                 }
                 Change::Elected { election, candidate, token } => {
-                    issue.execute(params![election.as_str(), token.as_i64()])?;
+                    if !fail::skips(Point::ElectionIssue) {
+                        issue.execute(params![election.as_str(), token.as_i64()])?;
+                    }
                     elect.execute(params![candidate.0, token.as_i64()])?;
                 }
                 Change::Left { candidate, .. } => {
@@ -193,17 +207,10 @@ fn save(connection: &mut Connection, changes: &[Change]) -> rusqlite::Result<()>
             }
         }
     }
-    transaction.commit()
-}
-
-/// Makes the directory where it is missing, so that it outlives a loss of power: a new entry is durable once its parent is.
-fn make_dir(dir: &Path) -> io::Result<()> {
-    if dir.is_dir() {
-        return Ok(());
-    }
-    fs::create_dir_all(dir)?;
-    let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    File::open(parent)?.sync_all()
+    fail::at(Point::ElectionWritten);
+    transaction.commit()?;
+    fail::at(Point::ElectionStored);
+    Ok(())
 }
 
 /// Whoever reads the candidate ids can resign for a leader, so a new database is its owner's alone. SQLite gives its side files

@@ -23,6 +23,7 @@ use super::elections::{Change, Elections, Place, Standing, Status};
 use super::followers::Followers;
 use super::store::{Journal, JournalError};
 use crate::coordinator::{CoordinatorError, Followed, Told, View};
+use crate::fail::{self, Point};
 use crate::fence::{FenceName, Holder, Token};
 
 /// The most requests that are applied before one commit.
@@ -207,6 +208,7 @@ impl<J: Journal> Worker<J> {
             }
             Ask::Renew { candidate, watch, reply } => {
                 let renewed = self.elections.renew(sent, &election, candidate);
+                fail::at(Point::ElectionRenewed);
                 let outcome = renewed.map(|standing| self.watch_standing(&election, standing, watch));
                 held(election, reply, outcome)
             }
@@ -282,6 +284,7 @@ impl<J: Journal> Worker<J> {
         if changed.is_empty() {
             return self.followers.welcome(&self.elections);
         }
+        fail::at(Point::ElectionDecided);
         match self.journal.save(self.elections.changes()) {
             Ok(()) => {
                 if std::mem::take(&mut self.failing) {
@@ -298,6 +301,7 @@ impl<J: Journal> Worker<J> {
                 for held in waiting {
                     (held.answer)(Ok(()));
                 }
+                fail::at(Point::ElectionTold);
             }
             Err(error) => self.refuse(waiting, &error),
         }

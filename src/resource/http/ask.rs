@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
+use crate::fail::{self, Point};
 use crate::fence::drain::{Asked, Moment, Pass, Purpose, Store, Woken};
 use crate::fence::{Claim, FenceName, Mark, Refusal, Verdict};
 use crate::problem::{Kind, Problem};
@@ -97,8 +98,7 @@ impl Shared {
                 if !policy.enforce {
                     self.count_unenforced(scope, claim, &mut entry);
                 }
-                self.let_go(id, entry, Woken::Nobody, now, "");
-                Said::Go(id, pass)
+                self.go(id, entry, pass, now)
             }
             // What a coordinator has told of an election nobody has presented.
             Asked::Refused(refusal) if why.is_some() => Said::No(refusal.into()),
@@ -166,6 +166,18 @@ impl Shared {
         self.make(scope, &claim.fence).map_err(failed)
     }
 
+    /// Lets a request go on; the journal knows of a write before anybody can send it.
+    fn go(&self, id: u32, entry: MutexGuard<'_, Entry>, pass: Option<Pass>, now: Moment) -> Said<'_> {
+        if pass.is_some() {
+            fail::at(Point::HttpPassGiven);
+        }
+        self.let_go(id, entry, Woken::Nobody, now, "");
+        if pass.is_some() {
+            fail::at(Point::HttpAdmitted);
+        }
+        Said::Go(id, pass)
+    }
+
     /// Whether a claim would raise this mark without the word of who issues its token. A word from before an operator's reset
     /// doesn't count: it could undo the reset with a token that is led by no more.
     fn is_doubted(&self, question: &Question<'_>, mark: Option<&Mark>) -> bool {
@@ -200,6 +212,7 @@ impl Shared {
         let write = Write::Mark { before, after, is_settled, event, reason };
         self.queue.push(Job { id, fence: fence.clone(), scope, write, reply: Some(reply) })?;
         entry.set(Flag::Storing, true);
+        fail::at(Point::HttpMarkQueued);
         Ok(answer)
     }
 

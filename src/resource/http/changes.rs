@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{MutexGuard, PoisonError};
 use std::task::Waker;
 
+use crate::fail::{self, Point};
 use crate::fence::Token;
 use crate::fence::drain::{Blocked, Moment, Woken};
 use crate::problem::{Kind, Problem};
@@ -80,6 +81,7 @@ impl Shared {
     /// Tells that a fence's quarantine has begun, and remembers to look for its end.
     pub fn quarantine_began(&self, id: u32, entry: &mut Entry, blocked: Blocked, why: &'static str) {
         entry.set(Flag::Quarantined, true);
+        fail::at(Point::HttpQuarantined);
         if let Some(scope) = self.told(entry.home) {
             scope.quarantined.fetch_add(1, Ordering::Relaxed);
             scope.quarantines_on.lock().unwrap_or_else(PoisonError::into_inner).set(id, true);
@@ -123,6 +125,7 @@ impl Shared {
             entry.fence.tick(now);
             match entry.fence.blocked(now) {
                 Blocked::No => {
+                    fail::at(Point::HttpSettled);
                     self.line(id, &entry, "settled", None);
                     self.quarantine_over(id, &mut entry);
                     entry.set(Flag::Quiet, false);
@@ -140,6 +143,9 @@ impl Shared {
     /// What the store's thread does when it is done with a job.
     pub fn complete(&self, job: Job, result: Result<(), &str>, at_ms: i64) {
         let Job { id, fence, scope, write, reply } = job;
+        if matches!(&write, Write::Mark { event: "reset", .. }) {
+            fail::at(Point::HttpResetStored);
+        }
         let answer = match (&write, result) {
             (Write::Mark { before, after, is_settled, event, .. }, Ok(())) => {
                 let now = self.now();
@@ -162,6 +168,7 @@ impl Shared {
                     tracing::warn!(%fence, to, "an operator reset the mark");
                 }
                 self.let_go(id, entry, woken, now, "");
+                fail::at(Point::HttpMarkCompleted);
                 Ok(true)
             }
             (Write::Mark { .. }, Err(why)) => {
@@ -185,6 +192,7 @@ impl Shared {
     }
 
     fn released(&self, id: u32, at_ms: i64) -> bool {
+        fail::at(Point::HttpReleaseStored);
         let now = self.now();
         let mut entry = self.lock(id);
         let was_on = entry.fence.release(now);
@@ -195,6 +203,7 @@ impl Shared {
         self.tell(&entry, "released", entry.fence.mark().map(|mark| mark.token), at_ms);
         tracing::warn!(fence = entry.name.as_str(), "an operator released the fence");
         self.let_go(id, entry, Woken::Everybody, now, "");
+        fail::at(Point::HttpReleased);
         was_on
     }
 }

@@ -23,6 +23,7 @@ use hyper::body::Frame;
 use hyper::{HeaderMap, StatusCode};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
+use crate::fail::{self, Point};
 use crate::fence::drain::Outcome;
 use crate::resource::seat::{Seat, Waiting};
 
@@ -182,6 +183,9 @@ impl Exchange {
             Poll::Pending
         });
         let head = head.await?;
+        if self.write.is_some() {
+            fail::at(Point::HttpHeadCome);
+        }
         self.stage = Stage::Body(head.status.as_u16());
         Ok(head)
     }
@@ -383,6 +387,7 @@ impl Exchange {
 
     fn tell(&mut self, outcome: Outcome) {
         if let Some(write) = self.write.take() {
+            fail::at(if outcome == Outcome::Known { Point::HttpAnswerCome } else { Point::HttpCut });
             write.finish(outcome);
         }
     }

@@ -20,7 +20,8 @@ use rusqlite::Connection;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use crate::fence::drain::{Moment, Outcome, Pass, Policy, Purpose, Store};
+use crate::fail::{self, Point};
+use crate::fence::drain::{Moment, Outcome, Pass, Policy, Purpose, Store, Woken};
 use crate::fence::{Claim, Mark, Token, Verdict};
 use crate::lock::LockFile;
 use crate::problem::{Kind, Problem};
@@ -103,7 +104,7 @@ pub struct InFlight {
 /// No place.
 const NOWHERE: u32 = u32::MAX;
 /// How long a request waits for its mark to be stored.
-const STORE_WAIT: Duration = Duration::from_secs(10);
+pub(super) const STORE_WAIT: Duration = Duration::from_secs(10);
 /// How much longer than the drain a request waits for writes that should have been cut off.
 const OVERDUE_MS: u64 = 1_000;
 
@@ -116,8 +117,8 @@ impl Fences {
     pub fn open(dir: &Path, scopes: Vec<Scope>) -> Result<Arc<Fences>, OpenError> {
         let opened = super::load::load(dir, scopes)?;
         let shared = Arc::new(opened.shared);
-        let (for_thread, conn) = (Arc::clone(&shared), opened.writer);
-        let run = move || super::worker::run(for_thread, conn);
+        let (for_thread, conn, place) = (Arc::clone(&shared), opened.writer, opened.place);
+        let run = move || super::worker::run(&for_thread, &conn, &place);
         let thread = crate::resource::threads::spawn("fg-fences", run)
             .map_err(|error| OpenError::file(&dir.join(super::store::FILE_NAME), &error))?;
         let handles = (0..HANDLES).map(|_| Arc::new(Handle { shared: Arc::clone(&shared) })).collect();
@@ -195,6 +196,7 @@ impl Fences {
         self.shared.stop();
         self.shared.queue.close();
         let _ = running.join();
+        fail::at(Point::HttpStopStored);
         self.shared.close_journal();
         drop(self.lock.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
@@ -408,7 +410,9 @@ impl InFlight {
         if place != NOWHERE {
             entry.leave(place);
         }
+        fail::at(if woken == Woken::Everybody { Point::HttpDrained } else { Point::HttpPassBack });
         shared.let_go(self.id, entry, woken, now, why);
+        fail::at(Point::HttpWriteEnded);
     }
 
     /// Ends when a newer token has taken the fence: by the instant that it gives at the latest, the write has to have ended.

@@ -11,6 +11,7 @@ use hyper::upgrade::OnUpgrade;
 use hyper::{Method, Response, StatusCode, Version};
 
 use crate::access::{Caller, Right};
+use crate::fail::{self, Point};
 use crate::fence::claim::PresentedTokens;
 use crate::fence::drain::{Outcome, Purpose};
 use crate::fence::{Claim, FenceName};
@@ -189,6 +190,9 @@ impl Http {
             };
             let answer_time = self.limits.answer_time;
             let mut exchange = Exchange::begin(connection, message, self.upstream(), write.0.take(), answer_time);
+            if exchange.is_write() {
+                fail::at(Point::HttpSending);
+            }
             match exchange.head().await {
                 Ok(head) if exchange.is_write() && head.status != StatusCode::SWITCHING_PROTOCOLS => {
                     let whole = exchange.take_now(self.limits.collect_bytes);

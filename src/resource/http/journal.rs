@@ -18,6 +18,8 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 
 use memmap2::{MmapOptions, MmapRaw};
 
+use crate::fail::{self, Point};
+
 use super::index::FENCES_MAX;
 
 const MAGIC: [u8; 8] = *b"fgjourn\n";
@@ -165,8 +167,11 @@ impl Journal {
     /// A file that can't be written or synced; then the next start is one after a crash.
     pub fn close(&self) -> io::Result<()> {
         self.file.sync_all()?;
+        fail::at(Point::HttpJournalSynced);
         self.write_header(true)?;
-        self.file.sync_all()
+        self.file.sync_all()?;
+        fail::at(Point::HttpJournalClosed);
+        Ok(())
     }
 
     fn write_header(&self, is_clean: bool) -> io::Result<()> {

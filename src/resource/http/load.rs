@@ -5,9 +5,11 @@ use std::path::Path;
 
 use rusqlite::Connection;
 
+use crate::fail::{self, Point};
 use crate::fence::drain::{Blocked, DrainedFence, OnUnknown, Policy};
 use crate::fence::name::is_fence_byte;
 use crate::fence::{Holder, Mark};
+use crate::files::Place;
 use crate::lock::LockFile;
 
 use super::entry::{Entry, Flag};
@@ -25,6 +27,8 @@ pub struct Loaded {
     pub shared: Shared,
     /// The connection for the store's thread.
     pub writer: Connection,
+    /// Where the store is.
+    pub place: Place,
     /// The connection for what operators read.
     pub reader: Connection,
     /// The lock on the files.
@@ -37,9 +41,11 @@ pub struct Loaded {
 /// [`OpenError`].
 pub fn load(dir: &Path, scopes: Vec<Scope>) -> Result<Loaded, OpenError> {
     let store = Store::open(dir)?;
+    fail::at(Point::HttpOpened);
     let path = dir.join(JOURNAL_NAME);
     let cannot = |error: std::io::Error| OpenError::file(&path, &error);
     let (journal, before) = Journal::open(&path, store.id, store.numbers).map_err(cannot)?;
+    fail::at(Point::HttpJournalOpened);
     let mut floors = store.floors()?;
     let scopes = scopes.into_iter().map(|scope| {
         let floor = floors.remove(&scope.resource);
@@ -75,8 +81,10 @@ pub fn load(dir: &Path, scopes: Vec<Scope>) -> Result<Loaded, OpenError> {
         }
     }
     *shared.numbers.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = numbers;
+    fail::at(Point::HttpRestored);
     shared.journal.start().map_err(cannot)?;
-    Ok(Loaded { shared, writer: store.writer, reader: store.reader, lock: store.lock })
+    fail::at(Point::HttpStarted);
+    Ok(Loaded { shared, writer: store.writer, place: store.place, reader: store.reader, lock: store.lock })
 }
 
 /// Puts one fence there. True where it may have had writes in flight.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 use tokio::sync::oneshot;
+use tokio::time::timeout;
 
 use crate::fence::drain::Blocked;
 use crate::fence::{FenceName, Mark, Token};
@@ -15,13 +16,28 @@ use crate::resource::{Event, FenceInfo, Found, Knock, Look, News, Quarantined, T
 
 use super::ask::Waiter;
 use super::entry::{Entry, Flag};
-use super::fences::Fences;
+use super::fences::{Fences, STORE_WAIT};
 use super::state::not_found;
 use super::store::{self, Write};
 use super::worker::Job;
 
 fn number(scope: usize) -> u16 {
     u16::try_from(scope).expect("a scope's number comes from the list that was given")
+}
+
+/// How long reading waits for what happened to be stored.
+const HISTORY_WAIT: Duration = Duration::from_secs(1);
+
+/// Waits for the store. A disk that fails may keep it for as long as it fails.
+async fn stored(answer: oneshot::Receiver<Result<bool, Problem>>) -> Result<bool, Problem> {
+    match timeout(STORE_WAIT, answer).await {
+        Ok(answer) => answer.map_err(|_| Problem::new(Kind::Unavailable, "the gate is stopping"))?,
+        Err(_) => {
+            let why =
+                "it takes too long to store it; it will be done once the disk works, if the gate isn't stopped before";
+            Err(Problem::new(Kind::OutcomeUnknown, why))
+        }
+    }
 }
 
 /// How far a reset has come.
@@ -132,7 +148,7 @@ impl Fences {
     async fn write(&self, scope: usize, id: u32, fence: &FenceName, write: Write) -> Result<bool, Problem> {
         let (reply, answer) = oneshot::channel();
         self.shared.queue.push(Job { id, fence: fence.clone(), scope: number(scope), write, reply: Some(reply) })?;
-        answer.await.map_err(|_| Problem::new(Kind::Unavailable, "the gate is stopping"))?
+        stored(answer).await
     }
 
     /// Events of a fence with a number below `before`, newest first, at most `limit`.
@@ -148,7 +164,7 @@ impl Fences {
     ) -> Result<Vec<Event>, Problem> {
         self.own(scope, fence)?;
         // What happened stands in the store a little later. Where it can't be stored, what stands there is told.
-        let _ = self.write(scope, 0, fence, Write::Nothing).await;
+        let _ = timeout(HISTORY_WAIT, self.write(scope, 0, fence, Write::Nothing)).await;
         let fence = fence.clone();
         self.read(move |conn| records::history(conn, &fence, before, limit)).await
     }
@@ -181,11 +197,12 @@ impl Fences {
         loop {
             match self.begin_reset(number(scope), fence, to.clone(), &reason)? {
                 Reset::Begun(before, answer) => {
-                    let stopping = |_| Problem::new(Kind::Unavailable, "the gate is stopping");
-                    answer.await.map_err(stopping)??;
-                    return Ok(before);
+                    return stored(answer).await.map(|_| before);
                 }
-                Reset::Later(waiter) => waiter.woken().await,
+                Reset::Later(waiter) => timeout(STORE_WAIT, waiter.woken()).await.map_err(|_| {
+                    let why = "another mark of this fence takes too long to store; nothing was changed";
+                    Problem::new(Kind::Unavailable, why)
+                })?,
             }
         }
     }

@@ -9,6 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use metrics::Counter;
 use tokio::time::Instant;
 
+use crate::fail::{self, Point};
 use crate::fence::drain::{Blocked, DrainedFence, Moment, Policy};
 use crate::fence::{Claim, FenceName, Mark, Refusal, Verdict};
 use crate::problem::{Kind, Problem};
@@ -224,7 +225,9 @@ impl Shared {
         let is_dirty = entry.fence.is_dirty();
         if entry.has(Flag::Dirty) != is_dirty && !self.is_stopped() {
             entry.set(Flag::Dirty, is_dirty);
-            self.journal.set(id, is_dirty);
+            if !(is_dirty && fail::skips(Point::HttpJournalSet)) {
+                self.journal.set(id, is_dirty);
+            }
         }
     }
 
@@ -265,6 +268,7 @@ impl Shared {
         }
         let hash = self.put(id, entry);
         self.index.insert(id, hash);
+        fail::at(Point::HttpFenceMade);
         Ok((id, self.lock(id)))
     }
 

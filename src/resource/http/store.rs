@@ -4,16 +4,17 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rusqlite::{Connection, ErrorCode, OptionalExtension as _, params};
+use rusqlite::{Connection, ErrorCode, OptionalExtension as _, ffi, params};
 
+use crate::fail::{self, Point};
 use crate::fence::{Holder, Mark, Token};
+use crate::files::{self, Place};
 use crate::lock::{LockError, LockFile};
 use crate::resource::Look;
 use crate::resource::records::{self, Line};
 use crate::resource::refusals::{Knocks, Presenter};
 use crate::resource::sqlite::db::{Access, connect};
 use crate::resource::sqlite::raw::SqliteError;
-use crate::resource::threads;
 
 use super::index::FENCES_MAX;
 use super::journal::StoreId;
@@ -127,6 +128,8 @@ pub enum Write {
 pub struct Store {
     /// For the store's own thread.
     pub writer: Connection,
+    /// Where it is.
+    pub place: Place,
     /// For what operators read.
     pub reader: Connection,
     /// What the journal must name.
@@ -171,7 +174,7 @@ impl Store {
     /// # Errors
     /// [`OpenError`].
     pub fn open(dir: &Path) -> Result<Store, OpenError> {
-        std::fs::create_dir_all(dir).map_err(|error| OpenError::file(dir, &error))?;
+        files::make_dir(dir).map_err(|error| OpenError::file(dir, &error))?;
         let file = dir.join(FILE_NAME);
         let lock = LockFile::take(&dir.join(LOCK_NAME)).map_err(|error| match error {
             LockError::Held { path, holder } => OpenError::Locked { file: file.clone(), holder, lock: path },
@@ -179,6 +182,7 @@ impl Store {
         })?;
         let cannot = |error: SqliteError| OpenError::file(&file, &error.message);
         let mut writer = connect(&file, Access::Write, BUSY).map_err(cannot)?;
+        files::resync(&writer, &file).map_err(|error| OpenError::file(&file, &error))?;
         migrate(&file, &mut writer)?;
         let reader = connect(&file, Access::Read, BUSY).map_err(cannot)?;
         let id = store_id(&writer).map_err(|error| OpenError::file(&file, &error))?;
@@ -187,7 +191,8 @@ impl Store {
             writer.query_row(highest, [], |row| row.get(0)).map_err(|error| OpenError::file(&file, &error))?;
         let numbers = u32::try_from(numbers).ok().filter(|numbers| *numbers <= FENCES_MAX);
         let numbers = numbers.ok_or_else(|| OpenError::file(&file, &"it has more fences than a gate can have"))?;
-        Ok(Store { writer, reader, id, numbers, file, lock })
+        let place = Place::of(&file).map_err(|error| OpenError::file(&file, &error))?;
+        Ok(Store { writer, place, reader, id, numbers, file, lock })
     }
 
     /// The floor of each resource that has one: the mark of its fences that have none.
@@ -239,41 +244,73 @@ impl Store {
     }
 }
 
+/// Why something isn't stored.
+#[derive(Debug)]
+pub enum NotStored {
+    /// It isn't, and never will be.
+    Surely(rusqlite::Error),
+    /// The disk failed in the middle of the commit, or the file went away: it may be on disk, or be there after the next start.
+    Perhaps(rusqlite::Error),
+}
+
+impl NotStored {
+    /// What SQLite said.
+    pub fn error(&self) -> &rusqlite::Error {
+        match self {
+            NotStored::Surely(error) | NotStored::Perhaps(error) => error,
+        }
+    }
+}
+
+impl From<rusqlite::Error> for NotStored {
+    fn from(error: rusqlite::Error) -> NotStored {
+        NotStored::Surely(error)
+    }
+}
+
+fn gone(why: String) -> rusqlite::Error {
+    rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_READONLY_DBMOVED), Some(why))
+}
+
 /// Does all of this in one transaction, which is durable when this returns, or none of it.
 ///
 /// # Errors
-/// SQLite's own.
+/// [`NotStored`].
 pub fn commit<'a>(
     conn: &Connection,
+    place: &Place,
     writes: impl Iterator<Item = (u32, &'a str, &'a Write)>,
     refusals: &HashMap<Presenter, Knocks>,
     at_ms: i64,
-) -> rusqlite::Result<()> {
+) -> Result<(), NotStored> {
+    place.check().map_err(gone)?;
     conn.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
-    let write_all = || {
+    fail::at(Point::HttpStoreBegun);
+    let write_all = || -> Result<(), NotStored> {
         for (id, fence, what) in writes {
             write(conn, id, fence, what, at_ms)?;
         }
         records::write_refusals(conn, refusals)?;
-        let committed = conn.prepare_cached("COMMIT")?.execute([]);
-        if committed.as_ref().is_err_and(|error| error.sqlite_error_code() == Some(ErrorCode::SystemIoFailure)) {
-            // The mark may be on disk, or come there, and be complete there: then nothing older may start, and taking it back in
-            // memory alone would let it. A fresh start reads what became of it, with the door closed until then.
-            threads::abort("the disk failed in the middle of a commit of marks");
-        }
-        committed
+        fail::at(Point::HttpStoreWritten);
+        conn.prepare_cached("COMMIT")?.execute([]).map_err(|error| match error.sqlite_error_code() {
+            Some(ErrorCode::SystemIoFailure | ErrorCode::OutOfMemory) => NotStored::Perhaps(error),
+            _ => NotStored::Surely(error),
+        })?;
+        fail::at(Point::HttpStored);
+        place.check().map_err(|why| NotStored::Perhaps(gone(why)))
     };
     let written = write_all();
     if written.is_err() && !conn.is_autocommit() {
         // Where not even that is possible, the next BEGIN fails, and says why.
         let _ = conn.prepare_cached("ROLLBACK").and_then(|mut rollback| rollback.execute([]));
     }
-    written.map(|_| ())
+    written
 }
 
 fn write(conn: &Connection, id: u32, fence: &str, what: &Write, at_ms: i64) -> rusqlite::Result<()> {
     let id = i64::from(id) + 1;
     match what {
+        Write::Mark { .. } if fail::skips(Point::HttpMarkWrite) => Ok(()),
         Write::Mark { before, after, is_settled, event, reason } => {
             let set = "INSERT INTO mark (id, fence, token, holder, advanced_at_ms, settled, resets)
                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT (id) DO UPDATE SET
@@ -290,6 +327,7 @@ fn write(conn: &Connection, id: u32, fence: &str, what: &Write, at_ms: i64) -> r
         Write::Settled(token) => {
             let set = "UPDATE mark SET settled = 1 WHERE id = ?1 AND token IS ?2";
             conn.prepare_cached(set)?.execute(params![id, token.map(Token::as_i64)])?;
+            fail::at(Point::HttpSettledWritten);
             Ok(())
         }
         Write::Line { event, at_ms, mark, reason } => {

@@ -1,18 +1,19 @@
 //! The thread that stores: it takes all that waits and makes it durable in one transaction.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, ErrorCode};
 use tokio::sync::oneshot;
 
 use crate::fence::FenceName;
+use crate::files::Place;
 use crate::problem::{Kind, Problem};
 use crate::resource::threads::now_ms;
 
 use super::state::Shared;
-use super::store::{self, Write};
+use super::store::{self, NotStored, Write};
 
 /// Most writes that somebody waits for.
 const URGENT_MAX: usize = 65_536;
@@ -22,6 +23,8 @@ const LAZY_MAX: usize = 262_144;
 const BATCH: usize = 8_192;
 /// How long a write that nobody waits for may wait for others.
 const LINGER: Duration = Duration::from_millis(200);
+/// How long to wait before a commit is tried again of which it isn't known what became of it.
+const AGAIN: Duration = Duration::from_millis(250);
 /// How often counted refusals are written down.
 const REFUSALS_EVERY: Duration = Duration::from_secs(1);
 
@@ -123,6 +126,15 @@ impl Queue {
         }
     }
 
+    /// Waits a moment. False where it is closed: there is no time left.
+    fn rest(&self) -> bool {
+        let waiting = self.lock();
+        let is_open = |waiting: &mut Waiting| !waiting.is_closed;
+        let (waiting, _) =
+            self.came.wait_timeout_while(waiting, AGAIN, is_open).unwrap_or_else(PoisonError::into_inner);
+        !waiting.is_closed
+    }
+
     /// Waits until there is something that somebody waits for, but not for longer than a moment. `None` when it is closed and
     /// empty.
     fn take(&self) -> Option<Vec<Job>> {
@@ -141,34 +153,63 @@ impl Queue {
 }
 
 /// The thread's work, until the queue is closed and empty.
-#[expect(clippy::needless_pass_by_value, reason = "the thread owns both")]
-pub fn run(shared: Arc<Shared>, conn: Connection) {
+pub fn run(shared: &Shared, conn: &Connection, place: &Place) {
     let mut refusals_at = Instant::now();
     while let Some(batch) = shared.queue.take() {
-        store_batch(&shared, &conn, batch);
+        store_batch(shared, conn, place, batch);
         if refusals_at.elapsed() >= REFUSALS_EVERY {
             refusals_at = Instant::now();
-            write_refusals(&shared, &conn);
+            write_refusals(shared, conn, place);
         }
     }
     shared.scopes.iter().for_each(|scope| drop(scope.refusals.fresh()));
-    write_refusals(&shared, &conn);
+    write_refusals(shared, conn, place);
 }
 
-fn store_batch(shared: &Shared, conn: &Connection, batch: Vec<Job>) {
+/// Commits these. Returns when it is known what became of them; `None` where the gate is told to stop before that.
+///
+/// Where the disk has failed in the middle of a commit, its marks may be on disk and complete there, so that nothing older may start:
+/// taking them back in memory alone would let it. Their fences stay closed, and the same is committed again until it is stored.
+/// Another failure of a later try says nothing of the first one.
+fn commit(
+    shared: &Shared,
+    conn: &Connection,
+    place: &Place,
+    batch: &[Job],
+    at_ms: i64,
+) -> Option<rusqlite::Result<()>> {
+    let mut is_sure = true;
+    loop {
+        let writes = batch.iter().map(|job| (job.id, job.fence.as_str(), &job.write));
+        match store::commit(conn, place, writes, &HashMap::new(), at_ms) {
+            Ok(()) => return Some(Ok(())),
+            Err(NotStored::Surely(error)) if is_sure => return Some(Err(error)),
+            Err(failed) => {
+                is_sure = false;
+                shared.stored_badly(failed.error());
+            }
+        }
+        if !shared.queue.rest() {
+            tracing::error!("the gate stops without knowing whether marks are stored; the next start will know");
+            return None;
+        }
+    }
+}
+
+fn store_batch(shared: &Shared, conn: &Connection, place: &Place, batch: Vec<Job>) {
     if batch.is_empty() {
         return;
     }
     let at_ms = now_ms();
-    let writes = batch.iter().map(|job| (job.id, job.fence.as_str(), &job.write));
-    match store::commit(conn, writes, &HashMap::new(), at_ms) {
+    let Some(committed) = commit(shared, conn, place, &batch, at_ms) else { return };
+    match committed {
         Ok(()) => {
             shared.stored_well();
             batch.into_iter().for_each(|job| shared.complete(job, Ok(()), at_ms));
         }
         // One of them can't be; that is no reason to refuse the others.
         Err(error) if batch.len() > 1 && error.sqlite_error_code() == Some(ErrorCode::ConstraintViolation) => {
-            batch.into_iter().for_each(|job| store_batch(shared, conn, vec![job]));
+            batch.into_iter().for_each(|job| store_batch(shared, conn, place, vec![job]));
         }
         Err(error) => {
             let why = error.to_string();
@@ -188,15 +229,15 @@ fn store_batch(shared: &Shared, conn: &Connection, batch: Vec<Job>) {
     }
 }
 
-fn write_refusals(shared: &Shared, conn: &Connection) {
+fn write_refusals(shared: &Shared, conn: &Connection, place: &Place) {
     for scope in &shared.scopes {
         let taken = scope.refusals.take();
         if taken.is_empty() {
             continue;
         }
-        if let Err(error) = store::commit(conn, std::iter::empty(), &taken, now_ms()) {
+        if let Err(failed) = store::commit(conn, place, std::iter::empty(), &taken, now_ms()) {
             scope.refusals.put_back(taken);
-            shared.stored_badly(&error);
+            shared.stored_badly(failed.error());
         }
     }
 }

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use metrics::{counter, histogram};
 
+use crate::fail::{self, Point};
 use crate::fence::{Admission, FenceName, Mark};
 use crate::problem::{Kind, Problem};
 use crate::resource::Happened;
@@ -57,12 +58,15 @@ impl Writer {
         if self.group.is_some() {
             return Ok(());
         }
+        self.place.check().map_err(moved)?;
         self.db.own("BEGIN IMMEDIATE")?;
+        fail::at(Point::SqliteBegun);
         self.group = Some(Group { at_ms: now_ms(), ..Group::default() });
         // The mark in the file is the truth. Another connection has changed the file where a client's own transaction committed,
         // or where somebody wrote to it past the gate.
         let version = store::data_version(&self.db);
         let loaded = version.and_then(|version| if version == self.data_version { Ok(()) } else { self.reload() });
+        fail::at(Point::SqliteMarksRead);
         loaded.inspect_err(|_| self.rollback())
     }
 
@@ -81,24 +85,33 @@ impl Writer {
         let Some(group) = &mut self.group else { return true };
         let done = std::mem::take(&mut group.done);
         let started = Instant::now();
-        if let Err(error) = self.db.own("COMMIT") {
+        let committed = if fail::skips(Point::SqliteCommit) { Ok(()) } else { self.db.own("COMMIT") };
+        if let Err(error) = committed {
             self.rollback();
             self.storage_failed(&error);
             let problem = commit_problem(&error);
             done.into_iter().for_each(|(work, _)| self.shared.finish(work, Err(problem.clone())));
             return false;
         }
+        fail::at(Point::SqliteCommitted);
+        // Its marks stand all the same, for as long as the gate runs: they only keep others out.
+        let gone = self.place.check().err().map(|why| lost(&why));
         let name = || self.shared.name.clone();
         histogram!("fencegate_sqlite_commit_seconds", "resource" => name()).record(started.elapsed());
         histogram!("fencegate_sqlite_commit_requests", "resource" => name()).record(done.len() as f64);
-        if self.shared.failing_since_ms.swap(0, Ordering::Relaxed) != 0 {
+        if gone.is_none() && self.shared.failing_since_ms.swap(0, Ordering::Relaxed) != 0 {
             tracing::info!(resource = self.shared.name, "the database can be written again");
         }
         let Some(group) = self.group.take() else { return true };
         self.publish(&group);
+        fail::at(Point::SqlitePublished);
         self.count_writes(&done);
         let mut answers = Answers::default();
         for (mut work, outcome) in done {
+            let outcome = match &gone {
+                Some(problem) => outcome.and_then(|()| Err(problem.clone())),
+                None => outcome,
+            };
             // What has a connection of its own, which may hold SQLite's lock, is ended here, before anything else is run.
             match work.reply.take_if(|_| work.stream.own.is_none()) {
                 Some(waiting) => {
@@ -109,6 +122,7 @@ impl Writer {
             }
         }
         answers.tell();
+        fail::at(Point::SqliteAnswered);
         true
     }
 
@@ -186,6 +200,16 @@ impl Writer {
     }
 }
 
+/// The database isn't where it was.
+pub(super) fn moved(why: String) -> SqliteError {
+    SqliteError { code: rusqlite::ffi::SQLITE_READONLY_DBMOVED, message: why }
+}
+
+/// It went away while a transaction was committed.
+pub(super) fn lost(why: &str) -> Problem {
+    Problem::new(Kind::OutcomeUnknown, format!("what was committed may be lost: {why}"))
+}
+
 /// What a failed COMMIT means for the requests in it.
 pub(super) fn commit_problem(error: &SqliteError) -> Problem {
     if matches!(error.primary(), rusqlite::ffi::SQLITE_IOERR | rusqlite::ffi::SQLITE_NOMEM) {
@@ -196,4 +220,15 @@ pub(super) fn commit_problem(error: &SqliteError) -> Problem {
         );
     }
     unavailable(error)
+}
+
+/// What the owner of a transaction is told that goes on with it under another holder's name.
+pub(super) fn other_claims() -> Problem {
+    let why = "the transaction began with other claims than this request presents, and was rolled back";
+    Problem::new(Kind::TokenConflict, why)
+}
+
+/// A request that was run by itself stopped after some of its statements were committed, each by itself.
+pub(super) fn partly(why: &str) -> Problem {
+    Problem::new(Kind::OutcomeUnknown, format!("earlier statements of this request were applied, then: {why}"))
 }

@@ -13,6 +13,7 @@ use metrics::counter;
 use tokio::sync::oneshot;
 
 use crate::access::Right;
+use crate::fail::{self, Point};
 use crate::fence::claim::PresentedTokens;
 use crate::fence::{Claim, FenceName, Mark, Presented, Token, Verdict};
 use crate::headers::IDEMPOTENCY_REPLAYED;
@@ -192,7 +193,9 @@ impl Sqlite {
         let mut room = self.shared.budget.room(queue::lane(presented));
         let body = asked::read(asked.body, &self.shared.limits, &mut room).await?;
         let key = asked.key?.map(|text| Box::new(Key::of(text, asked.method.as_str(), &asked.path, &body)));
+        fail::at(Point::SqliteReceived);
         let arrives = self.run(Arc::clone(&claims), presented, asked.by, key, version, format, &body, room)?;
+        fail::at(Point::SqliteQueued);
         // As with the head.
         drop(body);
         let reply = arrived(arrives).await?;

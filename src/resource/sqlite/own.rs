@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use crate::fail::{self, Point};
 use crate::fence::Claim;
 use crate::json;
 use crate::problem::{Kind as ProblemKind, Problem};
@@ -149,7 +150,9 @@ impl OwnExec<'_> {
         own.presented = if read_only { FenceSet::default() } else { self.presented };
         own.began = Instant::now();
         own.read_only = read_only;
-        self.control(sql)
+        let done = self.control(sql)?;
+        fail::at(Point::TxBegun);
+        Ok(done)
     }
 
     fn begin_readonly(&mut self) -> Result<Done, Halt> {
@@ -161,11 +164,17 @@ impl OwnExec<'_> {
         let deadline = self.deadline();
         let prepared = self.db()?.prepare(sql, true, FenceSet::default(), deadline).map_err(|fail| self.halt(fail))?;
         let Some((prepared, _)) = prepared else { return Ok(Done::default()) };
-        let result = self.run(prepared, &Args::default(), self.permitted(), &mut Rows::new(false, usize::MAX));
         let had_lock = self.stream.own.as_ref().is_some_and(|own| own.lock.is_some());
+        if had_lock {
+            fail::at(Point::TxEnds);
+        }
+        let result = self.run(prepared, &Args::default(), self.permitted(), &mut Rows::new(false, usize::MAX));
         self.sync_lock()?;
         // Committed or rolled back, which is told as the worse of the two.
         self.applied |= result.is_ok() && had_lock && !self.in_transaction();
+        if had_lock && !self.in_transaction() {
+            fail::at(Point::TxEnded);
+        }
         result.map_err(|fail| match fail {
             Fail::Storage(error) if had_lock => refuse(commit_problem(&error)),
             Fail::Unfinished(error) if had_lock && error.code == "SQLITE_NOMEM" => {
@@ -203,8 +212,10 @@ impl OwnExec<'_> {
             ("BEGIN IMMEDIATE".to_owned(), "COMMIT".to_owned(), "ROLLBACK".to_owned())
         };
         db.own(&begin).map_err(|error| storage(&error))?;
+        alone(explicit, Point::AloneBegun);
         let claims = Arc::clone(self.claims);
         let stale = if explicit { Ok(()) } else { self.verify(&claims) };
+        alone(explicit, Point::AloneVerified);
         let result = match stale {
             Ok(()) => self.run(prepared, args, permitted, rows),
             Err(halt) => {
@@ -212,6 +223,7 @@ impl OwnExec<'_> {
                 return Err(halt);
             }
         };
+        fail::at(if explicit { Point::TxRun } else { Point::AloneRun });
         let db = self.db()?;
         // SQLite ends the transaction by itself after some errors: then there is nothing left to undo.
         let open = !db.conn.is_autocommit();
@@ -232,6 +244,7 @@ impl OwnExec<'_> {
             }
         }
         self.applied |= !explicit && ended.is_ok() && matches!(result, Ok(_) | Err(Fail::Sql(_)));
+        alone(explicit, Point::AloneCommitted);
         self.sync_lock()?;
         match (result, ended) {
             (Ok(done), Ok(())) => Ok(done),
@@ -273,6 +286,7 @@ impl OwnExec<'_> {
             own.lock = None;
         } else if own.lock.is_none() && raw::is_writing(&own.db().conn) {
             own.lock = Some(self.shared.take_lock());
+            fail::at(Point::TxLocked);
             let claims = Arc::clone(&own.claims);
             self.verify(&claims)?;
         }
@@ -380,6 +394,13 @@ pub fn describe(db: &mut Db, sql: &str, deadline: Instant, out: &mut Vec<u8>) ->
     out.extend_from_slice(tail.as_bytes());
     db.keep(prepared);
     Ok(())
+}
+
+/// A statement with a transaction of its own has come to this place.
+fn alone(explicit: bool, point: Point) {
+    if !explicit {
+        fail::at(point);
+    }
 }
 
 fn refuse(problem: Problem) -> Halt {

@@ -5,8 +5,10 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::{OptionalExtension, params};
 
+use crate::fail::{self, Point};
 use crate::fence::ledger::Change;
 use crate::fence::{Claim, FenceName, Ledger, Mark, Refusal};
+use crate::files;
 use crate::lock::{LockError, LockFile};
 use crate::resource::Event;
 use crate::resource::records::{self, Line};
@@ -31,10 +33,15 @@ const MIGRATIONS_TABLE: &str = "fencegate_migrations";
 pub fn migrate(file: &Path, busy: std::time::Duration) -> Result<(), OpenError> {
     let cannot = |error: SqliteError| OpenError::File { file: file.to_owned(), why: error.message };
     let mut conn = db::connect(file, Access::Write, busy).map_err(cannot)?;
+    fail::at(Point::SqliteOpened);
+    files::resync(&conn, file).map_err(|error| OpenError::File { file: file.to_owned(), why: error.to_string() })?;
     let mut runner = embedded::migrations::runner().set_abort_divergent(true).set_abort_missing(true).set_grouped(true);
     runner.set_migration_table_name(MIGRATIONS_TABLE);
     match runner.run(&mut conn) {
-        Ok(_) => Ok(()),
+        Ok(_) => {
+            fail::at(Point::SqliteMigrated);
+            Ok(())
+        }
         Err(error) => Err(match error.kind() {
             refinery::error::Kind::MissingVersion(migration) => {
                 OpenError::Newer { file: file.to_owned(), migration: migration.to_string() }

@@ -4,10 +4,12 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, Instant};
 
+use crate::fail::{self, Point};
 use crate::fence::{FenceName, Mark};
 use crate::problem::{Kind, Problem};
 use crate::resource::refusals::Refusals;
 
+use super::commit::{commit_problem, lost};
 use super::fences::DatedMark;
 use super::own::unavailable;
 use super::writer::{TICK, Writer};
@@ -46,7 +48,9 @@ impl Writer {
         if taken.is_empty() || self.shared.transactions() > 0 {
             return refusals.put_back(taken);
         }
+        fail::at(Point::RefusalsTaken);
         let written = self.db.own("BEGIN IMMEDIATE").and_then(|()| store::write_refusals(&self.db, &taken));
+        fail::at(Point::RefusalsWritten);
         if let Err(error) = written.and_then(|()| self.db.own("COMMIT")) {
             if !self.db.conn.is_autocommit() {
                 let _ = self.db.own("ROLLBACK");
@@ -54,6 +58,7 @@ impl Writer {
             self.shared.refusals.put_back(taken);
             self.storage_failed(&error);
         }
+        fail::at(Point::RefusalsCommitted);
     }
 
     /// Sets a fence's mark to what an operator says, and puts that into the history. Open transactions on the fence end.
@@ -66,13 +71,20 @@ impl Writer {
             claims.iter().any(|claim| claim.fence == *fence).then(|| Problem::new(Kind::StreamExpired, why))
         });
         self.begin().map_err(|error| unavailable(&error))?;
+        fail::at(Point::ResetBegun);
         let (before, at_ms) = (self.ledger.get(fence).cloned(), now_ms());
-        let written = store::set_mark(&self.db, fence, to.as_ref(), before.as_ref(), "reset", Some(reason), at_ms)
-            .and_then(|()| self.db.own("COMMIT"));
-        if let Err(error) = written {
+        let written = store::set_mark(&self.db, fence, to.as_ref(), before.as_ref(), "reset", Some(reason), at_ms);
+        fail::at(Point::ResetWritten);
+        let failed = match written {
+            Ok(()) => self.db.own("COMMIT").map_err(|error| (commit_problem(&error), error)),
+            Err(error) => Err((unavailable(&error), error)),
+        };
+        if let Err((problem, error)) = failed {
             self.rollback();
-            return Err(unavailable(&error));
+            self.storage_failed(&error);
+            return Err(problem);
         }
+        fail::at(Point::ResetCommitted);
         self.group = None;
         self.shared.resets.fetch_add(1, Ordering::Relaxed);
         self.ledger.put(fence.clone(), to.clone());
@@ -81,6 +93,7 @@ impl Writer {
         }
         self.tell("reset", fence, self.ledger.get(fence), before.as_ref(), at_ms);
         tracing::warn!(%fence, reason, "an operator reset the mark");
-        Ok(before)
+        fail::at(Point::ResetPublished);
+        self.place.check().map(|()| before).map_err(|why| lost(&why))
     }
 }

@@ -19,10 +19,12 @@ use std::time::{Duration, Instant};
 
 use metrics::counter;
 
+use crate::fail::{self, Point};
 use crate::fence::{Admission, Claim, Ledger, Refusal};
+use crate::files::Place;
 use crate::problem::{Kind, Problem};
 
-use super::commit::Group;
+use super::commit::{Group, lost, moved, other_claims, partly};
 use super::db::{Access, Db};
 use super::group::GroupExec;
 use super::once::{Once, unusable};
@@ -54,6 +56,7 @@ pub(super) const TICK: Duration = Duration::from_millis(500);
 pub struct Writer {
     pub(super) shared: Arc<Shared>,
     pub(super) db: Db,
+    pub(super) place: Place,
     pub(super) ledger: Ledger,
     pub(super) data_version: i64,
     /// The open shared transaction.
@@ -74,10 +77,14 @@ impl Writer {
     /// SQLite's own.
     pub fn open(shared: &Arc<Shared>) -> Result<Writer, SqliteError> {
         let db = Db::open(&shared.file, Access::Write, &shared.fences, &shared.limits)?;
+        // Read from once, so that its log is there.
+        store::data_version(&db)?;
+        let place = Place::of(&shared.file).map_err(|error| moved(error.to_string()))?;
         let now = Instant::now();
         let mut writer = Writer {
             shared: Arc::clone(shared),
             db,
+            place,
             ledger: Ledger::default(),
             data_version: 0,
             group: None,
@@ -89,6 +96,7 @@ impl Writer {
         };
         writer.reload()?;
         writer.remember()?;
+        fail::at(Point::SqliteLoaded);
         Ok(writer)
     }
 
@@ -105,6 +113,7 @@ impl Writer {
             self.commit();
             self.tick();
         }
+        fail::at(Point::SqliteStopping);
         for work in std::mem::take(&mut self.parked) {
             shared.finish(work, Err(Problem::new(Kind::Unavailable, "the gate is stopping; nothing was applied")));
         }
@@ -151,6 +160,7 @@ impl Writer {
     pub(super) fn process(&mut self, mut work: Box<Work>) {
         let shared = Arc::clone(&self.shared);
         shared.arrived(&work.claims);
+        fail::at(Point::SqliteTaken);
         if !shared.enforce {
             self.let_stale_claims_pass(&mut work);
         }
@@ -174,6 +184,7 @@ impl Writer {
                 let mut after = self.ledger.clone();
                 admission.changes.iter().for_each(|change| after.put(change.fence.clone(), Some(change.after.clone())));
                 shared.end_deposed(&after);
+                fail::at(Point::TxDeposed);
             }
             if shared.locked.load(Ordering::SeqCst) {
                 return self.park(work);
@@ -299,7 +310,12 @@ impl Writer {
         let Some(group) = &mut self.group else { return Ok(()) };
         let at_ms = group.at_ms;
         let why = work.believed.why;
-        let written = admission.changes.iter().try_for_each(|change| store::write_change(&self.db, change, why, at_ms));
+        let write = |change| match fail::skips(Point::SqliteMarkWrite) {
+            true => Ok(()),
+            false => store::write_change(&self.db, change, why, at_ms),
+        };
+        let written = admission.changes.iter().try_for_each(write);
+        fail::at(Point::SqliteMarkWritten);
         group.admissions.push(admission);
         written.map_err(Unadmitted::Storage)
     }
@@ -355,6 +371,7 @@ impl Writer {
             result = Err(if sole { open() } else { Halt::Alone });
         }
         let (dirty, wrote, storage) = (exec.dirty, exec.wrote, exec.storage.take());
+        fail::at(Point::SqliteRun);
         shared.set_running(None);
         work.stream.stored = stored;
         work.stream.last_rowid = self.db.conn.last_insert_rowid();
@@ -411,7 +428,11 @@ impl Writer {
         if !self.commit() {
             return self.not_durable(work);
         }
+        fail::at(Point::AloneClaimed);
         let shared = Arc::clone(&self.shared);
+        if let Err(why) = self.place.check() {
+            return shared.finish(work, Err(unavailable(&moved(why))));
+        }
         let mut stored = std::mem::take(&mut work.stream.stored);
         work.checkpoint = Some(Checkpoint::of(&work.run, &stored, work.stream.last_rowid));
         if work.stream.own.is_none() {
@@ -443,6 +464,10 @@ impl Writer {
         let applied = exec.applied;
         shared.set_running(None);
         work.stream.stored = stored;
+        let result = match self.place.check() {
+            Err(why) if applied => Err(Halt::Refuse(Box::new(lost(&why)))),
+            _ => result,
+        };
         match result {
             Ok(()) => {
                 shared.count_writes(presented, 1);
@@ -468,20 +493,9 @@ impl Writer {
     }
 }
 
-/// What the owner of a transaction is told that goes on with it under another holder's name.
-fn other_claims() -> Problem {
-    let why = "the transaction began with other claims than this request presents, and was rolled back";
-    Problem::new(Kind::TokenConflict, why)
-}
-
 /// Puts a request back to where the writer took it up.
 fn restore(work: &mut Work) {
     if let Some(checkpoint) = work.checkpoint.take() {
         checkpoint.restore(work);
     }
-}
-
-/// A request that was run by itself stopped after some of its statements were committed, each by itself.
-fn partly(why: &str) -> Problem {
-    Problem::new(Kind::OutcomeUnknown, format!("earlier statements of this request were applied, then: {why}"))
 }

@@ -19,7 +19,7 @@ use crate::process::{Client, Gate};
 use crate::upstream::hostile::{Applied, Hostile};
 use crate::upstream::{self, pass_time};
 
-mod judge;
+pub mod judge;
 pub mod world;
 
 use judge::{Note, Told, judge};

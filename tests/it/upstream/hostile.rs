@@ -123,6 +123,14 @@ impl Hostile {
         self.control("GET", &format!("reached/{place}"));
     }
 
+    /// Asks the same; the answer comes when a script stands there.
+    pub fn asks_whether_reached(&self, place: &str) -> Client {
+        let mut client = Client::connect(self.port.addr).expect("it listens");
+        let ask = format!("GET /hostile/reached/{place} HTTP/1.1\r\nhost: hostile\r\n\r\n");
+        client.send(ask.as_bytes()).expect("sent");
+        client
+    }
+
     /// Lets the scripts that stand at this place go on, and those that come later.
     pub fn open(&self, place: &str) {
         self.control("POST", &format!("open/{place}"));

@@ -107,7 +107,7 @@ fn every_commit_is_synced_and_the_file_is_private() {
     let synchronous: i64 = store.connection.pragma_query_value(None, "synchronous", |row| row.get(0)).unwrap();
     assert_eq!(synchronous, 2, "FULL");
     for file in ["gate.db", "gate.db-wal", "gate.db-shm"] {
-        let mode = fs::metadata(dir.path().join(file)).unwrap().permissions().mode();
+        let mode = std::fs::metadata(dir.path().join(file)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600, "{file}");
     }
 }
