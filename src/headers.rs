@@ -12,12 +12,16 @@ pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key
 pub const IDEMPOTENCY_REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 /// For how many seconds, at least, a key is known again.
 pub const IDEMPOTENCY_RETENTION: HeaderName = HeaderName::from_static("idempotency-retention");
-/// A key that nobody else has: 128 random bits.
+/// A key that nobody else has: the time in milliseconds, and 80 random bits. Keys that rise with time stand beside each other in the
+/// gate's index, so that a commit of many touches few of its pages; nothing else depends on the time in them.
 #[cfg(feature = "client")]
 pub fn fresh_key() -> hyper::header::HeaderValue {
+    use std::time::SystemTime;
     let mut random = [0; 16];
     getrandom::fill(&mut random).expect("the operating system has random bytes");
-    let key = format!("\"{:032x}\"", u128::from_be_bytes(random));
+    let random = u128::from_be_bytes(random) >> 48;
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let key = format!("\"{:012x}-{random:020x}\"", since.as_millis());
     hyper::header::HeaderValue::try_from(key).expect("it is printable ASCII")
 }
 

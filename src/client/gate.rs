@@ -29,6 +29,9 @@ pub struct Gate {
     endpoint: Endpoint,
 }
 
+/// No gate keeps keys for longer than this surely; what says so is taken at no more than that.
+const KEPT_FOR_MAX: Duration = Duration::from_secs(24 * 3600);
+
 /// What a leader may do through a gate: it has claimed the fence, so from now on no older leader's write gets in, and what it
 /// reads stays true until it writes or is replaced. Clones share the claim.
 ///
@@ -131,7 +134,7 @@ impl Fenced {
 /// For how long the gate surely knows an idempotency key; nothing where it doesn't say so: one of an earlier version.
 pub(crate) fn kept_for(reply: &Reply) -> Duration {
     let seconds = reply.headers.get(IDEMPOTENCY_RETENTION).and_then(|value| value.to_str().ok()?.parse().ok());
-    seconds.map_or(Duration::ZERO, Duration::from_secs)
+    seconds.map_or(Duration::ZERO, |seconds| Duration::from_secs(seconds).min(KEPT_FOR_MAX))
 }
 
 /// What every request presents. The fence is named, so that a wrong path is refused: a bare token would claim whatever fence is

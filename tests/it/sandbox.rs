@@ -24,6 +24,7 @@ const FORBIDDEN: &[&str] = &[
     "SELECT 1 WHERE EXISTS (SELECT 1 FROM main.\"fencegate_history\")",
     "SELECT rowid FROM [fencegate_refusals]",
     "SELECT * FROM fencegate_migrations",
+    "SELECT * FROM fencegate_answers",
     "WITH m AS (SELECT * FROM fencegate_marks) SELECT * FROM m",
     "SELECT * FROM marks",
     "SELECT (SELECT max(token) FROM fencegate_marks)",

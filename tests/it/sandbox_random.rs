@@ -127,6 +127,7 @@ const GRAMMAR: &[(&str, &[&str])] = &[
             "fencegate_marks",
             "FENCEGATE_history",
             "fencegate_refusals",
+            "fencegate_answers",
             "fresh",
             "sqlite_temp_schema",
             "pragma_table_info('t')",

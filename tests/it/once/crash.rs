@@ -13,7 +13,7 @@ use proptest::test_runner::TestRunner;
 use rusqlite::{Connection, OpenFlags};
 use serde_json::{Value, json};
 
-use super::{again, body, execute, gate, is_replayed, try_post, write};
+use super::{again, body, execute, first, gate, is_replayed, try_post, write};
 use crate::gate::LONG;
 use crate::process::{Client, Gate, until};
 use crate::upstream;
@@ -53,6 +53,30 @@ fn killed_between_the_commit_and_the_answer_it_gives_the_first_answer() {
         }
         assert_eq!(rows(id), 1);
     }
+}
+
+#[test]
+fn a_restored_backup_knows_the_writes_that_it_has_and_no_others() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let running = gate(dir.path(), "");
+    assert_eq!(running.client().sql(Some("5"), &[LOG]).status, 200);
+    let insert = |id: u64| format!("INSERT INTO log (write_id, row) VALUES ({id}, 0)");
+    let (before, after) = (insert(1), insert(2));
+    let answer = write(&running, "before", &[&before]);
+    let (file, copy) = (dir.path().join("app.db"), dir.path().join("copy.db"));
+    let vacuum = format!("VACUUM INTO '{}'", copy.display());
+    Connection::open(&file).and_then(|conn| conn.execute_batch(&vacuum)).expect("a backup beside the gate");
+    first(&write(&running, "after", &[&after]));
+    assert_eq!(running.terminate(), Some(0));
+    for ending in ["-wal", "-shm"] {
+        let _ = std::fs::remove_file(dir.path().join(format!("app.db{ending}")));
+    }
+    std::fs::rename(&copy, &file).expect("restored");
+    let restored = upstream::restart(dir.path());
+    again(&write(&restored, "before", &[&before]), &answer);
+    // Its write is lost, and so is its key: it is applied.
+    first(&write(&restored, "after", &[&after]));
+    assert_eq!(super::found(&restored, "SELECT count(*) || ' ' || sum(write_id) FROM log"), "2 3");
 }
 
 /// How a writer writes.

@@ -87,6 +87,32 @@ async fn a_gate_that_is_killed_before_it_answers_is_asked_again_when_it_is_back(
 }
 
 #[tokio::test]
+async fn what_is_in_doubt_stays_so_though_the_last_attempt_was_surely_not_applied() {
+    let dir = tempfile::tempdir().unwrap();
+    let app = "[[resource]]\nname = \"app\"\nkind = \"sqlite\"\nfile = \"app.db\"\n";
+    let limits = "[limits]\nlock_wait = \"20ms\"\nstream_idle = \"10m\"\ntransaction_time = \"10m\"\n";
+    let gate = upstream::gate(dir.path(), &format!("{app}{limits}"));
+    let cut = Cut::before(&gate);
+    let leadership = lead(&gate, "app").await;
+    let gates = client::Gate::new(&format!("http://{}", cut.addr)).unwrap().with_retry_for(Duration::from_millis(700));
+    let db = gates.fenced(&leadership, &name("app")).await.unwrap().sql("/");
+    db.execute("CREATE TABLE t (v)", ()).await.unwrap();
+    cut.lose(1);
+    // From the first attempt's end on the lock is somebody's, and whatever comes is told that it was not applied.
+    let (addr, token) = (gate.data, leadership.token().to_string());
+    cut.then(move || {
+        let begin =
+            serde_json::json!([super::execute("BEGIN IMMEDIATE"), super::execute("DELETE FROM t WHERE v = 'b'")]);
+        let begun = crate::process::Client::connect(addr).expect("it listens").pipeline(Some(&token), None, &begin);
+        assert_eq!(begun.expect("an answer").status, 200);
+    });
+    unknown(db.execute("INSERT INTO t VALUES ('a')", ()).await);
+    assert_eq!((cut.lost().len(), count(&gate).as_str()), (1, "1"));
+    let text = String::from_utf8(gate.admin().get("/metrics").body).unwrap();
+    assert!(text.contains("code=\"BUSY\""), "the second attempt was not refused");
+}
+
+#[tokio::test]
 async fn whoever_is_replaced_in_between_is_told_that_and_that_nobody_knows() {
     let Rig { dir: _dir, gate, cut, db, leadership } = leads("", false).await;
     cut.lose(1);
