@@ -142,8 +142,8 @@ audit: ## look for known vulnerabilities in the crates; ADVISORY_DB=FOLDER: in t
 sbom: ## list every crate of the program in target/sbom/fencegate.cdx.json (CycloneDX)
 	@scripts/ensure rust protoc cyclonedx
 	mkdir -p target/sbom
-	$(TOOLS) cargo-cyclonedx cyclonedx --format json --spec-version 1.5 --describe binaries --target all --override-filename fencegate-sbom
-	mv fencegate-sbom*.json target/sbom/fencegate.cdx.json
+	$(TOOLS) cargo-cyclonedx cyclonedx --quiet --format json --spec-version 1.5 --describe binaries
+	mv fencegate_bin.cdx.json target/sbom/fencegate.cdx.json
 
 .PHONY: lint-deploy
 lint-deploy: ## look at the Dockerfile with hadolint

@@ -123,7 +123,7 @@ pub fn fences(folder: &Path, config: &Config, levels: &Levels, why: &str) -> Res
 }
 
 /// Raises what the gate's own coordinator issues tokens above, in the store in this folder, and ends all terms and candidacies: whoever led
-/// has been led astray by what is now undone, and campaigns anew. The last tokens that are known of elsewhere go in, too: a restore that was
+/// has been led astray by what is now undone, and campaigns anew. The last tokens and the levels that are known of elsewhere go in, too: a restore that was
 /// cut short after this one file is begun anew, and has to find them. Returns how many ended.
 ///
 /// # Errors
@@ -137,9 +137,9 @@ pub fn elections(folder: &Path, level: Token, issued: &Issued) -> Result<usize, 
         let mut conn = Connection::open(&file)?;
         conn.busy_timeout(BUSY)?;
         let transaction = conn.transaction()?;
-        let floor = "INSERT INTO floor (id, token) VALUES (1, ?1)
-            ON CONFLICT (id) DO UPDATE SET token = max(token, excluded.token)";
-        transaction.execute(floor, [level.as_i64()])?;
+        for floor in issued.floors.iter().chain([&level]) {
+            transaction.execute("INSERT OR IGNORE INTO floor (token) VALUES (?1)", [floor.as_i64()])?;
+        }
         {
             let mut last = transaction.prepare(
                 "INSERT INTO election (name, last_token) VALUES (?1, ?2)

@@ -6,7 +6,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rusqlite::{Connection, OptionalExtension as _, Row, params};
+use rusqlite::{Connection, Row, params};
 
 use super::CandidateId;
 use super::elections::{Change, Entrant, Stored};
@@ -139,8 +139,9 @@ impl Store {
             let mut candidates = self.connection.prepare(
                 "SELECT election, candidate, arrival, holder, ttl_ms, token FROM election_candidate ORDER BY arrival",
             )?;
-            let beneath =
-                self.connection.prepare("SELECT token FROM floor")?.query_row([], |row| whole(row, 0)).optional()?;
+            let highest = "SELECT max(token) FROM floor";
+            let beneath: Option<i64> = self.connection.query_row(highest, [], |row| row.get(0))?;
+            let beneath = beneath.map(|number| u64::try_from(number).map_err(|error| damaged(0, error))).transpose()?;
             Ok(Stored {
                 last_tokens: elections
                     .query_map([], |row| Ok((parsed(&row.get::<_, String>(0)?, 0)?, token(whole(row, 1)?, 1)?)))?

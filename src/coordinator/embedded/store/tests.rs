@@ -152,3 +152,20 @@ fn rows_that_nobody_has_written_are_damage() {
     store.connection.execute("INSERT INTO election (name, last_token) VALUES ('not a name', 1)", []).unwrap();
     assert!(matches!(store.load().unwrap_err(), OpenError::Damaged(_)));
 }
+
+#[test]
+fn what_a_restore_has_set_is_never_issued_and_never_forgotten() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    assert_eq!(store.load().unwrap().beneath, None);
+    for floor in [900, 500] {
+        store.connection.execute("INSERT INTO floor (token) VALUES (?1)", [floor]).unwrap();
+    }
+    let mut elections = start(&store);
+    let leads = Place::Leading { token: Token::new(901).unwrap() };
+    assert_eq!(enter(&mut elections, 1).place, leads, "above the highest, in an election that was never held");
+    for change in ["UPDATE floor SET token = 1000", "DELETE FROM floor"] {
+        assert!(store.connection.execute(change, []).is_err(), "{change}");
+    }
+    assert!(store.connection.execute("INSERT INTO floor (token) VALUES (0)", []).is_err());
+}
