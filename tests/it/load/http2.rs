@@ -88,7 +88,7 @@ fn an_unused_connection_ends_and_one_in_use_does_not() {
         // And then it ends, for want of requests.
         let _ = connection.await.expect("no panic");
     });
-    assert_eq!(metric(&gate, "fencegate_connections_closed_total{listener=\"data\",why=\"idle\"}"), 1.0);
+    assert_eq!(metric(&gate, "fencegate_connections_closed_total{listener=\"data\",why=\"idle\"}"), 1);
 }
 
 #[test]
