@@ -28,6 +28,12 @@ mod servers;
 /// How much longer the flood lasts than what is measured, at each end.
 const MARGIN: Duration = Duration::from_millis(250);
 
+/// Time passes: for a load that is to have begun, or to be over.
+fn pause(time: Duration) {
+    let (_nobody, told) = std::sync::mpsc::channel::<()>();
+    let _ = told.recv_timeout(time);
+}
+
 /// Answers everything with 200, on a thread of its own.
 fn upstream() -> SocketAddr {
     use hyper::{Response, server::conn::http1, service::service_fn};
@@ -55,6 +61,15 @@ fn upstream() -> SocketAddr {
     addr
 }
 
+/// A small write to a service, with this token, each answered so.
+fn proxied(gate: &servers::Server, token: u64, wanted: &str) -> Talk {
+    let body = "x".repeat(128);
+    let head =
+        format!("POST /items/1 HTTP/1.1\r\nhost: gate\r\nfencing-token: {token}\r\ncontent-length: {}", body.len());
+    let request = format!("{head}\r\n\r\n{body}").into_bytes();
+    Talk { request, ..servers::through_gate(gate, token, wanted) }
+}
+
 /// One gate before a database or a service, with a leader's talk and that of the one that was deposed.
 struct Subject {
     name: String,
@@ -66,17 +81,18 @@ struct Subject {
 }
 
 impl Subject {
-    fn sqlite(dir: &Path, name: &str, limit: &str) -> Subject {
-        let gate =
-            servers::gate_with(dir, &["--sqlite", &dir.join("gate.db").to_string_lossy(), "--limit", limit], None);
+    fn sqlite(dir: &Path, name: &str, limits: &[&str]) -> Subject {
+        let file = dir.join("gate.db");
+        let gate = servers::gate_with(dir, &[&["--sqlite", &*file.to_string_lossy()], limits].concat(), None);
         servers::create(&gate);
         let (leader, stale) = (servers::through_gate(&gate, 7, "200"), servers::through_gate(&gate, 6, "412"));
         Subject { name: format!("SQLite, {name}"), leader, stale, _gate: gate, rates: [const { Vec::new() }; 2] }
     }
 
-    fn http(dir: &Path, upstream: SocketAddr, name: &str, limit: &str) -> Subject {
-        let gate = servers::gate_with(dir, &["--upstream", &format!("http://{upstream}"), "--limit", limit], None);
-        let talk = |token, wanted| servers::proxied(&gate, token, wanted);
+    fn http(dir: &Path, upstream: SocketAddr, name: &str, limits: &[&str]) -> Subject {
+        let upstream = format!("http://{upstream}");
+        let gate = servers::gate_with(dir, &[&["--upstream", &*upstream], limits].concat(), None);
+        let talk = |token, wanted| proxied(&gate, token, wanted);
         let (leader, stale) = (talk(7, "200"), talk(6, "412"));
         // The mark, before anybody is stale.
         load::load(&leader, 1, Duration::ZERO);
@@ -87,12 +103,12 @@ impl Subject {
         let rate = std::thread::scope(|scope| {
             if with_flood {
                 scope.spawn(|| load::load(&self.stale, flood, time + 2 * MARGIN));
-                std::thread::sleep(MARGIN);
+                pause(MARGIN);
             }
             load::load(&self.leader, clients, time)
         });
         self.rates[usize::from(with_flood)].push(rate);
-        std::thread::sleep(Duration::from_millis(50));
+        pause(Duration::from_millis(50));
     }
 
     fn report(&self) {
@@ -116,11 +132,11 @@ impl Subject {
 
 fn main() {
     let (rounds, clients, flood) = (option("--rounds", 7), option("--clients", 16), option("--flood", 64));
-    let time = Duration::from_millis((option("--seconds", 1.0) * 1000.0) as u64);
+    let time = Duration::from_secs_f64(option("--seconds", 1.0));
     // Beside the build, not in /tmp, which may be memory.
     let dirs = [(); 4].map(|()| tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory"));
     let upstream = upstream();
-    let (usual, lifted) = ("refusals=2000", "refusals=1000000000");
+    let (usual, lifted): (&[&str], &[&str]) = (&[], &["--limit", "refusals=1000000000"]);
     let mut subjects = [
         Subject::sqlite(dirs[0].path(), "as it is", usual),
         Subject::http(dirs[1].path(), upstream, "as it is", usual),

@@ -101,16 +101,6 @@ pub fn gate_with(dir: &Path, args: &[&str], preload: Option<&Path>) -> Server {
     Server { addr: data.parse().expect("an address"), child }
 }
 
-/// A small write to a service, with this token, each answered so.
-pub fn proxied(server: &Server, token: u64, wanted: &str) -> Talk {
-    let body = "x".repeat(128);
-    let head = format!(
-        "POST /items/1 HTTP/1.1\r\nhost: gate\r\nfencing-token: {token}\r\ncontent-length: {}\r\n\r\n",
-        body.len()
-    );
-    Talk { request: [head, body].concat().into_bytes(), ..through_gate(server, token, wanted) }
-}
-
 /// Writes with this token, each answered so.
 pub fn through_gate(server: &Server, token: u64, wanted: &str) -> Talk {
     Talk {

@@ -144,7 +144,7 @@ impl Default for Limits {
             admin_connections: 256,
             header_time: Duration::from_secs(75),
             send_time: Duration::from_secs(60),
-            refusals: 2_000,
+            refusals: 250,
             drain: Duration::from_secs(10),
             sqlite: sqlite::Limits::default(),
         }

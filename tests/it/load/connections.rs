@@ -60,7 +60,7 @@ fn half_requests_and_idle_connections_give_way_to_a_leader() {
     let claim = |client: &mut Client| client.request("POST", "/-/fences/app/claim", &[("fencing-token", "8")], b"");
     let (mut next, _) = served(&gate, claim);
     assert_eq!(next.sql(Some("8"), &["INSERT INTO t VALUES (1)"]).status, 200);
-    assert!(metric(&gate, "fencegate_connections_closed_total{listener=\"data\",why=\"needed\"}") >= 1.0);
+    assert!(metric(&gate, "fencegate_connections_closed_total{listener=\"data\",why=\"needed\"}") >= 1);
     assert!(!busy.is_answered(), "what has a request in work stays");
     assert_eq!(gate.admin().get("/healthz").status, 200);
     holders.clear();
@@ -83,8 +83,8 @@ fn candidate(gate: &Gate, name: &str) -> Client {
 }
 
 /// How many places are taken.
-fn connections(gate: &Gate) -> usize {
-    metric(gate, "fencegate_connections{listener=\"data\"}") as usize
+fn connections(gate: &Gate) -> u64 {
+    metric(gate, "fencegate_connections{listener=\"data\"}")
 }
 
 /// How many wait in the election.
@@ -112,7 +112,7 @@ fn where_all_have_something_to_do_the_next_is_told_so() {
         assert_eq!((answer.status, answer.header("retry-after")), (503, Some("1")));
         assert!(answer.header("proxy-status").is_some_and(|status| status.contains("OVERLOADED")));
     }
-    assert!(metric(&gate, "fencegate_connections_turned_away_total{listener=\"data\"}") >= 20.0);
+    assert!(metric(&gate, "fencegate_connections_turned_away_total{listener=\"data\"}") >= 20);
     assert_eq!(gate.admin().get("/readyz").status, 200);
     drop(busy);
     let (_, _) = served(&gate, |client| client.request("GET", "/-/healthz", &[], b""));
@@ -134,7 +134,7 @@ fn who_has_few_file_descriptors_takes_few_connections_and_stays_reachable() {
     while turned_away < 10 {
         clients.push(candidate(&gate, &format!("candidate-{}", clients.len())));
         assert!(clients.len() < 400, "there are only 240 descriptors");
-        turned_away = metric(&gate, "fencegate_connections_turned_away_total{listener=\"data\"}") as usize;
+        turned_away = metric(&gate, "fencegate_connections_turned_away_total{listener=\"data\"}");
     }
     let is_open = |begin: &str| {
         let mut admin = gate.admin();
@@ -176,7 +176,7 @@ fn thousands_of_idle_connections() {
             assert_eq!(leader.sql(Some("7"), &["INSERT INTO t VALUES (1)"]).status, 200);
         }
     }
-    until("all are there", || connections(&gate) > IDLE);
+    until("all are there", || connections(&gate) > IDLE as u64);
     let kib = (status_kib(gate.pid(), "VmRSS").saturating_sub(before)) as f64 / IDLE as f64;
     println!("{kib:.1} KiB for each idle connection");
     assert!(kib < 40.0, "{kib:.1} KiB for each idle connection");

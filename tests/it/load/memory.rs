@@ -123,14 +123,14 @@ fn all_limits_at_once_stay_under_the_bound() {
     assert_eq!(gate.client().sql(Some("7"), &["CREATE TABLE t (v)", "INSERT INTO t VALUES (1)"]).status, 200);
     let idle = status_kib(gate.pid(), "VmRSS");
     let held = attack(&gate);
-    until("the queue is full", || metric(&gate, "fencegate_sqlite_bytes{resource=\"app\"}") > 14e6);
+    until("the queue is full", || metric(&gate, "fencegate_sqlite_bytes{resource=\"app\"}") > 14_000_000);
     let most = status_kib(gate.pid(), "VmHWM");
     println!("idle {} MiB, under attack {} MiB, bound {} MiB", idle >> 10, most >> 10, bound >> 10);
     assert!(most <= bound, "{most} KiB, and the bound is {bound} KiB");
     assert!(most > idle + (64 << 10), "there was no attack");
     assert_eq!(gate.admin().get("/healthz").status, 200);
     drop(held);
-    until("all is over", || metric(&gate, "fencegate_sqlite_bytes{resource=\"app\"}") == 0.0);
+    until("all is over", || metric(&gate, "fencegate_sqlite_bytes{resource=\"app\"}") == 0);
     assert_eq!(gate.client().sql(Some("8"), &["INSERT INTO t VALUES (2)"]).status, 200);
 }
 

@@ -24,11 +24,11 @@ fn config(dir: &Path, limits: &str) -> String {
     file.to_str().expect("UTF-8").to_owned()
 }
 
-/// The value of a metric with these labels; 0 where there is none.
-fn metric(gate: &Gate, series: &str) -> f64 {
+/// The value of a metric with these labels, which counts whole things; 0 where there is none.
+fn metric(gate: &Gate, series: &str) -> u64 {
     let text = String::from_utf8(gate.admin().get("/metrics").body).expect("UTF-8");
     let value = text.lines().find_map(|line| line.strip_prefix(series)?.trim().parse().ok());
-    value.unwrap_or(0.0)
+    value.unwrap_or(0)
 }
 
 /// One number of a process's `/proc/PID/status`, in KiB.

@@ -50,7 +50,7 @@ fn slow_readers_keep_no_leader_out_and_are_given_up() {
     assert_eq!((refused.status, refused.code().as_str()), (503, "OVERLOADED"));
     assert_eq!(leader.sql(Some("7"), &["INSERT INTO t VALUES (1)"]).status, 200);
     // Nobody takes anything: they are given up, and there is room again.
-    until("they are given up", || metric(&gate, "fencegate_sqlite_bytes{resource=\"app\"}") == 0.0);
+    until("they are given up", || metric(&gate, "fencegate_sqlite_bytes{resource=\"app\"}") == 0);
     assert_eq!(gate.client().sql(None, &["SELECT 1"]).status, 200);
     drop(slow);
 }
@@ -70,11 +70,11 @@ fn bodies_that_do_not_come_end_with_their_time_and_hold_up_nobody() {
             client
         })
         .collect();
-    until("some wait", || metric(&gate, "fencegate_sqlite_bytes{resource=\"app\"}") > 100_000.0);
+    until("some wait", || metric(&gate, "fencegate_sqlite_bytes{resource=\"app\"}") > 100_000);
     assert_eq!(leader.sql(Some("7"), &["INSERT INTO t VALUES (1)"]).status, 200);
     let mut told = slow.iter_mut().map(|client| client.read_answer().map(|answer| answer.code()));
     assert!(told.all(|code| code.is_ok_and(|code| code == "REQUEST_TIMEOUT" || code == "OVERLOADED")));
-    until("nothing is left", || metric(&gate, "fencegate_sqlite_bytes{resource=\"app\"}") == 0.0);
+    until("nothing is left", || metric(&gate, "fencegate_sqlite_bytes{resource=\"app\"}") == 0);
 }
 
 #[tokio::test]
