@@ -23,8 +23,8 @@ enum What {
     Mark(String, u64),
     /// A token was issued.
     Token(u64),
-    /// The gate has stopped cleanly.
-    Stopped,
+    /// The gate is about to be told to stop, with nothing in flight: from here on no fence has to be quarantined.
+    Stopping,
 }
 
 /// How much was written down when somebody was told.
@@ -145,8 +145,8 @@ fn live(scene: &mut Scene) {
     for term in 10..14 {
         assert_eq!((scene.row(&gate, term, 10), scene.put(&gate, "a", term), scene.elect(&gate)), (200, 200, 200));
     }
+    scene.note(What::Stopping);
     assert_eq!(gate.terminate(), Some(0));
-    scene.note(What::Stopped);
 }
 
 /// Moments at which the power may go away: around every sync, and some others.
@@ -196,7 +196,7 @@ fn look(dir: &Path, told: &[&What]) -> rusqlite::Result<Vec<String>> {
             }
             What::Mark(fence, token) => (number(&fences, "SELECT token FROM mark WHERE fence = ?1", fence), *token),
             What::Token(token) => (number(&gate, "SELECT last_token FROM election WHERE name = ?1", &"app"), *token),
-            What::Stopped => continue,
+            What::Stopping => continue,
         };
         if found < least {
             wrong.push(format!("{what:?} was told, and {found} is there"));
@@ -221,7 +221,7 @@ fn start(dir: &Path, told: &[&What]) -> Vec<String> {
         Ok(gate) => gate,
         Err(why) => return vec![format!("it doesn't start: {why}")],
     };
-    let is_clean = told.contains(&&What::Stopped);
+    let is_clean = told.contains(&&What::Stopping);
     let mut wrong = Vec::new();
     let mut client = gate.client();
     for what in told {
