@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::respond::{self, Answer, Style};
 use super::routes::{self, GET, POST, Row, row};
-use crate::coordinator::embedded::{CandidateId, Entry, Place, Standing, Status, TTL_DEFAULT, WAIT_MAX};
+use crate::coordinator::embedded::{CandidateId, Entry, Limits, Place, Standing, Status, TTL_DEFAULT, WAIT_MAX};
 use crate::coordinator::{Bid, CoordinatorError, Embedded, Leader};
 use crate::fence::{FenceName, Holder, Token};
 use crate::problem::{Kind, Problem};
@@ -153,6 +153,11 @@ async fn campaign(
     let campaign: Campaign = if body.is_empty() { Campaign::default() } else { parse(body)? };
     let wait = wait(campaign.wait_ms.unwrap_or(0))?;
     let ttl = campaign.ttl_ms.map_or(TTL_DEFAULT, Duration::from_millis);
+    // One that goes on keeps the lease that it has entered with; what it asks for must be one all the same.
+    let Limits { ttl_min: min, ttl_max: max, .. } = Limits::default();
+    if !(min..=max).contains(&ttl) {
+        return Err(CoordinatorError::Ttl { asked: ttl, min, max }.problem(election));
+    }
     let bid = Bid { holder: campaign.holder, ttl };
     let entry = match campaign.candidate {
         Some(text) if campaign.enter == Some(true) => Entry::As(candidate(&text)?, bid),

@@ -155,8 +155,7 @@ class Tokens(unittest.TestCase):
             verdict, _ = http_sf.parse(headers["fencing-verdict"].encode(), tltype="item")
             self.assertEqual((type(verdict), str(verdict)), (http_sf.Token, "advanced"))
 
-    @unittest.skipUnless(os.environ.get("STRUCTURED_FIELD_TESTS"), "STRUCTURED_FIELD_TESTS names no test cases")
-    def test_the_working_groups_test_cases(self):
+    def the_working_groups_test_cases(self):
         judged = 0
         for file in sorted(Path(os.environ["STRUCTURED_FIELD_TESTS"]).glob("*.json")):
             for case in json.loads(file.read_text()):
@@ -177,6 +176,9 @@ class Tokens(unittest.TestCase):
                     judged += 1
         self.assertGreater(judged, 500)
 
+    if os.environ.get("STRUCTURED_FIELD_TESTS"):
+        test_the_working_groups_test_cases = the_working_groups_test_cases
+
 
 class ProxyStatus(unittest.TestCase):
     """RFC 9209: a list of proxies, each with what went wrong there."""
@@ -189,7 +191,7 @@ class ProxyStatus(unittest.TestCase):
         self.assertEqual(ask(gate.address, "POST", "/-/fences/held/claim", token("9"), b"")[0], 200)
         self.assertEqual(ask(gate.address, "POST", "/-/fences/wait/claim", token("9"), b"")[0], 200)
         requests = {
-            "connection_terminated": ("PUT", "/any/wait", token("9")),
+            "http_response_incomplete": ("PUT", "/any/wait", token("9")),
             "http_request_denied": ("PUT", "/any/held", token("8")),
             "http_request_error": ("PUT", "/any/held/%2e%2e", token("9")),
         }

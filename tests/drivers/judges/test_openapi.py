@@ -52,8 +52,11 @@ enabled = false
 [generation]
 database = "none"
 max-examples = {examples}
+[phases.fuzzing]
+enabled = {random}
 [phases.stateful]
-max-steps = 10
+enabled = {random}
+max-steps = 6
 [phases.coverage]
 generate-duplicate-query-parameters = true
 # That nothing is there for a name, or that the claim comes too late, is no refusal of what was sent.
@@ -67,6 +70,11 @@ values = ["main.js", "console.css", "icon.svg", "nothing.js"]
 "path.fence" = {{ dictionary = "fences", probability = 0.8 }}
 "path.election" = {{ dictionary = "fences", probability = 0.8 }}
 "path.file" = {{ dictionary = "files", probability = 0.8 }}
+# A HEAD is a GET whose body isn't sent: the cases that coverage makes are enough for it.
+[[operations]]
+include-method = "HEAD"
+phases.fuzzing.enabled = false
+phases.stateful.enabled = false
 """
 
 # It has no end, which schemathesis would wait for.
@@ -147,10 +155,11 @@ class Judged(unittest.TestCase):
         return json.loads(body)
 
     def schemathesis(self, document, url, examples, config="", arguments=()):
+        """`examples`: how many random cases for each path; with none, only those that the document itself suggests."""
         with tempfile.TemporaryDirectory(prefix="fencegate-schemathesis-") as folder:
             for name, text in [
                 ("document.json", json.dumps(document)),
-                ("schemathesis.toml", CONFIG.format(examples=examples) + config),
+                ("schemathesis.toml", CONFIG.format(examples=max(examples, 1), random=str(examples > 0).lower()) + config),
                 ("shortened.py", HOOKS),
             ]:
                 Path(folder, name).write_text(text)
@@ -175,19 +184,22 @@ class Open(Judged):
 
     def test_admin(self):
         gate, _ = self.start()
-        self.judge("admin", gate, strict(self.document(gate, "admin")), 20)
+        self.judge("admin", gate, strict(self.document(gate, "admin")), 10)
 
     def test_data(self):
         gate, _ = self.start()
-        self.judge("data", gate, strict(self.document(gate, "data")), 20)
+        self.judge("data", gate, strict(self.document(gate, "data")), 10)
 
     def test_a_gate_that_does_something_else_is_found_out(self):
         """The negative control: of a document that says otherwise, schemathesis says that it isn't so."""
         gate, _ = self.start()
         document = strict(self.document(gate, "admin"))
         document["paths"] = {path: document["paths"][path] for path in ["/v1/status", "/v1/fences"]}
-        del document["components"]["schemas"]["Status"]["properties"]["uptime_ms"]
-        del document["paths"]["/v1/fences"]["get"]["responses"]["400"]
+        status = document["components"]["schemas"]["Status"]
+        del status["properties"]["uptime_ms"]
+        status["required"].remove("uptime_ms")
+        responses = document["paths"]["/v1/fences"]["get"]["responses"]
+        del responses["400"], responses["200"]["links"]
         code, said = self.schemathesis(document, gate.admin_url, 5)
         self.assertEqual(code, 1, said)
         for found in ["Response violates schema", "Undocumented HTTP status code"]:
@@ -239,11 +251,11 @@ class Guarded(Judged):
 
     def test_admin(self):
         gate, _ = self.start()
-        self.judge("admin", gate, guarded(self.document(gate, "admin")), 5, self.CONFIG)
+        self.judge("admin", gate, guarded(self.document(gate, "admin")), 0, self.CONFIG)
 
     def test_data(self):
         gate, _ = self.start()
-        self.judge("data", gate, guarded(self.document(gate, "data")), 5, self.CONFIG)
+        self.judge("data", gate, guarded(self.document(gate, "data")), 0, self.CONFIG)
 
     def test_what_needs_nobody_says_so(self):
         """What the document calls open is open, and nothing else: each path asked without a secret."""

@@ -67,7 +67,7 @@ class Nginx:
             access_log off; client_body_temp_path {dir}/body; proxy_temp_path {dir}/proxy; fastcgi_temp_path {dir}/fastcgi;
             uwsgi_temp_path {dir}/uwsgi; scgi_temp_path {dir}/scgi;
             types {{ text/html html; text/css css; application/json json; image/png png; }}
-            gzip on; gzip_vary on; gzip_min_length 100; gzip_types text/css application/json;
+            gzip on; gzip_proxied any; gzip_vary on; gzip_min_length 100; gzip_types text/css application/json;
             server {{
                 listen 127.0.0.1:{port}; root {dir}/files;
                 location / {{ dav_methods PUT DELETE; create_full_put_path on; }}
