@@ -32,6 +32,7 @@ mod http;
 mod interactive;
 mod kill;
 mod lead;
+mod openapi;
 mod pause;
 mod process;
 mod proof;
