@@ -66,9 +66,14 @@ test-features: ## each part builds by itself, and the client without what only t
 	done
 
 .PHONY: test-drivers
-test-drivers: ## drive the gate with real libSQL drivers (Node, Python, Rust), and its console with a real browser
-	@scripts/ensure rust cc protoc node python chromium etcd
+test-drivers: ## drive the gate with real libSQL drivers (Node, Python, Rust), its console with a real browser; third-party judges
+	@scripts/ensure rust cc protoc node python chromium nginx etcd
 	tests/drivers/run
+
+.PHONY: judges
+judges: ## all third-party judges; those in no registry where they are: H2SPEC=program SUITE=checkout (docs/judges.md)
+	@scripts/ensure rust cc protoc node python nginx
+	tests/drivers/run judges more
 
 .PHONY: soak
 soak: ## the long proofs: KILLS (500) kills of the gate, PROOF_SECONDS (600) of an HTTP service, SOAK_SECONDS (1800) of everything failing, IMAGES (3000) of disks, every fail point, the large models

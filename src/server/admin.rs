@@ -3,7 +3,7 @@
 use http_body_util::{Either, Full};
 use hyper::body::Incoming;
 use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::{Request, Response, StatusCode};
 use metrics::{counter, gauge};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -18,7 +18,8 @@ use super::data::{no_fence, readyz, segments, small_body};
 use super::events::EventBody;
 use super::http::AnswerBody;
 use super::respond::{self, Answer, Style, timestamp};
-use super::{Gate, console, guard, listing, origin};
+use super::routes::{self, GET, POST, Row, row};
+use super::{Gate, console, guard, listing, openapi, origin};
 
 /// Fences of one resource that have metrics of their own: the number of series stays bounded.
 const METRIC_FENCES_MAX: usize = 100;
@@ -51,11 +52,66 @@ async fn admit(gate: &Gate, request: Request<Incoming>) -> Result<AdminAnswer, P
     let segments = segments(request.uri().path())?;
     let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
     let who = guard::admin(gate, &request, &segments)?;
-    if request.uri().path() == "/v1/events" && request.method() == Method::GET {
-        return events(gate, who);
+    let path = request.uri().path();
+    let nothing = || Problem::new(Kind::NotFound, format!("{path} is not here; / lists what is"));
+    let (row, named) = routes::find(ROUTES, &segments).ok_or_else(nothing)?;
+    match row.for_method(request.method())? {
+        Route::Events => events(gate, who),
+        route => answer(gate, route, named, request, who.as_ref()).await.map(|answer| answer.map(Either::Left)),
     }
-    route(gate, request, &segments, who.as_ref()).await.map(|answer| answer.map(Either::Left))
 }
+
+/// What stands at a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Route {
+    /// The console, or the list of paths.
+    Page,
+    /// A file of the console.
+    ConsoleFile,
+    /// Whether the gate runs.
+    Healthz,
+    /// Whether it takes requests.
+    Readyz,
+    /// Metrics.
+    Metrics,
+    /// What stands here.
+    OpenApi,
+    /// What the gate serves.
+    Status,
+    /// What needs attention.
+    Overview,
+    /// Fences.
+    Fences,
+    /// One fence.
+    Fence,
+    /// Its history.
+    History,
+    /// Its mark is set.
+    Reset,
+    /// Its quarantine is ended.
+    Release,
+    /// What happens.
+    Events,
+}
+
+/// Everything that is here.
+pub const ROUTES: &[Row<Route>] = &[
+    row("/", GET, Route::Page),
+    row("/console/{file}", GET, Route::ConsoleFile),
+    row("/healthz", GET, Route::Healthz),
+    row("/readyz", GET, Route::Readyz),
+    row("/metrics", GET, Route::Metrics),
+    row("/v1/openapi.json", GET, Route::OpenApi),
+    row("/v1/status", GET, Route::Status),
+    row("/v1/overview", GET, Route::Overview),
+    row("/v1/fences", GET, Route::Fences),
+    row("/v1/fences/{fence}", GET, Route::Fence),
+    row("/v1/fences/{fence}/history", GET, Route::History),
+    row("/v1/fences/{fence}/reset", POST, Route::Reset),
+    row("/v1/fences/{fence}/release", POST, Route::Release),
+    // Nobody asks for the head of what has no end.
+    row("/v1/events", "GET", Route::Events),
+];
 
 fn events(gate: &Gate, who: Option<Who>) -> Result<AdminAnswer, Problem> {
     let mut answer = Response::new(Either::Right(EventBody::new(gate, who)?));
@@ -64,42 +120,42 @@ fn events(gate: &Gate, who: Option<Who>) -> Result<AdminAnswer, Problem> {
     Ok(answer)
 }
 
-async fn route(
+/// The answer of a path whose answer has an end. `named`: what its braces stand for.
+async fn answer(
     gate: &Gate,
+    route: Route,
+    named: &str,
     request: Request<Incoming>,
-    segments: &[&str],
     who: Option<&Who>,
 ) -> Result<Answer, Problem> {
-    let query = Query::parse(request.uri().query())?;
-    let method = request.method().clone();
-    let is_get = matches!(method, Method::GET | Method::HEAD);
-    match segments {
-        [""] if is_get => Ok(console::page(request.headers(), WELCOME)),
-        ["console", _] if is_get && let Some(answer) = console::file(request.uri().path(), request.headers()) => {
-            Ok(answer)
+    match route {
+        Route::Page => Ok(console::page(request.headers(), WELCOME)),
+        Route::ConsoleFile => {
+            let path = request.uri().path();
+            let none = || Problem::new(Kind::NotFound, format!("{path} is no file of the console"));
+            console::file(path, request.headers()).ok_or_else(none)
         }
-        ["healthz"] if is_get => Ok(respond::json(StatusCode::OK, &json!({ "status": "ok" }))),
-        ["readyz"] if is_get => Ok(readyz(gate)),
-        ["metrics"] if is_get => Ok(metrics(gate)),
-        ["v1", "status"] if is_get => Ok(status(gate, who)),
-        ["v1", "overview"] if is_get => Ok(listing::overview(gate)),
-        ["v1", "fences"] if is_get && !query.names.is_empty() => Ok(listing::named(gate, &query.names, who)),
-        ["v1", "fences"] if is_get => listing::page(gate, &query.look, who).await,
-        ["v1", "fences", name] if is_get => fence(gate, name).await,
-        ["v1", "fences", name, "history"] if is_get => history(gate, name, &query).await,
-        ["v1", "fences", name, action @ ("reset" | "release")] if method == Method::POST => {
+        Route::Healthz => Ok(respond::json(StatusCode::OK, &json!({ "status": "ok" }))),
+        Route::Readyz => Ok(readyz(gate)),
+        Route::Metrics => Ok(metrics(gate)),
+        Route::OpenApi => Ok(openapi::answer(openapi::ADMIN)),
+        Route::Status => Ok(status(gate, who)),
+        Route::Overview => Ok(listing::overview(gate)),
+        Route::Fences => {
+            let query = Query::parse(request.uri().query())?;
+            match query.names.as_slice() {
+                [] => listing::page(gate, &query.look, who).await,
+                names => Ok(listing::named(gate, names, who)),
+            }
+        }
+        Route::Fence => fence(gate, named).await,
+        Route::History => history(gate, named, &Query::parse(request.uri().query())?).await,
+        Route::Reset | Route::Release => {
             origin::check_media_type(&request)?;
-            let (name, reset) = ((*name).to_owned(), *action == "reset");
             let body = small_body(request.into_body()).await?;
-            if reset { self::reset(gate, &name, &body).await } else { release(gate, &name, &body).await }
+            if route == Route::Reset { reset(gate, named, &body).await } else { release(gate, named, &body).await }
         }
-        ["v1", "fences", _, "reset" | "release"] => Err(Problem::method_not_allowed("POST")),
-        ["v1", "events"] => Err(Problem::method_not_allowed("GET")),
-        ["" | "healthz" | "readyz" | "metrics"]
-        | ["v1", "status" | "overview" | "fences"]
-        | ["v1", "fences", _]
-        | ["v1", "fences", _, "history"] => Err(Problem::method_not_allowed("GET, HEAD")),
-        _ => Err(Problem::new(Kind::NotFound, format!("{} is not here; / lists what is", request.uri().path()))),
+        Route::Events => Err(Problem::new(Kind::Internal, "what has no end is answered elsewhere")),
     }
 }
 
@@ -112,6 +168,7 @@ const WELCOME: &str = "fencegate, admin listener\n\n\
     POST /v1/fences/FENCE/reset        {\"highest\": \"5\" or null, \"reason\": \"...\"}\n\
     POST /v1/fences/FENCE/release      {\"reason\": \"...\"}\n\
     GET  /v1/events                    what happens, as server-sent events\n\
+    GET  /v1/openapi.json              all of this, for programs\n\
     GET  /metrics                      Prometheus\n\
     GET  /healthz, /readyz\n";
 
@@ -126,23 +183,36 @@ struct Query {
 impl Query {
     fn parse(query: Option<&str>) -> Result<Query, Problem> {
         let mut parsed = Query { look: Look::first(100), ..Query::default() };
+        let mut seen = Vec::new();
         for pair in query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
             let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-            let value = value.replace('+', " ");
+            if !["prefix", "part", "after", "name", "before", "limit"].contains(&key) {
+                continue;
+            }
             let bad = |what: &str| Problem::new(Kind::BadRequest, format!("{key}: {what}"));
+            let value = value.replace('+', " ");
             let value = percent_encoding::percent_decode_str(&value).decode_utf8().map_err(|_| bad("not UTF-8"))?;
+            if key == "name" {
+                if parsed.names.len() == NAMES_MAX {
+                    return Err(bad("too many"));
+                }
+                parsed.names.push(value.into_owned());
+                continue;
+            }
+            // Which of the two was meant, nobody knows.
+            if seen.contains(&key) {
+                return Err(bad("is given more than once"));
+            }
+            seen.push(key);
+            let digits = || (value.bytes().all(|byte| byte.is_ascii_digit()) && !value.is_empty()).then_some(&*value);
+            let number = || digits().ok_or_else(|| bad("not a whole number"));
             match key {
                 "prefix" => parsed.look.prefix = value.into_owned(),
                 "part" => parsed.look.part = value.into_owned(),
                 "after" => parsed.look.after = value.into_owned(),
-                "name" if parsed.names.len() == NAMES_MAX => return Err(bad("too many")),
-                "name" => parsed.names.push(value.into_owned()),
-                "before" => parsed.before = Some(value.parse().map_err(|_| bad("not a number"))?),
-                "limit" => {
-                    let limit: usize = value.parse().map_err(|_| bad("not a number"))?;
-                    parsed.look.limit = limit.clamp(1, PAGE_MAX);
-                }
-                _ => {}
+                "before" => parsed.before = Some(number()?.parse().map_err(|_| bad("more than there can be"))?),
+                // What is too large for any number is more than a page has, too.
+                _ => parsed.look.limit = number()?.parse().unwrap_or(PAGE_MAX).clamp(1, PAGE_MAX),
             }
         }
         Ok(parsed)
@@ -272,17 +342,18 @@ struct ReleaseBody {
     reason: String,
 }
 
-/// Longest reason, in bytes.
-const REASON_BYTES_MAX: usize = 1000;
+/// Longest reason, in characters.
+const REASON_CHARS_MAX: usize = 1000;
 
 fn reason(text: &str) -> Result<String, Problem> {
-    let text = text.trim();
-    if text.is_empty() || text.len() > REASON_BYTES_MAX || text.chars().any(char::is_control) {
-        let why =
-            format!("a reason is needed, of at most {REASON_BYTES_MAX} bytes on one line; it is kept in the history");
+    let is_one = !text.trim().is_empty() && !text.chars().any(char::is_control);
+    if !is_one || text.chars().count() > REASON_CHARS_MAX {
+        let why = format!(
+            "a reason is needed, of at most {REASON_CHARS_MAX} characters on one line; it is kept in the history"
+        );
         return Err(Problem::new(Kind::BadRequest, why));
     }
-    Ok(text.to_owned())
+    Ok(text.trim().to_owned())
 }
 
 fn body<'a, T: Deserialize<'a>>(bytes: &'a [u8], wanted: &str) -> Result<T, Problem> {

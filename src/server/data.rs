@@ -10,7 +10,7 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper::header::{CONNECTION, HeaderValue};
 use hyper::upgrade::OnUpgrade;
-use hyper::{Method, Request, Response, StatusCode, Version};
+use hyper::{Request, Response, StatusCode, Version};
 use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};
 
@@ -23,8 +23,9 @@ use crate::resource::{Answering, Body, Boxed, Call, Judged, Quarantined, Receive
 use super::elections::Leads;
 use super::http::AnswerBody;
 use super::respond::{self, Answer, Style};
+use super::routes::{self, GET, POST, Row, row};
 use super::tls::Secured;
-use super::{Gate, elections, guard, pace};
+use super::{Gate, elections, guard, openapi, pace};
 use crate::headers::{FENCING_HIGHEST, FENCING_VERDICT};
 
 /// Largest body on the reserved paths, in bytes.
@@ -210,29 +211,51 @@ fn put_verdict<B>(answer: &mut Response<B>, judged: &Judged) {
     headers.insert(FENCING_HIGHEST, highest);
 }
 
+/// What stands at a reserved path.
+#[derive(Debug, Clone, Copy)]
+pub enum Reserved {
+    /// Whether the gate runs.
+    Healthz,
+    /// Whether it takes requests.
+    Readyz,
+    /// What stands here.
+    OpenApi,
+    /// A fence's mark.
+    Fence,
+    /// A claim on it.
+    Claim,
+}
+
+/// The reserved paths, but those of elections ([`elections::ROUTES`]).
+pub const ROUTES: &[Row<Reserved>] = &[
+    row("/-/healthz", GET, Reserved::Healthz),
+    row("/-/readyz", GET, Reserved::Readyz),
+    row("/-/openapi.json", GET, Reserved::OpenApi),
+    row("/-/fences/{fence}", GET, Reserved::Fence),
+    row("/-/fences/{fence}/claim", POST, Reserved::Claim),
+];
+
 /// The reserved paths.
 async fn reserved(gate: &Gate, request: Request<Incoming>) -> Result<Answer, Problem> {
     let path = request.uri().path();
-    let segments = segments(path.strip_prefix("/-").unwrap_or(path))?;
-    if let Some((first, election)) = segments.split_first()
+    let segments = segments(path)?;
+    if let [_, first, election @ ..] = segments.as_slice()
         && first == "elections"
     {
         return self::election(gate, election, request).await;
     }
     let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
-    let method = request.method().clone();
-    let is_get = matches!(method, Method::GET | Method::HEAD);
-    match segments.as_slice() {
-        ["healthz"] if is_get => Ok(respond::json(StatusCode::OK, &json!({ "status": "ok" }))),
-        ["readyz"] if is_get => Ok(readyz(gate)),
-        ["fences", name] if is_get => {
+    let nothing = || Problem::new(Kind::NotFound, format!("{path} is not one of the gate's own paths"));
+    let (row, name) = routes::find(ROUTES, &segments).ok_or_else(nothing)?;
+    match row.for_method(request.method())? {
+        Reserved::Healthz => Ok(respond::json(StatusCode::OK, &json!({ "status": "ok" }))),
+        Reserved::Readyz => Ok(readyz(gate)),
+        Reserved::OpenApi => Ok(openapi::answer(openapi::DATA)),
+        Reserved::Fence => {
             guard::fence(gate, &request, Right::Observe, name)?;
             fence(gate, name)
         }
-        ["fences", name, "claim"] if method == Method::POST => claim(gate, name, request).await,
-        ["fences", _, "claim"] => Err(Problem::method_not_allowed("POST")),
-        ["healthz" | "readyz"] | ["fences", _] => Err(Problem::method_not_allowed("GET, HEAD")),
-        _ => Err(Problem::new(Kind::NotFound, format!("{} is not one of the gate's own paths", request.uri().path()))),
+        Reserved::Claim => claim(gate, name, request).await,
     }
 }
 

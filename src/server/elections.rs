@@ -9,7 +9,8 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::respond::{self, Answer, Style};
-use crate::coordinator::embedded::{CandidateId, Entry, Place, Standing, Status, TTL_DEFAULT, WAIT_MAX};
+use super::routes::{self, GET, POST, Row, row};
+use crate::coordinator::embedded::{CandidateId, Entry, Limits, Place, Standing, Status, TTL_DEFAULT, WAIT_MAX};
 use crate::coordinator::{Bid, CoordinatorError, Embedded, Leader};
 use crate::fence::{FenceName, Holder, Token};
 use crate::problem::{Kind, Problem};
@@ -18,10 +19,23 @@ use crate::problem::{Kind, Problem};
 #[derive(Debug, Default, Deserialize)]
 struct Campaign {
     holder: Option<Holder>,
+    #[serde(default, deserialize_with = "whole")]
     ttl_ms: Option<u64>,
+    #[serde(default, deserialize_with = "whole")]
     wait_ms: Option<u64>,
     candidate: Option<String>,
     enter: Option<bool>,
+}
+
+/// A whole number, also where it is written with a fraction of nothing: for JSON, 10 and 10.0 are one number, and there are
+/// languages that know no others. Up to what floats have exactly.
+fn whole<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    const EXACT: f64 = (1u64 << 53) as f64;
+    let Some(number) = Option::<serde_json::Number>::deserialize(deserializer)? else { return Ok(None) };
+    let whole = number.as_f64().filter(|float| float.fract() == 0.0 && (0.0..=EXACT).contains(float));
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is whole, not negative and exact")]
+    let read = number.as_u64().or(whole.map(|float| float as u64));
+    read.map(Some).ok_or_else(|| serde::de::Error::custom(format!("{number} is no whole number of milliseconds")))
 }
 
 /// The body of `renew` and `resign`.
@@ -66,14 +80,29 @@ pub struct Leads<'a> {
 /// Makes what a leader is given besides its token: its credentials. `None` where there are none.
 pub type Issue<'a> = &'a (dyn Fn(&FenceName, &Leads<'_>) -> Option<Value> + Sync);
 
-/// What the path and method ask for.
-enum Route {
+/// What stands at a path.
+#[derive(Debug, Clone, Copy)]
+pub enum Route {
+    /// Who leads.
     Status,
+    /// Waits for that.
     Observe,
+    /// Enters.
     Campaign,
+    /// Keeps the lease.
     Renew,
+    /// Leaves.
     Resign,
 }
+
+/// The paths of elections on the data listener.
+pub const ROUTES: &[Row<Route>] = &[
+    row("/-/elections/{election}", GET, Route::Status),
+    row("/-/elections/{election}/observe", GET, Route::Observe),
+    row("/-/elections/{election}/campaign", POST, Route::Campaign),
+    row("/-/elections/{election}/renew", POST, Route::Renew),
+    row("/-/elections/{election}/resign", POST, Route::Resign),
+];
 
 /// Answers one request below `/-/elections/`. `path` has the percent-decoded segments after that: the election, and what to do
 /// there. Takes as long as the request asks to wait, at most [`WAIT_MAX`]; dropping the future gives the wait up.
@@ -85,9 +114,8 @@ pub async fn handle(
     body: &[u8],
     issue: Issue<'_>,
 ) -> Answer {
-    let outcome = match route(path) {
+    let outcome = match route(path, method) {
         Err(problem) => Err(problem),
-        Ok((_, route)) if !route.takes(method) => Err(Problem::method_not_allowed(route.methods())),
         Ok((election, route)) => {
             let outcome = match route {
                 Route::Status => status(coordinator, &election).await,
@@ -106,38 +134,13 @@ pub async fn handle(
     answer
 }
 
-impl Route {
-    /// The methods that it takes.
-    fn methods(&self) -> &'static str {
-        match self {
-            Route::Status | Route::Observe => "GET, HEAD",
-            Route::Campaign | Route::Renew | Route::Resign => "POST",
-        }
-    }
-
-    fn takes(&self, method: &Method) -> bool {
-        self.methods().split(", ").any(|allowed| allowed == method.as_str())
-    }
-}
-
-fn route(path: &[String]) -> Result<(FenceName, Route), Problem> {
-    let not_found = |detail| Err(Problem::new(Kind::NotFound, detail));
-    let (election, route) = match path {
-        [election] => (election, Route::Status),
-        [election, action] => {
-            let route = match action.as_str() {
-                "observe" => Route::Observe,
-                "campaign" => Route::Campaign,
-                "renew" => Route::Renew,
-                "resign" => Route::Resign,
-                _ => return not_found("an election has campaign, renew, resign and observe; a / in a name is %2F"),
-            };
-            (election, route)
-        }
-        _ => return not_found("the path is /-/elections/{election} or one below it; a / in a name is %2F"),
-    };
+/// What a request asks for, and of which election.
+fn route(path: &[String], method: &Method) -> Result<(FenceName, Route), Problem> {
+    let segments: Vec<&str> = ["-", "elections"].into_iter().chain(path.iter().map(String::as_str)).collect();
+    let nothing = "an election is at /-/elections/{election}, with campaign, renew, resign and observe below; a / in its name is %2F";
+    let (row, election) = routes::find(ROUTES, &segments).ok_or_else(|| Problem::new(Kind::NotFound, nothing))?;
     let election = election.parse().map_err(|error| bad(format!("not an election: {error}")))?;
-    Ok((election, route))
+    Ok((election, row.for_method(method)?))
 }
 
 async fn campaign(
@@ -150,6 +153,11 @@ async fn campaign(
     let campaign: Campaign = if body.is_empty() { Campaign::default() } else { parse(body)? };
     let wait = wait(campaign.wait_ms.unwrap_or(0))?;
     let ttl = campaign.ttl_ms.map_or(TTL_DEFAULT, Duration::from_millis);
+    // One that goes on keeps the lease that it has entered with; what it asks for must be one all the same.
+    let Limits { ttl_min: min, ttl_max: max, .. } = Limits::default();
+    if !(min..=max).contains(&ttl) {
+        return Err(CoordinatorError::Ttl { asked: ttl, min, max }.problem(election));
+    }
     let bid = Bid { holder: campaign.holder, ttl };
     let entry = match campaign.candidate {
         Some(text) if campaign.enter == Some(true) => Entry::As(candidate(&text)?, bid),
@@ -275,7 +283,9 @@ impl Observe {
                 return Err(bad(format!("{name} is given more than once")));
             }
         }
-        let number = |text: &str| text.parse().map_err(|_| bad("wait_ms is a whole number of milliseconds"));
+        // A sign is none of it, which Rust would take.
+        let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten();
+        let number = |text: &str| digits(text).ok_or_else(|| bad("wait_ms is a whole number of milliseconds"));
         let token = |name: &str, text: &str| text.parse().map_err(|error| bad(format!("{name}: {error}")));
         let until = match (after, not) {
             (Some(_), Some(_)) => return Err(bad("either after or while: not both")),

@@ -4,6 +4,7 @@
 //! - [`elections`]: the embedded coordinator's routes
 //! - [`admin`]: the admin listener's routes: state, history, metrics, events
 //! - [`console`]: the page that it shows in a browser; [`origin`]: which browsers' requests it takes; [`listing`]: fences for both
+//! - [`routes`]: the tables of the gate's own paths; [`openapi`]: the documents that describe them
 //! - [`respond`]: the one place where an outcome becomes a response
 //! - [`guard`]: who asks, and whether that may
 //! - [`tls`](mod@tls): handshakes
@@ -39,10 +40,12 @@ pub mod listing;
 pub mod memory;
 pub mod metrics;
 mod notify;
+pub mod openapi;
 pub mod origin;
 pub mod pace;
 pub mod places;
 pub mod respond;
+pub mod routes;
 mod serve;
 pub mod tls;
 mod trust;

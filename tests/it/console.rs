@@ -48,7 +48,8 @@ fn the_page_is_for_browsers_and_the_text_for_curl() {
     for path in ["/console/", "/console/mod.rs", "/console/..%2Fadmin.rs", "/console/nothing.js"] {
         assert_eq!(admin.get(path).status, 404, "{path}");
     }
-    assert_eq!(admin.request("POST", "/console/main.js", &[JSON], b"{}").expect("an answer").status, 404);
+    let posted = admin.request("POST", "/console/main.js", &[JSON], b"{}").expect("an answer");
+    assert_eq!((posted.status, posted.header("allow")), (405, Some("GET, HEAD")));
     // A browser asks whether what it has is still the same.
     let tag = page.header("etag").expect("a tag").to_owned();
     let again = admin.request("GET", "/", &[html[0], ("if-none-match", &tag)], b"").expect("an answer");

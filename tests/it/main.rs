@@ -43,6 +43,7 @@ mod kill;
 mod lead;
 mod load;
 mod once;
+mod openapi;
 #[cfg(target_os = "linux")]
 mod outside;
 mod pause;
