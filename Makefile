@@ -14,6 +14,11 @@ KILLS ?= 500
 PROOF_SECONDS ?= 600
 # How many random requests `make sanitize` sends.
 SQL ?= 20000
+# For how many seconds `make fuzz` runs each target, and `make soak`.
+FUZZ_SECONDS ?= 60
+SOAK_FUZZ_SECONDS ?= 900
+# Which targets, where not all: make fuzz FUZZ="sql paths"
+FUZZ ?=
 
 .PHONY: help
 help: ## list the targets
@@ -71,6 +76,13 @@ soak: ## the long proofs: KILLS (500) kills of the gate, PROOF_SECONDS (600) of 
 	FENCEGATE_MODEL=large $(CARGO) test --release --locked --lib fence::drain -- --nocapture --test-threads 1
 	FENCEGATE_SOAK_KILLS=$(KILLS) $(CARGO) test --release --locked --test it kill -- --nocapture
 	FENCEGATE_PROOF_SECONDS=$(PROOF_SECONDS) $(CARGO) test --release --locked --test it proof -- --nocapture
+	@$(MAKE) fuzz FUZZ_SECONDS=$(SOAK_FUZZ_SECONDS)
+
+# `make test` tries the same properties for a short while, with no tool but cargo.
+.PHONY: fuzz
+fuzz: ## fuzz what comes from outside with libFuzzer, FUZZ_SECONDS (60) a target; FUZZ="sql paths" only these
+	@scripts/ensure rust cc cxx cargo-fuzz
+	scripts/fuzz run $(FUZZ_SECONDS) $(FUZZ)
 
 # The sanitizer comes with stable Rust; only its flag counts as unstable. SQLite is compiled with it, too. Naming the target keeps the
 # flags away from build scripts.

@@ -16,6 +16,8 @@
 //! - [`server`]: listeners, routes, responses
 //! - [`config`], [`telemetry`], [`cli`]: outermost
 //!
+//! `fuzzing`, in tests and for the programs of `fuzz/` only, has what must hold for any bytes.
+//!
 //! Cargo features: `client` and `etcd` for a program that leads and writes; `server` for the gate; `cli`, the default, for all.
 #![deny(unsafe_code)]
 
@@ -31,6 +33,9 @@ pub mod coordinator;
 #[cfg(feature = "client")]
 pub mod endpoint;
 pub mod fence;
+#[cfg(all(feature = "server", any(test, feature = "fuzzing")))]
+#[doc(hidden)]
+pub mod fuzzing;
 #[cfg(any(feature = "server", feature = "client"))]
 pub mod headers;
 #[cfg(feature = "server")]
