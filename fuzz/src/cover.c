@@ -23,7 +23,3 @@ PLAIN void __sanitizer_cov_trace_pc(void)
     uint8_t *counter = &counters[(place ^ place >> 16) % COUNTERS];
     *counter += *counter < UINT8_MAX;
 }
-
-/* Comparisons of floats, which libFuzzer has no use for. */
-PLAIN void __sanitizer_cov_trace_cmpf(float one, float other) { (void)one, (void)other; }
-PLAIN void __sanitizer_cov_trace_cmpd(double one, double other) { (void)one, (void)other; }
