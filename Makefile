@@ -18,6 +18,11 @@ SOAK_SECONDS ?= 1800
 IMAGES ?= 3000
 # How many random requests `make sanitize` sends.
 SQL ?= 20000
+# For how many seconds `make fuzz` runs each target, and `make soak`.
+FUZZ_SECONDS ?= 60
+SOAK_FUZZ_SECONDS ?= 900
+# Which targets, where not all: make fuzz FUZZ="sql paths"
+FUZZ ?=
 
 .PHONY: help
 help: ## list the targets
@@ -84,6 +89,13 @@ soak: ## the long proofs: KILLS (500) kills of the gate, PROOF_SECONDS (600) of 
 	FENCEGATE_SOAK_SECONDS=$(SOAK_SECONDS) $(CARGO) test --release --locked --test it soak -- --nocapture --test-threads 1
 	FENCEGATE_POWER_IMAGES=$(IMAGES) $(CARGO) test --release --locked --test it -- disk::power a_release_build --nocapture
 	FENCEGATE_FAIL_ALL=1 $(CARGO) test --locked --test it -- failpoints disk::errors --nocapture
+	@$(MAKE) fuzz FUZZ_SECONDS=$(SOAK_FUZZ_SECONDS)
+
+# `make test` tries the same properties for a short while, with no tool but cargo.
+.PHONY: fuzz
+fuzz: ## fuzz what comes from outside with libFuzzer, FUZZ_SECONDS (60) a target; FUZZ="sql paths" only these
+	@scripts/ensure rust cc cxx cargo-fuzz
+	scripts/fuzz run $(FUZZ_SECONDS) $(FUZZ)
 
 # The sanitizer comes with stable Rust; only its flag counts as unstable. SQLite is compiled with it, too. Naming the target keeps the
 # flags away from build scripts.

@@ -18,6 +18,8 @@
 //! - `backup`: everything of a gate copied while it runs, and put back
 //! - [`config`], [`telemetry`], [`cli`]: outermost
 //!
+//! `fuzzing`, in tests and for the programs of `fuzz/` only, has what must hold for any bytes.
+//!
 //! Cargo features: `client` and `etcd` for a program that leads and writes; `server` for the gate; `cli`, the default, for all.
 #![deny(unsafe_code)]
 
@@ -39,6 +41,9 @@ pub mod fail;
 pub mod fence;
 #[cfg(feature = "server")]
 mod files;
+#[cfg(all(feature = "server", any(test, feature = "fuzzing")))]
+#[doc(hidden)]
+pub mod fuzzing;
 #[cfg(any(feature = "server", feature = "client"))]
 pub mod headers;
 #[cfg(feature = "server")]

@@ -11,6 +11,7 @@ use serde_spanned::Spanned;
 
 use crate::access::Access;
 use crate::fence::FenceName;
+use crate::resource::sqlite::fences::{FENCES_MAX, TableFences};
 use crate::resource::sqlite::{RESERVED, TableFence};
 
 use super::{
@@ -314,6 +315,12 @@ fn sqlite(
             return Err(source.at(fence_name.span(), about(&what)));
         }
         tables.push(TableFence { pattern: pattern.clone(), fence: source.parse(fence_name, fence)? });
+    }
+    if TableFences::new(own.clone(), &tables).is_none() {
+        let what = format!(
+            "tables: one database has at most {FENCES_MAX} fences, its own included; give some tables one fence"
+        );
+        return Err(source.at(item.tables.as_ref().map_or(span, Spanned::span), about(&what)));
     }
     Ok(SqliteConfig { file: folder.join(file.get_ref()), fence: own, tables })
 }

@@ -91,7 +91,8 @@ impl SigningKey {
         pair.map_err(|_| wrong("it is not one of Ed25519".to_owned())).and_then(SigningKey::new)
     }
 
-    fn from_seed(seed: &[u8; LEN]) -> Result<SigningKey, String> {
+    /// Of a seed that is known.
+    pub(crate) fn from_seed(seed: &[u8; LEN]) -> Result<SigningKey, String> {
         SigningKey::new(Ed25519KeyPair::from_seed_unchecked(seed).map_err(|error| error.to_string())?)
     }
 
@@ -105,7 +106,7 @@ impl SigningKey {
         &self.public
     }
 
-    pub(super) fn sign(&self, text: &[u8]) -> [u8; 64] {
+    pub(crate) fn sign(&self, text: &[u8]) -> [u8; 64] {
         self.pair.sign(text).as_ref().try_into().expect("a signature of Ed25519 has 64 bytes")
     }
 }

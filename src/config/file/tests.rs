@@ -65,6 +65,13 @@ fn every_mistake_is_told_with_its_place() {
         (with("settle = \"3s\""), "conf/gate.toml:5:10: resource \"a\": settle is not for kind \"sqlite\""),
         (with("tables = { \"FenceGate_marks\" = \"x\" }"), "conf/gate.toml:5:32: resource \"a\": tables: "),
         (with("tables = { \"jobs\" = \"\" }"), "conf/gate.toml:5:21: resource \"a\": fence \"\": a name has 1 to 255"),
+        (
+            with(&format!(
+                "tables = {{ {} }}",
+                (1..65).map(|number| format!("\"t{number}\" = \"f{number}\"")).collect::<Vec<_>>().join(", ")
+            )),
+            "conf/gate.toml:5:10: resource \"a\": tables: one database has at most 64 fences",
+        ),
         (with("[limits]\nlock_wait = 5"), "conf/gate.toml:6:13: limit lock_wait: write a time"),
         (with("[limits]\nlok_wait = 5"), "conf/gate.toml:6:12: limit lok_wait: there is no limit"),
         (with(a), "conf/gate.toml:6:8: resource \"a\": another resource has this name"),

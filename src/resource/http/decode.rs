@@ -100,7 +100,7 @@ impl Decoder {
     }
 
     /// The head, where it is of the usual form. Nothing for all others.
-    fn plain_head(&mut self, from: &mut BytesMut, kept: &mut Kept) -> Result<Option<Head>, Broken> {
+    pub(crate) fn plain_head(&mut self, from: &mut BytesMut, kept: &mut Kept) -> Result<Option<Head>, Broken> {
         let mut ends = [0; PLAIN_LINES_MAX];
         let Some((status, lines)) = plain(from, &mut ends) else { return Ok(None) };
         let len = ends[lines - 1];
@@ -113,7 +113,7 @@ impl Decoder {
     }
 
     /// The head, whatever form it has.
-    fn any_head(&mut self, from: &mut BytesMut, kept: &mut Kept) -> Result<Option<Head>, Broken> {
+    pub(crate) fn any_head(&mut self, from: &mut BytesMut, kept: &mut Kept) -> Result<Option<Head>, Broken> {
         while !from.is_empty() {
             let mut lines = [const { MaybeUninit::uninit() }; HEADERS_MAX];
             let mut answer = httparse::Response::new(&mut []);

@@ -204,7 +204,8 @@ pub fn forward(call: &mut Call, seen: Seen, claim: Option<&Claim>) {
     set_token(headers, seen, claim);
 }
 
-fn is_for_the_gate(authorization: &HeaderValue) -> bool {
+/// Whether `Authorization` is meant for the gate, and for nobody behind it.
+pub(crate) fn is_for_the_gate(authorization: &HeaderValue) -> bool {
     authorization.to_str().ok().and_then(|value| value.split_once(' ')).is_some_and(|(scheme, credential)| {
         scheme.eq_ignore_ascii_case("bearer") && crate::access::shown::is_ours(credential.trim_start_matches(' '))
     })
@@ -222,7 +223,7 @@ fn join_cookies(headers: &mut HeaderMap) {
 
 /// Leaves the token that was judged, for upstreams that check it again. What the client said of it is of no meaning there unless it
 /// was.
-fn set_token(headers: &mut HeaderMap, seen: Seen, claim: Option<&Claim>) {
+pub(crate) fn set_token(headers: &mut HeaderMap, seen: Seen, claim: Option<&Claim>) {
     if seen.has(Seen::FENCING) {
         headers.remove(FENCING_HOLDER);
         headers.remove(FENCING_FENCE);

@@ -180,10 +180,11 @@ impl NormalPath {
             return Err(ambiguous("the path has a segment of nothing but parameters"));
         }
         // Windows drops dots and spaces at the end: there, "...", ".. " and the like are one of the two, or nothing.
-        if name.bytes().all(|byte| matches!(byte, b'.' | b' ')) {
+        if is_dots_and_spaces(name) {
             return Err(ambiguous("the path has a segment of only dots and spaces"));
         }
-        if decoded.contains('%') && escapes_again(&decoded) {
+        // The same to who decodes twice; in other places an escaped escape of a space says nothing else than it does once.
+        if decoded.contains('%') && (escapes_again(&decoded) || is_dots_and_spaces(&name.replace("%20", " "))) {
             return Err(ambiguous("the path has an escape of an escape"));
         }
         Ok(())
@@ -209,6 +210,10 @@ impl NormalPath {
         }
         percent_decode_str(segment).decode_utf8().map_err(|_| ambiguous("the path has escapes that are not UTF-8"))
     }
+}
+
+fn is_dots_and_spaces(name: &str) -> bool {
+    name.bytes().all(|byte| matches!(byte, b'.' | b' '))
 }
 
 /// Whether a decoded segment still has an escape of a byte that changes what a path means.
@@ -242,6 +247,7 @@ mod tests {
             ("/a%20b", "/a%20b"),
             ("/{a}|\"b\"", "/%7Ba%7D%7C%22b%22"),
             ("/a%25", "/a%25"),
+            ("/a%2520b", "/a%2520b"),
             ("/a%25zz", "/a%25zz"),
             ("/a;v=1/b", "/a;v=1/b"),
             ("/..a/.b/c..", "/..a/.b/c.."),
@@ -291,6 +297,8 @@ mod tests {
             "/%252e%252e/b",
             "/a%25%32%65",
             "/a%2525",
+            "/.%2520/b",
+            "/%2520/b",
             "/a#b",
             "/a b",
             "/ä",

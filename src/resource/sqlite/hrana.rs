@@ -14,7 +14,10 @@ use serde::de::{self, Deserializer, Visitor};
 use super::db::Args;
 use super::raw::Value;
 
-mod usual;
+mod object;
+pub(crate) mod usual;
+
+use object::Object;
 
 /// The protocol version that a path names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -152,7 +155,7 @@ struct PipelineJson<'a> {
     #[serde(default)]
     baton: Option<String>,
     #[serde(default, borrow)]
-    requests: Vec<RequestJson<'a>>,
+    requests: Vec<Object<RequestJson<'a>>>,
 }
 
 #[derive(Deserialize)]
@@ -160,7 +163,7 @@ struct CursorJson<'a> {
     #[serde(default)]
     baton: Option<String>,
     #[serde(borrow)]
-    batch: BatchJson<'a>,
+    batch: Object<BatchJson<'a>>,
 }
 
 #[derive(Deserialize)]
@@ -168,9 +171,9 @@ struct RequestJson<'a> {
     #[serde(borrow)]
     r#type: Cow<'a, str>,
     #[serde(borrow)]
-    stmt: Option<StmtJson<'a>>,
+    stmt: Option<Object<StmtJson<'a>>>,
     #[serde(borrow)]
-    batch: Option<BatchJson<'a>>,
+    batch: Option<Object<BatchJson<'a>>>,
     sql: Option<String>,
     sql_id: Option<i32>,
 }
@@ -180,9 +183,9 @@ struct StmtJson<'a> {
     sql: Option<String>,
     sql_id: Option<i32>,
     #[serde(default, borrow)]
-    args: Option<Vec<ValueJson<'a>>>,
+    args: Option<Vec<Object<ValueJson<'a>>>>,
     #[serde(default, borrow)]
-    named_args: Option<Vec<NamedJson<'a>>>,
+    named_args: Option<Vec<Object<NamedJson<'a>>>>,
     want_rows: Option<bool>,
 }
 
@@ -190,29 +193,29 @@ struct StmtJson<'a> {
 struct NamedJson<'a> {
     name: String,
     #[serde(borrow)]
-    value: ValueJson<'a>,
+    value: Object<ValueJson<'a>>,
 }
 
 #[derive(Deserialize)]
 struct BatchJson<'a> {
     #[serde(borrow)]
-    steps: Vec<StepJson<'a>>,
+    steps: Vec<Object<StepJson<'a>>>,
 }
 
 #[derive(Deserialize)]
 struct StepJson<'a> {
     #[serde(default)]
-    condition: Option<ConditionJson>,
+    condition: Option<Object<ConditionJson>>,
     #[serde(borrow)]
-    stmt: StmtJson<'a>,
+    stmt: Object<StmtJson<'a>>,
 }
 
 #[derive(Deserialize)]
 struct ConditionJson {
     r#type: String,
     step: Option<u32>,
-    cond: Option<Box<ConditionJson>>,
-    conds: Option<Vec<ConditionJson>>,
+    cond: Option<Box<Object<ConditionJson>>>,
+    conds: Option<Vec<Object<ConditionJson>>>,
 }
 
 #[derive(Deserialize)]
@@ -279,11 +282,10 @@ fn bad(why: impl std::fmt::Display) -> ProtocolError {
 }
 
 fn json<'a, T: Deserialize<'a>>(body: &'a str) -> Result<T, ProtocolError> {
-    // Left to itself, serde takes an array for an object with its members in order.
     if body.as_bytes().trim_ascii_start().first() != Some(&b'{') {
         return Err(bad("it is no JSON object"));
     }
-    serde_json::from_str(body).map_err(bad)
+    serde_json::from_str(body).map(|Object(read)| read).map_err(bad)
 }
 
 /// As a whole: piece by piece, each text and each name of a member would be looked at by itself.
@@ -292,9 +294,9 @@ fn text(body: &[u8]) -> Result<&str, ProtocolError> {
 }
 
 /// Reads the body of `pipeline`, whatever is in it.
-fn any_pipeline(body: &str, version: Version) -> Result<Pipeline, ProtocolError> {
+pub(crate) fn any_pipeline(body: &str, version: Version) -> Result<Pipeline, ProtocolError> {
     let PipelineJson { baton, requests } = json(body)?;
-    let requests = each(requests, |request| request.read(version))?;
+    let requests = each(requests, |Object(request)| request.read(version))?;
     Ok(Pipeline { baton, requests })
 }
 
@@ -322,7 +324,7 @@ impl Pipeline {
     /// # Errors
     /// Anything that the specification doesn't allow.
     pub fn parse_cursor(body: &[u8]) -> Result<Pipeline, ProtocolError> {
-        let CursorJson { baton, batch } = json(text(body)?)?;
+        let CursorJson { baton, batch: Object(batch) } = json(text(body)?)?;
         Ok(Pipeline { baton, requests: vec![Request::Batch(batch.read(Version::V3)?)] })
     }
 }
@@ -333,11 +335,11 @@ impl RequestJson<'_> {
         Ok(match &*r#type {
             "close" => Request::Close,
             "execute" => match stmt {
-                Some(stmt) => Request::Execute(stmt.read()?),
+                Some(Object(stmt)) => Request::Execute(stmt.read()?),
                 None => return protocol("execute needs stmt"),
             },
             "batch" => match batch {
-                Some(batch) => Request::Batch(batch.read(version)?),
+                Some(Object(batch)) => Request::Batch(batch.read(version)?),
                 None => return protocol("batch needs batch"),
             },
             "sequence" => Request::Sequence(sql_source(sql, sql_id)?),
@@ -367,8 +369,8 @@ fn sql_source(sql: Option<String>, sql_id: Option<i32>) -> Result<Sql, ProtocolE
 
 impl StmtJson<'_> {
     fn read(self) -> Result<Statement, ProtocolError> {
-        let positional = each(self.args.unwrap_or_default(), ValueJson::read)?;
-        let named = each(self.named_args.unwrap_or_default(), |arg| Ok((arg.name, arg.value.read()?)))?;
+        let positional = each(self.args.unwrap_or_default(), |Object(value)| value.read())?;
+        let named = each(self.named_args.unwrap_or_default(), |Object(arg)| Ok((arg.name, arg.value.0.read()?)))?;
         Ok(Statement {
             sql: sql_source(self.sql, self.sql_id)?,
             args: Args { positional, named },
@@ -379,9 +381,9 @@ impl StmtJson<'_> {
 
 impl BatchJson<'_> {
     fn read(self, version: Version) -> Result<Batch, ProtocolError> {
-        let read = |(index, step): (usize, StepJson)| {
-            let condition = step.condition.map(|condition| condition.read(version, index)).transpose()?;
-            Ok(Step { condition, stmt: step.stmt.read()? })
+        let read = |(index, Object(step)): (usize, Object<StepJson>)| {
+            let condition = step.condition.map(|Object(condition)| condition.read(version, index)).transpose()?;
+            Ok(Step { condition, stmt: step.stmt.0.read()? })
         };
         Ok(Batch { steps: self.steps.into_iter().enumerate().map(read).collect::<Result<_, _>>()? })
     }
@@ -397,15 +399,15 @@ impl ConditionJson {
             }
             None => protocol("the condition needs step"),
         };
-        let all = |conds: Option<Vec<ConditionJson>>| match conds {
-            Some(conds) => conds.into_iter().map(|cond| cond.read(version, before)).collect::<Result<Vec<_>, _>>(),
+        let all = |conds: Option<Vec<Object<ConditionJson>>>| match conds {
+            Some(conds) => each(conds, |Object(cond)| cond.read(version, before)),
             None => protocol("the condition needs conds"),
         };
         Ok(match self.r#type.as_str() {
             "ok" => Condition::Ok(step()?),
             "error" => Condition::Error(step()?),
             "not" => match self.cond {
-                Some(cond) => Condition::Not(Box::new(cond.read(version, before)?)),
+                Some(cond) => Condition::Not(Box::new(cond.0.read(version, before)?)),
                 None => return protocol("the condition needs cond"),
             },
             "and" => Condition::And(all(self.conds)?),

@@ -275,14 +275,16 @@ impl Table {
     }
 }
 
-fn encode(id: u64, secret: &[u8; 16]) -> String {
+/// The baton of a stream.
+pub(crate) fn encode(id: u64, secret: &[u8; 16]) -> String {
     let mut bytes = [0; 24];
     bytes[..8].copy_from_slice(&id.to_be_bytes());
     bytes[8..].copy_from_slice(secret);
     URL_SAFE_NO_PAD.encode(bytes)
 }
 
-fn decode(baton: &str) -> Option<(u64, [u8; 16])> {
+/// The stream and the secret of a baton; nothing for what is none.
+pub(crate) fn decode(baton: &str) -> Option<(u64, [u8; 16])> {
     if baton.len() != 32 {
         return None;
     }
