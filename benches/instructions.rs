@@ -12,7 +12,7 @@ const TIMES: u32 = 1_000;
 /// What is done the first time only isn't counted.
 const WARM_UP: u32 = 16;
 
-/// Callgrind counts inside of this function, and writes down what it has counted whenever it ends.
+/// Callgrind counts inside of this function, and writes down what it has counted whenever it begins.
 #[inline(never)]
 fn hot_path_counted(run: &mut dyn FnMut()) {
     for _ in 0..TIMES {

@@ -25,7 +25,12 @@ pub const ALL: [(&str, fn(&Options) -> Vec<Curve>); 5] =
 fn rounds(options: &Options, mut load: impl FnMut() -> Result<Point, String>) -> Result<Point, String> {
     let points = (0..options.rounds).map(|_| load()).collect::<Result<Vec<Point>, String>>()?;
     let of = |figure: fn(&Point) -> f64| median(points.iter().map(figure));
-    Ok(Point { cpu_us: of(|p| p.cpu_us), per_second: of(|p| p.per_second), p99_ms: of(|p| p.p99_ms) })
+    Ok(Point {
+        cpu_us: of(|p| p.cpu_us),
+        per_second: of(|p| p.per_second),
+        p99_ms: of(|p| p.p99_ms),
+        writer_us: of(|p| p.writer_us),
+    })
 }
 
 /// A curve's three figures of a load, each write being so many.
@@ -43,6 +48,9 @@ fn put(curve: &mut Curve, across: f64, each: f64, point: Result<Point, String>) 
             curve.put(across, Figure::Cpu, point.cpu_us / each);
             curve.put(across, Figure::Rate, point.per_second * each);
             curve.put(across, Figure::P99, point.p99_ms);
+            if point.writer_us > 0.0 {
+                curve.put(across, Figure::Writer, point.writer_us / each);
+            }
         }
         // A point that can't be measured is missing in the curve, and is said.
         Err(why) => say(&format!("{}, {across} {}: not measured: {why}", curve.name, curve.across)),

@@ -18,6 +18,8 @@ mod hello;
 
 /// For so long nothing counts, each time.
 const WARM_UP: Duration = Duration::from_millis(200);
+/// What the gate calls the thread that writes to a database.
+const WRITER: &str = "fg-writer";
 /// How long a gate may take to end by itself.
 const END_TIME: Duration = Duration::from_secs(60);
 
@@ -72,6 +74,17 @@ impl Gate {
         line.split_whitespace().next().and_then(|kib| kib.parse::<u64>().ok()).expect("a number") * 1024
     }
 
+    /// Processor time of the thread that writes to the database.
+    fn writer_time(&self) -> Duration {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.child.id())).into_iter().flatten().flatten();
+        let ns = |task: std::fs::DirEntry| {
+            let read = |name: &str| std::fs::read_to_string(task.path().join(name)).unwrap_or_default();
+            let is_it = read("comm").trim_end() == WRITER;
+            read("schedstat").split_whitespace().next().filter(|_| is_it).and_then(|ns| ns.parse::<u64>().ok())
+        };
+        Duration::from_nanos(tasks.filter_map(ns).sum())
+    }
+
     /// One request that is answered with success.
     pub fn once(&self, request: &[u8]) {
         let answer =
@@ -93,13 +106,16 @@ impl Gate {
             duration: time,
             answer_time: Duration::from_secs(60),
         };
+        let (began, before) = (Instant::now(), self.writer_time());
         let sample = load.run(&Stop::default(), CpuClock::of(self.child.id())).map_err(|error| error.to_string())?;
+        // Of the warm-up, too, in which as many are written.
+        let writer = self.writer_time().saturating_sub(before).as_secs_f64() / began.elapsed().as_secs_f64();
         if sample.unexpected + sample.broken > 0 || sample.answered() == 0 {
             return Err(format!("answers {:?}, and {} connections broke", sample.answers, sample.broken));
         }
         let p99_ms = sample.latency.value_at_quantile(0.99) as f64 / 1e6;
         let cpu_us = sample.gate_cpu_us().ok_or("the gate's clock can't be read")?;
-        Ok(Point { cpu_us, per_second: sample.per_second, p99_ms })
+        Ok(Point { cpu_us, per_second: sample.per_second, p99_ms, writer_us: writer * 1e6 / sample.per_second })
     }
 }
 
@@ -122,6 +138,8 @@ pub struct Point {
     pub cpu_us: f64,
     pub per_second: f64,
     pub p99_ms: f64,
+    /// Of the processor time, that of the thread that writes to the database. There is one of those, however many processors there are.
+    pub writer_us: f64,
 }
 
 const PIPELINE: &str = "/v3/pipeline";

@@ -12,6 +12,8 @@ use serde_json::{Map, Value, json};
 pub enum Figure {
     /// Processor time of the gate for each, in microseconds.
     Cpu,
+    /// Of that, the thread's that writes to the database.
+    Writer,
     /// How many a second.
     Rate,
     /// 99% are answered within, in milliseconds.
@@ -23,12 +25,13 @@ pub enum Figure {
 }
 
 impl Figure {
-    const ALL: [Figure; 5] = [Figure::Cpu, Figure::Rate, Figure::P99, Figure::Bytes, Figure::Ready];
+    const ALL: [Figure; 6] = [Figure::Cpu, Figure::Writer, Figure::Rate, Figure::P99, Figure::Bytes, Figure::Ready];
 
     /// In JSON.
     fn name(self) -> &'static str {
         match self {
             Figure::Cpu => "cpu_us",
+            Figure::Writer => "writer_us",
             Figure::Rate => "per_second",
             Figure::P99 => "p99_ms",
             Figure::Bytes => "bytes_each",
@@ -40,6 +43,7 @@ impl Figure {
     fn title(self) -> &'static str {
         match self {
             Figure::Cpu => "CPU time each, µs",
+            Figure::Writer => "the writer's, µs",
             Figure::Rate => "a second",
             Figure::P99 => "p99, ms",
             Figure::Bytes => "memory each, bytes",
