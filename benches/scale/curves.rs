@@ -3,7 +3,9 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
+use std::time::Duration;
 
+use fencegate::cli::bench::load::Work;
 use rusqlite::Connection;
 
 use crate::gate::{self, Gate, Point};
@@ -30,6 +32,7 @@ fn rounds(options: &Options, mut load: impl FnMut() -> Result<Point, String>) ->
         per_second: of(|p| p.per_second),
         p99_ms: of(|p| p.p99_ms),
         writer_us: of(|p| p.writer_us),
+        dials: of(|p| p.dials),
     })
 }
 
@@ -48,6 +51,9 @@ fn put(curve: &mut Curve, across: f64, each: f64, point: Result<Point, String>) 
             curve.put(across, Figure::Cpu, point.cpu_us / each);
             curve.put(across, Figure::Rate, point.per_second * each);
             curve.put(across, Figure::P99, point.p99_ms);
+            if point.dials > 0.0 {
+                curve.put(across, Figure::Dials, point.dials * 1000.0);
+            }
             if point.writer_us > 0.0 {
                 curve.put(across, Figure::Writer, point.writer_us / each);
             }
@@ -93,33 +99,44 @@ fn connections(options: &Options) -> Vec<Curve> {
     ];
     let works = [(&sql, gate::statement(&sql, "INSERT INTO t (v) VALUES (?)", 11)), (&http, gate::scattered(&http, 1))];
     for count in [1, 4, 16, 64, 256, 1024, 4096, 10_000].into_iter().filter(|count| *count <= options.connections) {
+        // Long enough for each of them to have some answers.
+        let time = options.time.max(Duration::from_micros(250) * u32::try_from(count).expect("it fits"));
         for (curve, (gate, work)) in curves.iter_mut().zip(&works) {
-            put(curve, count as f64, 1.0, rounds(options, || gate.load(work.clone(), count, options.time)));
+            put(curve, count as f64, 1.0, rounds(options, || gate.load(work.clone(), count, time)));
         }
     }
     drop((sql, http));
     let (sql_dir, http_dir) = (dir(), dir());
-    let gates = [Gate::sqlite(sql_dir.path()), Gate::http(http_dir.path(), gate::service())];
-    for (curve, gate) in curves.iter_mut().zip(&gates) {
-        idle(curve, gate, options.connections);
-    }
-    curves.into()
+    let (sql, http) = (Gate::sqlite(sql_dir.path()), Gate::http(http_dir.path(), gate::service()));
+    let insert = gate::statement(&sql, "INSERT INTO t (v) VALUES (?)", 11);
+    let across = "connections that do nothing, beside 64 busy ones";
+    let mut beside =
+        [Curve::new("idle-sqlite", "a write to SQLite", across), Curve::new("idle-http", "a proxied write", across)];
+    idle(&mut beside[0], &sql, &insert, options);
+    idle(&mut beside[1], &http, &gate::scattered(&http, 1), options);
+    curves.into_iter().chain(beside).collect()
 }
 
-/// Memory for each connection that has had an answer, and is kept.
-fn idle(curve: &mut Curve, gate: &Gate, connections: usize) {
+/// What connections take that have had an answer, and are kept.
+fn idle(curve: &mut Curve, gate: &Gate, work: &Work, options: &Options) {
     let open = || {
         let mut stream = TcpStream::connect(gate.addr).ok()?;
         stream.write_all(b"GET /-/healthz HTTP/1.1\r\nhost: gate\r\n\r\n").ok()?;
         (stream.read(&mut [0; 1024]).ok()? > 0).then_some(stream)
     };
-    // The first ones bring what all share.
-    let first: Vec<TcpStream> = (0..32).map_while(|_| open()).collect();
-    let before = gate.memory();
-    let kept: Vec<TcpStream> = (first.len()..connections).map_while(|_| open()).collect();
-    let bytes = gate.memory().saturating_sub(before) as f64 / kept.len().max(1) as f64;
-    say(&format!("{}: {bytes:.0} bytes for each of {} idle connections", curve.name, kept.len()));
-    curve.put(connections as f64, Figure::Bytes, bytes);
+    let mut kept = Vec::new();
+    let mut before = None;
+    for count in [1, 100, 1_000, 10_000].into_iter().filter(|count| *count <= options.connections) {
+        kept.extend((kept.len()..count).map_while(|_| open()));
+        // The load before brought what all share.
+        if let Some(before) = before {
+            let bytes = gate.memory().saturating_sub(before) as f64 / kept.len() as f64;
+            say(&format!("{}: {bytes:.0} bytes for each of {} connections that do nothing", curve.name, kept.len()));
+            curve.put(count as f64, Figure::Bytes, bytes);
+        }
+        put(curve, count as f64, 1.0, rounds(options, || gate.load(work.clone(), CONNECTIONS, options.time)));
+        before.get_or_insert_with(|| gate.memory());
+    }
 }
 
 /// How a statement's cost falls as more of them come in one request.

@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use fencegate::cli::bench::clock::CpuClock;
@@ -51,8 +52,14 @@ impl Gate {
 
     /// Before a database with one table, `t (id, v)`.
     pub fn sqlite(dir: &Path) -> Gate {
-        let file = dir.join("scale.db");
-        let gate = Gate::start(&dir.join("data"), &["--fence", "app", "--sqlite", &file.to_string_lossy()]);
+        let (file, config) = (dir.join("scale.db"), dir.join("scale.toml"));
+        // Ten thousand that wait for the writer at once would be turned away otherwise.
+        let text = format!(
+            "[limits]\nqueue_requests = 16384\nqueue_bytes = \"1GiB\"\n\n\
+             [[resource]]\nname = \"app\"\npath = \"/\"\nkind = \"sqlite\"\nfence = \"app\"\nfile = {file:?}\n"
+        );
+        std::fs::write(&config, text).expect("a file");
+        let gate = Gate::start(&dir.join("data"), &["--config", &config.to_string_lossy()]);
         gate.once(&Target::own(gate.addr, &[]).request(
             "POST",
             PIPELINE,
@@ -106,16 +113,18 @@ impl Gate {
             duration: time,
             answer_time: Duration::from_secs(60),
         };
-        let (began, before) = (Instant::now(), self.writer_time());
+        let (began, before, accepted) = (Instant::now(), self.writer_time(), hello::ACCEPTED.load(Ordering::Relaxed));
         let sample = load.run(&Stop::default(), CpuClock::of(self.child.id())).map_err(|error| error.to_string())?;
         // Of the warm-up, too, in which as many are written.
-        let writer = self.writer_time().saturating_sub(before).as_secs_f64() / began.elapsed().as_secs_f64();
+        let writes = sample.per_second * began.elapsed().as_secs_f64();
+        let writer_us = self.writer_time().saturating_sub(before).as_secs_f64() * 1e6 / writes;
+        let dials = (hello::ACCEPTED.load(Ordering::Relaxed) - accepted) as f64 / writes;
         if sample.unexpected + sample.broken > 0 || sample.answered() == 0 {
             return Err(format!("answers {:?}, and {} connections broke", sample.answers, sample.broken));
         }
         let p99_ms = sample.latency.value_at_quantile(0.99) as f64 / 1e6;
         let cpu_us = sample.gate_cpu_us().ok_or("the gate's clock can't be read")?;
-        Ok(Point { cpu_us, per_second: sample.per_second, p99_ms, writer_us: writer * 1e6 / sample.per_second })
+        Ok(Point { cpu_us, per_second: sample.per_second, p99_ms, writer_us, dials })
     }
 }
 
@@ -140,6 +149,8 @@ pub struct Point {
     pub p99_ms: f64,
     /// Of the processor time, that of the thread that writes to the database. There is one of those, however many processors there are.
     pub writer_us: f64,
+    /// Connections to the service that were made for each write.
+    pub dials: f64,
 }
 
 const PIPELINE: &str = "/v3/pipeline";

@@ -14,6 +14,8 @@ pub enum Figure {
     Cpu,
     /// Of that, the thread's that writes to the database.
     Writer,
+    /// New connections to the service for a thousand writes.
+    Dials,
     /// How many a second.
     Rate,
     /// 99% are answered within, in milliseconds.
@@ -25,13 +27,15 @@ pub enum Figure {
 }
 
 impl Figure {
-    const ALL: [Figure; 6] = [Figure::Cpu, Figure::Writer, Figure::Rate, Figure::P99, Figure::Bytes, Figure::Ready];
+    const ALL: [Figure; 7] =
+        [Figure::Cpu, Figure::Writer, Figure::Dials, Figure::Rate, Figure::P99, Figure::Bytes, Figure::Ready];
 
     /// In JSON.
     fn name(self) -> &'static str {
         match self {
             Figure::Cpu => "cpu_us",
             Figure::Writer => "writer_us",
+            Figure::Dials => "dials_per_thousand",
             Figure::Rate => "per_second",
             Figure::P99 => "p99_ms",
             Figure::Bytes => "bytes_each",
@@ -44,6 +48,7 @@ impl Figure {
         match self {
             Figure::Cpu => "CPU time each, µs",
             Figure::Writer => "the writer's, µs",
+            Figure::Dials => "dialled for 1,000",
             Figure::Rate => "a second",
             Figure::P99 => "p99, ms",
             Figure::Bytes => "memory each, bytes",
@@ -101,7 +106,7 @@ pub fn save(file: &Path, curves: &[Curve], machine: &Value) -> Value {
 }
 
 /// The pictures: name of the file, what is shown, which curves, and of what.
-const PICTURES: [(&str, &str, &[&str], Figure); 8] = [
+const PICTURES: [(&str, &str, &[&str], Figure); 9] = [
     ("fences-cpu", "CPU time of a proxied write, by the number of fences", &["fences"], Figure::Cpu),
     ("fences-ready", "A gate's start, by the number of fences", &["fences"], Figure::Ready),
     (
@@ -117,6 +122,7 @@ const PICTURES: [(&str, &str, &[&str], Figure); 8] = [
         &["connections-sqlite", "connections-http"],
         Figure::P99,
     ),
+    ("idle-cpu", "CPU time of a write, by connections that do nothing", &["idle-sqlite", "idle-http"], Figure::Cpu),
     ("batches-cpu", "CPU time of a statement, by statements in a request", &["batches"], Figure::Cpu),
     ("writers-cpu", "CPU time of a proxied write, by writers of a fence", &["writers"], Figure::Cpu),
     ("size-cpu", "CPU time of a write, by the size of the database", &["size-append", "size-update"], Figure::Cpu),
