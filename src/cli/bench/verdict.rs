@@ -155,11 +155,8 @@ fn sentence(conclusion: Conclusion, costs: &[Cost], outcomes: &[Outcome], unit: 
         Conclusion::Costs => format!("The check costs {all} for each {unit}."),
         Conclusion::TooSmall => format!("The check costs too little to be measured here: {all} for each {unit}."),
         Conclusion::AtMost => {
-            let most: Vec<String> = costs.iter().take(1).map(|cost| at_most(cost)).collect();
-            format!(
-                "The check costs {} for each {unit}; the rounds lie too far apart to say less ({all}).",
-                most.concat()
-            )
+            let most = costs.first().map(at_most).unwrap_or_default();
+            format!("The check costs {} for each {unit}; the rounds lie too far apart to say less ({all}).", most)
         }
         Conclusion::Inconclusive if costs.is_empty() => "Nothing can be concluded from this run.".into(),
         Conclusion::Inconclusive => format!("Nothing can be concluded from this run (the check: {all})."),
