@@ -156,7 +156,7 @@ fn sentence(conclusion: Conclusion, costs: &[Cost], outcomes: &[Outcome], unit: 
         Conclusion::TooSmall => format!("The check costs too little to be measured here: {all} for each {unit}."),
         Conclusion::AtMost => {
             let most = costs.first().map(at_most).unwrap_or_default();
-            format!("The check costs {} for each {unit}; the rounds lie too far apart to say less ({all}).", most)
+            format!("The check costs {most} for each {unit}; the rounds lie too far apart to say less ({all}).")
         }
         Conclusion::Inconclusive if costs.is_empty() => "Nothing can be concluded from this run.".into(),
         Conclusion::Inconclusive => format!("Nothing can be concluded from this run (the check: {all})."),
