@@ -19,8 +19,11 @@ const ROW_BYTES: u64 = 1000;
 /// Rows that go into such a database in one transaction.
 const ROWS_AT_ONCE: u64 = 200_000;
 
+/// Measures some curves.
+type Measure = fn(&Options) -> Vec<Curve>;
+
 /// All curves, by the names that `--only` knows.
-pub const ALL: [(&str, fn(&Options) -> Vec<Curve>); 5] =
+pub const ALL: [(&str, Measure); 5] =
     [("fences", fences), ("connections", connections), ("batches", batches), ("writers", writers), ("size", size)];
 
 /// The medians of several loads.
@@ -37,7 +40,7 @@ fn rounds(options: &Options, mut load: impl FnMut() -> Result<Point, String>) ->
 }
 
 /// A curve's three figures of a load, each write being so many.
-fn put(curve: &mut Curve, across: f64, each: f64, point: Result<Point, String>) {
+fn put(curve: &mut Curve, across: u64, each: f64, point: Result<Point, String>) {
     match point {
         Ok(point) => {
             say(&format!(
@@ -77,14 +80,14 @@ fn fences(options: &Options) -> Vec<Curve> {
         let dir = dir();
         crate::marks::filled(dir.path(), usize::try_from(count).expect("it fits"));
         let gate = Gate::http(dir.path(), upstream);
-        curve.put(count as f64, Figure::Ready, gate.ready.as_secs_f64());
+        curve.put(count, Figure::Ready, gate.ready.as_secs_f64());
         let memory = gate.memory();
         let before = *bare.get_or_insert(memory);
         if count >= 10_000 {
-            curve.put(count as f64, Figure::Bytes, memory.saturating_sub(before) as f64 / count as f64);
+            curve.put(count, Figure::Bytes, memory.saturating_sub(before) as f64 / count as f64);
         }
         let work = gate::scattered(&gate, count);
-        put(&mut curve, count as f64, 1.0, rounds(options, || gate.load(work.clone(), CONNECTIONS, options.time)));
+        put(&mut curve, count, 1.0, rounds(options, || gate.load(work.clone(), CONNECTIONS, options.time)));
     }
     vec![curve]
 }
@@ -102,7 +105,7 @@ fn connections(options: &Options) -> Vec<Curve> {
         // Long enough for each of them to have some answers.
         let time = options.time.max(Duration::from_micros(250) * u32::try_from(count).expect("it fits"));
         for (curve, (gate, work)) in curves.iter_mut().zip(&works) {
-            put(curve, count as f64, 1.0, rounds(options, || gate.load(work.clone(), count, time)));
+            put(curve, count as u64, 1.0, rounds(options, || gate.load(work.clone(), count, time)));
         }
     }
     drop((sql, http));
@@ -132,9 +135,9 @@ fn idle(curve: &mut Curve, gate: &Gate, work: &Work, options: &Options) {
         if let Some(before) = before {
             let bytes = gate.memory().saturating_sub(before) as f64 / kept.len() as f64;
             say(&format!("{}: {bytes:.0} bytes for each of {} connections that do nothing", curve.name, kept.len()));
-            curve.put(count as f64, Figure::Bytes, bytes);
+            curve.put(count as u64, Figure::Bytes, bytes);
         }
-        put(curve, count as f64, 1.0, rounds(options, || gate.load(work.clone(), CONNECTIONS, options.time)));
+        put(curve, count as u64, 1.0, rounds(options, || gate.load(work.clone(), CONNECTIONS, options.time)));
         before.get_or_insert_with(|| gate.memory());
     }
 }
@@ -148,7 +151,7 @@ fn batches(options: &Options) -> Vec<Curve> {
         let work = gate::batch(&gate, count);
         put(
             &mut curve,
-            count as f64,
+            count as u64,
             count as f64,
             rounds(options, || gate.load(work.clone(), CONNECTIONS, options.time)),
         );
@@ -166,7 +169,7 @@ fn writers(options: &Options) -> Vec<Curve> {
     for fences in (0..=8).rev().map(|power| 1 << power) {
         let work = gate::scattered(&gate, fences);
         let point = rounds(options, || gate.load(work.clone(), WRITERS as usize, options.time));
-        put(&mut curve, (WRITERS / fences) as f64, 1.0, point);
+        put(&mut curve, WRITERS / fences, 1.0, point);
     }
     vec![curve]
 }
@@ -213,7 +216,7 @@ fn size(options: &Options) -> Vec<Curve> {
         let update = format!("UPDATE t SET v = ? WHERE id = abs(random()) % {rows} + 1");
         for (curve, sql) in curves.iter_mut().zip([insert, update]) {
             let work = gate::statement(&gate, &sql, usize::try_from(ROW_BYTES).expect("it fits") - 12);
-            put(curve, megabytes as f64, 1.0, rounds(options, || gate.load(work.clone(), CONNECTIONS, options.time)));
+            put(curve, megabytes, 1.0, rounds(options, || gate.load(work.clone(), CONNECTIONS, options.time)));
         }
     }
     curves.into()

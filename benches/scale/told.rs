@@ -74,9 +74,8 @@ impl Curve {
     }
 
     /// Adds what is known of a point.
-    pub fn put(&mut self, across: f64, figure: Figure, value: f64) {
-        // Whole numbers only, all of them small.
-        self.points.entry(across.round() as u64).or_default().insert(figure, value);
+    pub fn put(&mut self, across: u64, figure: Figure, value: f64) {
+        self.points.entry(across).or_default().insert(figure, value);
     }
 
     fn json(&self) -> Value {
