@@ -113,10 +113,10 @@ impl Gate {
             duration: time,
             answer_time: Duration::from_secs(60),
         };
-        let (began, before, accepted) = (Instant::now(), self.writer_time(), hello::ACCEPTED.load(Ordering::Relaxed));
+        let (before, accepted) = (self.writer_time(), hello::ACCEPTED.load(Ordering::Relaxed));
         let sample = load.run(&Stop::default(), CpuClock::of(self.child.id())).map_err(|error| error.to_string())?;
         // Of the warm-up, too, in which as many are written.
-        let writes = sample.per_second * began.elapsed().as_secs_f64();
+        let writes = sample.per_second * (WARM_UP + time).as_secs_f64();
         let writer_us = self.writer_time().saturating_sub(before).as_secs_f64() * 1e6 / writes;
         let dials = (hello::ACCEPTED.load(Ordering::Relaxed) - accepted) as f64 / writes;
         if sample.unexpected + sample.broken > 0 || sample.answered() == 0 {
