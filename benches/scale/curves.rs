@@ -161,12 +161,12 @@ fn batches(options: &Options) -> Vec<Curve> {
 
 /// How a proxied write grows as more connections write to the same fence.
 fn writers(options: &Options) -> Vec<Curve> {
-    const WRITERS: u64 = 256;
+    const WRITERS: u64 = 64;
     let dir = dir();
     let gate = Gate::http(dir.path(), gate::service());
     let mut curve =
-        Curve::new("writers", "a proxied write, of 256 connections", "connections on each fence, on average");
-    for fences in (0..=8).rev().map(|power| 1 << power) {
+        Curve::new("writers", "a proxied write, of 64 connections", "connections on each fence, on average");
+    for fences in (0..=6).rev().map(|power| 1 << power) {
         let work = gate::scattered(&gate, fences);
         let point = rounds(options, || gate.load(work.clone(), WRITERS as usize, options.time));
         put(&mut curve, WRITERS / fences, 1.0, point);
