@@ -108,13 +108,18 @@ sanitize: ## random SQL (SQL=20000 requests) with Rust and SQLite under the addr
 		sandbox sharing hrana interactive table_fences garbage fences
 
 .PHONY: bench
-bench: ## benchmarks: the core, fences, and durable writes against a plain loop, Redis, PostgreSQL and etcd
+bench: ## micro-benchmarks (criterion): what every request passes, batch commits, fences, a start with many of them
+	@scripts/ensure rust cc protoc
+	$(CARGO) bench --locked --bench core --bench fences
+
+.PHONY: bench-writes
+bench-writes: ## durable writes against a plain loop, Redis, PostgreSQL and etcd in one run; ARGS="--clients 256" …
 	@scripts/ensure rust cc protoc redis postgres etcd
-	$(CARGO) bench --locked
+	$(CARGO) bench --locked --bench writes -- $(ARGS)
 
 .PHONY: bench-proxy
 bench-proxy: ## CPU time and latency of a proxied, fenced write, and of a refusal, against others in one run; ARGS="--body 1024" …
-	@scripts/ensure rust cc protoc nginx wrk haproxy
+	@scripts/ensure rust cc protoc nginx haproxy
 	PATH=$$PATH:/usr/sbin $(CARGO) bench --locked --bench proxy -- $(ARGS)
 
 .PHONY: bench-flood
@@ -123,12 +128,21 @@ bench-flood: ## how much a flood of stale writes slows the leader's own, with an
 	$(CARGO) bench --locked --bench flood -- $(ARGS)
 
 .PHONY: instructions
-instructions: ## count the instructions of a fenced write, proxied and to SQLite, and of a refusal (needs valgrind)
-	@scripts/ensure rust cc protoc nginx python
-	$(CARGO) build --release --locked
-	PATH=$$PATH:/usr/sbin scripts/instructions target/release/fencegate 128 7
-	PATH=$$PATH:/usr/sbin scripts/instructions target/release/fencegate 128 6
-	scripts/instructions target/release/fencegate sqlite
+instructions: ## count instructions (whole writes, hot paths), compare with benches/instructions.toml; ARGS=--save: a new baseline
+	@scripts/ensure rust cc protoc nginx python valgrind
+	programs=$$(CARGO="$(CARGO)" scripts/bench-programs instructions) && \
+	PATH=$$PATH:/usr/sbin scripts/instructions check "$$(sed -n 2p <<<"$$programs")" "$$(sed -n 1p <<<"$$programs")" $(ARGS)
+
+.PHONY: bench-peers
+bench-peers: ## ours, nginx, HAProxy, Redis, PostgreSQL, etcd in one run of six minutes; writes the table of docs/peers.md
+	@scripts/ensure rust cc protoc python
+	@scripts/ensure nginx haproxy redis postgres etcd || true
+	CARGO="$(CARGO)" scripts/peers $(ARGS)
+
+.PHONY: bench-scale
+bench-scale: ## what a write costs as fences, connections, batches, databases grow; writes docs/scale.md; ARGS="--only fences"
+	@scripts/ensure rust cc protoc
+	$(CARGO) bench --locked --bench scale -- $(ARGS)
 
 .PHONY: bench-failover
 bench-failover: ## how long nobody leads over etcd: crashes and hand-overs of `fencegate lead`, beside etcdctl; ARGS="--trials 18"

@@ -1,32 +1,34 @@
-//! Micro-benchmarks of what every request passes: reading the claim, judging it, reading and rendering Hrana.
+//! Micro-benchmarks of what every request passes: reading the claim, judging it, raising a mark, reading and answering Hrana, the
+//! way from a path to a fence's name, the crash journal; and what many writes that are committed together cost each.
 //!
-//! `cargo bench --bench core`
+//! `cargo bench --bench core`. What a fence of an HTTP service costs, and a start with many of them, is in `fences`.
 
 use std::hint::black_box;
+use std::time::Duration;
 
-use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use fencegate::fence::{Claim, Ledger, Mark, Presented, Token};
-use fencegate::resource::sqlite::hrana::{Pipeline, Version};
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use fencegate::fence::Claim;
 
-fn claim(fence: &str, token: u64) -> Claim {
-    Claim { fence: fence.parse().expect("a name"), token: Token::new(token).expect("a token"), holder: None }
-}
+#[path = "common/batch.rs"]
+mod batch;
+#[path = "common/hot.rs"]
+mod hot;
 
-/// A ledger of this many fences, and their claims in an order that caches can't guess.
-fn ledger(fences: usize) -> (Ledger, Vec<Claim>) {
-    let mut ledger = Ledger::default();
-    let claims: Vec<Claim> =
-        (0..fences).map(|number| claim(&format!("tenant-{:012}", number.wrapping_mul(7_919) % fences), 7)).collect();
-    for claim in &claims {
-        ledger.put(claim.fence.clone(), Some(Mark { token: claim.token, holder: None }));
+/// Each of the paths by itself, as `make instructions` counts them.
+fn paths(c: &mut Criterion) {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
+    let mut group = c.benchmark_group("hot");
+    for mut path in hot::all(dir.path()) {
+        group.bench_function(path.name, |b| b.iter(&mut path.run));
     }
-    (ledger, claims)
+    group.finish();
 }
 
-fn check(c: &mut Criterion) {
+/// How a check grows with the number of fences: by what the processor's caches don't hold.
+fn many_fences(c: &mut Criterion) {
     let mut group = c.benchmark_group("check");
     for fences in [1, 1_000, 1_000_000] {
-        let (ledger, claims) = ledger(fences);
+        let (ledger, claims): (_, Vec<Claim>) = hot::ledger(fences);
         let mut next = 0;
         group.bench_function(format!("admitted, {fences} fences"), |b| {
             b.iter(|| {
@@ -35,36 +37,25 @@ fn check(c: &mut Criterion) {
             });
         });
     }
-    let (ledger, _) = ledger(1_000);
-    let stale = claim("tenant-000000000001", 6);
-    group.bench_function("stale, 1000 fences", |b| b.iter(|| ledger.judge(black_box(std::slice::from_ref(&stale)))));
     group.finish();
 }
 
-fn headers(c: &mut Criterion) {
-    let own = "orders".parse().expect("a name");
-    let mut group = c.benchmark_group("headers");
-    for (name, token, bearer) in [
-        ("bare", Some("12345678"), None),
-        ("two fences", Some("orders=12345678, jobs=42"), None),
-        ("bearer with holder", None, Some("fgt.12345678.bm9kZS1hLmV4YW1wbGU")),
-    ] {
-        group.bench_function(name, |b| {
-            b.iter(|| Presented::gather(black_box(token), None, black_box(bearer), Some(&own)))
-        });
+/// Writes that wait for the writer at the same time are committed together.
+fn commits(c: &mut Criterion) {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
+    let mut batches = batch::Batches::open(dir.path());
+    let mut group = c.benchmark_group("commit");
+    for writes in [1, 8, 64, 256] {
+        group.throughput(Throughput::Elements(writes as u64));
+        batches.connect(writes);
+        group.bench_function(format!("{writes} writes at once, durable"), |b| b.iter(|| batches.write()));
     }
     group.finish();
 }
 
-fn hrana(c: &mut Criterion) {
-    let one = br#"{"baton":null,"requests":[{"type":"execute","stmt":{"sql":"INSERT INTO t (a, b) VALUES (?, ?)","args":[{"type":"integer","value":"42"},{"type":"text","value":"hello world"}]}},{"type":"close"}]}"#;
-    let mut group = c.benchmark_group("hrana");
-    group.throughput(Throughput::Bytes(one.len() as u64));
-    group.bench_function("parse one insert", |b| {
-        b.iter_batched(|| &one[..], |body| Pipeline::parse(black_box(body), Version::V3), BatchSize::SmallInput);
-    });
-    group.finish();
+fn config() -> Criterion {
+    Criterion::default().warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_secs(2))
 }
 
-criterion_group!(benches, check, headers, hrana);
+criterion_group! { name = benches; config = config(); targets = paths, many_fences, commits }
 criterion_main!(benches);

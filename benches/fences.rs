@@ -4,47 +4,23 @@
 
 use std::future::Future;
 use std::hint::black_box;
-use std::path::Path;
 use std::pin::pin;
-use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use criterion::{Criterion, criterion_group, criterion_main};
-use fencegate::fence::drain::{OnUnknown, Outcome, Policy, Purpose};
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use fencegate::fence::drain::{Outcome, Purpose};
 use fencegate::fence::{Claim, Token};
 use fencegate::problem::Kind;
 use fencegate::resource::Look;
-use fencegate::resource::http::fences::{Fences, Scope};
+
+#[path = "common/marks.rs"]
+mod marks;
+
+use marks::{filled, open};
 
 /// Claims that a benchmark goes through in turn.
 const CLAIMS: usize = 100_000;
-
-fn open(dir: &Path) -> Arc<Fences> {
-    let policy = Policy { drain_ms: 5_000, settle_ms: 30_000, on_unknown: OnUnknown::Wait, enforce: true };
-    let scope =
-        Scope { resource: "tenants".into(), policy, owns: Box::new(|name| name.starts_with("tenant-")), trust: None };
-    Fences::open(dir, vec![scope]).expect("it opens")
-}
-
-/// A data directory with this many marks, each of token 7.
-fn filled(fences: usize) -> tempfile::TempDir {
-    let dir = tempfile::tempdir().expect("a directory");
-    drop(open(dir.path()));
-    let conn = rusqlite::Connection::open(dir.path().join("fences.db")).expect("it opens");
-    let fill = format!(
-        "WITH RECURSIVE n (i) AS (VALUES (0) UNION ALL SELECT i + 1 FROM n WHERE i + 1 < {fences})
-         INSERT INTO mark (id, fence, token, holder, advanced_at_ms, settled)
-         SELECT i + 1, printf('tenant-%013d', i), 7, NULL, 0, 1 FROM n"
-    );
-    conn.execute_batch(&fill).expect("it can be filled");
-    // As after a clean stop: otherwise every one of them would be quarantined.
-    let journal = dir.path().join("fences.journal");
-    let mut bytes = std::fs::read(&journal).expect("it is there");
-    bytes.resize(4096 + fences.next_multiple_of(1 << 16), 0);
-    std::fs::write(&journal, bytes).expect("it can be written");
-    dir
-}
 
 fn claims(fences: usize) -> Vec<Claim> {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
@@ -86,7 +62,8 @@ fn check(c: &mut Criterion) {
     let mut group = c.benchmark_group("fences");
     let most = most();
     for number in [1, 1_000, most] {
-        let dir = filled(number);
+        let dir = tempfile::tempdir().expect("a directory");
+        filled(dir.path(), number);
         let before = resident();
         let started = Instant::now();
         let fences = open(dir.path());
@@ -137,9 +114,34 @@ fn check(c: &mut Criterion) {
     group.finish();
 }
 
+/// A start with so many marks: all of them are read, and held ready.
+fn start(c: &mut Criterion) {
+    let mut group = c.benchmark_group("start");
+    group.sample_size(10);
+    for number in [1, 1_000, 100_000, most()] {
+        let dir = tempfile::tempdir().expect("a directory");
+        filled(dir.path(), number);
+        group.throughput(Throughput::Elements(number as u64));
+        group.bench_function(format!("{number} fences"), |b| {
+            b.iter_custom(|times| {
+                let mut all = Duration::ZERO;
+                for _ in 0..times {
+                    let started = Instant::now();
+                    let fences = open(dir.path());
+                    all += started.elapsed();
+                    // Closing them isn't part of a start, and has to come before the next one.
+                    drop(fences);
+                }
+                all
+            });
+        });
+    }
+    group.finish();
+}
+
 fn config() -> Criterion {
     Criterion::default().warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_secs(2))
 }
 
-criterion_group! { name = benches; config = config(); targets = check }
+criterion_group! { name = benches; config = config(); targets = check, start }
 criterion_main!(benches);

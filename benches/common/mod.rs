@@ -20,3 +20,17 @@ pub fn median(values: impl Iterator<Item = f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
 }
+
+/// The values that stand behind this option, separated by commas.
+pub fn list(name: &str) -> Vec<String> {
+    let text: String = option(name, String::new());
+    text.split(',').filter(|word| !word.is_empty()).map(str::to_owned).collect()
+}
+
+/// Writes this to the file that `--json` names, if it does.
+pub fn write_json(value: &serde_json::Value) {
+    let file: String = option("--json", String::new());
+    if !file.is_empty() {
+        std::fs::write(&file, format!("{value:#}\n")).expect("the file of --json can be written");
+    }
+}

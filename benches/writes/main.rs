@@ -3,16 +3,18 @@
 //! (`appendfsync always`, the token compared and the write made by one script), PostgreSQL (the same in one statement) and etcd (in
 //! one transaction).
 //!
-//! `cargo bench --bench writes` (`-- --rounds 9 --clients 256 --seconds 2`). What isn't installed is left out: `redis-server`,
-//! PostgreSQL, etcd, a C compiler for the gate without `fsync`. The load generator is one thread, and shares the processors.
+//! `cargo bench --bench writes` (`-- --rounds 9 --clients 256 --seconds 2 --without etcd,PostgreSQL --json FILE`). What isn't installed is left
+//! out, and said: `redis-server`, PostgreSQL, etcd, a C compiler for the gate without `fsync`. The load generator is one thread, and shares the processors.
 #![allow(clippy::print_stdout, reason = "a benchmark prints what it measured")]
 
+use std::io::Write;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
+use serde_json::json;
 
-use common::{median, option};
+use common::{list, median, option, write_json};
 use load::{Rate, Talk};
 
 #[path = "../common/mod.rs"]
@@ -30,9 +32,12 @@ fn options() -> Options {
     Options {
         rounds: option("--rounds", 5),
         clients: option("--clients", 64),
-        time: Duration::from_secs(option("--seconds", 2)),
+        time: Duration::from_secs_f64(option("--seconds", 2.0)),
     }
 }
+
+/// The loop's name.
+const LOOP: &str = "rusqlite loop";
 
 /// Commits a second of a loop that commits each write.
 fn plain(dir: &Path, time: Duration) -> f64 {
@@ -73,26 +78,60 @@ fn main() {
         ("check off", servers::through_gate(&unchecked, 7, "200")),
     ];
     talks.extend(unsynced.as_ref().map(|gate| ("fsync off", servers::through_gate(gate, 7, "200"))));
-    let (redis, redis_talk) = servers::redis(redis_dir).unzip();
-    let (postgres, postgres_talk) = servers::postgres(postgres_dir).unzip();
-    let (etcd, etcd_talk) = servers::etcd(etcd_dir).unzip();
-    talks.extend(redis_talk.map(|talk| ("Redis", talk)));
-    talks.extend(postgres_talk.map(|talk| ("PostgreSQL", talk)));
-    talks.extend(etcd_talk.map(|talk| ("etcd", talk)));
+    let without = list("--without");
+    let wanted = |name: &str| !without.iter().any(|other| other == name);
+    let mut missing: Vec<&str> = Vec::new();
+    if unsynced.is_none() {
+        missing.push("fsync off");
+    }
+    let mut others = Vec::new();
+    type Start = fn(&Path) -> Option<(servers::Server, Talk)>;
+    let starts: [(&str, &Path, Start); 3] = [
+        ("Redis", redis_dir, servers::redis),
+        ("PostgreSQL", postgres_dir, servers::postgres),
+        ("etcd", etcd_dir, servers::etcd),
+    ];
+    for (name, dir, start) in starts.into_iter().filter(|(name, ..)| wanted(name)) {
+        match start(dir) {
+            Some((server, talk)) => {
+                others.push(server);
+                talks.push((name, talk));
+            }
+            None => missing.push(name),
+        }
+    }
+    missing.iter().for_each(|name| println!("{name} isn't here, and is left out"));
+    talks.retain(|(name, _)| wanted(name));
     let mut rates = vec![Vec::new(); talks.len() + 1];
     println!("{} rounds of {:?}, {} clients", options.rounds, options.time, options.clients);
     for round in 1..=options.rounds {
         print!("round {round}:");
-        for ((name, talk), rates) in talks.iter().zip(&mut rates) {
-            let rate = load::load(talk, options.clients, options.time);
-            print!(" {name} {:.0}/s,", rate.per_s);
-            rates.push(rate);
+        // Each second one the other way round.
+        let mut order: Vec<usize> = (0..=talks.len()).collect();
+        if round % 2 == 0 {
+            order.reverse();
         }
-        let per_s = plain(dir, options.time);
-        println!(" rusqlite loop {per_s:.0}/s");
-        rates[talks.len()].push(Rate { per_s, load_us: 0.0, server_us: 0.0 });
+        for index in order {
+            let (name, rate) = match talks.get(index) {
+                Some((name, talk)) => (*name, load::load(talk, options.clients, options.time)),
+                None => (LOOP, Rate { per_s: plain(dir, options.time), load_us: 0.0, server_us: 0.0 }),
+            };
+            print!(" {name} {:.0}/s,", rate.per_s);
+            let _ = std::io::stdout().flush();
+            rates[index].push(rate);
+        }
+        println!();
     }
-    let names = talks.iter().map(|(name, _)| *name).chain(["rusqlite loop"]);
-    names.zip(&rates).for_each(|(name, other)| report(name, other, &rates[0]));
-    drop((redis, postgres, etcd));
+    let names: Vec<&str> = talks.iter().map(|(name, _)| *name).chain([LOOP]).collect();
+    names.iter().zip(&rates).for_each(|(name, other)| report(name, other, &rates[0]));
+    let each = names.iter().zip(&rates).map(|(name, rates)| {
+        let rounds = rates
+            .iter()
+            .map(|rate| json!({ "per_second": rate.per_s, "cpu_us": rate.server_us, "generator_us": rate.load_us }));
+        json!({ "name": name, "rounds": rounds.collect::<Vec<_>>() })
+    });
+    let group = json!({ "name": format!("durable writes, {} connections", options.clients), "servers": each.collect::<Vec<_>>() });
+    let told =
+        json!({ "rounds": options.rounds, "seconds": options.time.as_secs_f64(), "connections": options.clients });
+    write_json(&json!({ "options": told, "groups": [group], "missing": missing }));
 }

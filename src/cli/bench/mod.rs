@@ -58,6 +58,8 @@ pub struct Plan {
     pub duration: Duration,
     /// How often each is visited.
     pub rounds: usize,
+    /// Until when, from the beginning, what is compared is visited again until the difference is known well enough; `None`: not at all.
+    pub time: Option<Duration>,
     /// Bytes of each value written.
     pub size: usize,
     /// How long an answer may take.
@@ -94,6 +96,12 @@ pub struct Run<'a> {
 }
 
 impl Run<'_> {
+    /// How often what is compared was measured more often than all the rest.
+    pub fn more_pairs(&self) -> usize {
+        let most = self.outcomes.iter().map(|outcome| outcome.rounds.len()).max();
+        most.unwrap_or(0).saturating_sub(self.plan.rounds)
+    }
+
     /// How much of a processor a thread of the load generator took where it took most, from 0 to 1. A loop without a gate isn't one.
     pub fn busiest(&self) -> f64 {
         let loads = self.outcomes.iter().filter(|outcome| !outcome.total.answers.is_empty());
@@ -126,8 +134,7 @@ pub fn run(args: &BenchArgs, out: &mut dyn Write) -> Result<(), Failure> {
         What::Upstream(asked) => Box::new(subject::upstream::Upstream::start(asked, folder.path(), &plan, &stop)?),
         What::Gate(asked) => Box::new(subject::gate::Running::start(asked, &plan)?),
     };
-    let visits = u32::try_from(plan.rounds * subject.lanes().len()).unwrap_or(u32::MAX);
-    progress.expect((plan.warm_up + plan.duration) * visits);
+    progress.expect(rounds::expected(&plan, &subject.lanes()));
     let clocks: Vec<CpuClock> =
         [std::process::id()].into_iter().chain(subject.processes()).filter_map(CpuClock::of).collect();
     let (watch, begun) = (Watch::start(&clocks), Instant::now());

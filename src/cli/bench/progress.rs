@@ -4,6 +4,7 @@ use std::io::{IsTerminal, Write, stderr};
 use std::time::{Duration, Instant};
 
 use super::report::numbers::whole;
+use super::verdict::{Cost, range};
 
 /// Columns of the line.
 const COLUMNS: usize = 79;
@@ -37,11 +38,12 @@ impl Progress {
         }
     }
 
-    /// Says what is measured. `last`: what it gave in the round before.
-    pub fn show(&self, round: usize, rounds: usize, name: &str, last: Option<f64>) {
+    /// Says what is measured. `last`: what it gave in the round before; `known`: what is known by now of what the check costs.
+    pub fn show(&self, round: usize, name: &str, last: Option<f64>, known: Option<&Cost>) {
         let left = self.expected.saturating_sub(self.begun.elapsed()).as_secs();
-        let last = last.map(|last| format!(", last {} a second", whole(last))).unwrap_or_default();
-        self.say(&format!("round {round} of {rounds}, about {left} s to go: {name}{last}"));
+        let last = last.map(|last| format!(", last {}/s", whole(last))).unwrap_or_default();
+        let known = known.map(|cost| format!("; the check: {}", range(cost))).unwrap_or_default();
+        self.say(&format!("round {round}, at most {left} s to go: {name}{last}{known}"));
     }
 }
 

@@ -13,8 +13,10 @@ use super::subject::Kind;
 pub enum Conclusion {
     /// Something: all of the interval is above zero.
     Costs,
-    /// Too little to be told from nothing: the interval has zero in it, and is narrow.
+    /// Too little to be told from nothing: the interval is narrow, and not above zero.
     TooSmall,
+    /// No more than the interval's upper end. The rounds lie too far apart to say whether it is anything at all.
+    AtMost,
     /// Nothing was compared, because there is no gate here whose check is off.
     NotCompared,
     /// Nothing can be concluded.
@@ -27,6 +29,7 @@ impl Conclusion {
         match self {
             Conclusion::Costs => "costs",
             Conclusion::TooSmall => "too small to measure",
+            Conclusion::AtMost => "at most",
             Conclusion::NotCompared => "not compared",
             Conclusion::Inconclusive => "inconclusive",
         }
@@ -59,8 +62,10 @@ pub struct Verdict {
     pub notes: Vec<String>,
 }
 
-/// An interval that has zero in it and reaches farther than so many percent from its median says nothing.
+/// An interval that reaches farther than so many percentage points from its median doesn't tell a cost from none.
 const VAGUE_PERCENT: f64 = 5.0;
+/// And one that reaches farther than this says nothing.
+const USELESS_PERCENT: f64 = 25.0;
 /// From here on a thread of the load generator counts as busy all the time.
 const BUSY: f64 = 0.9;
 /// An open loop that reaches less of its rate than this doesn't reach it.
@@ -72,7 +77,7 @@ pub fn pairs(one: &[f64], other: &[f64]) -> Vec<f64> {
 }
 
 /// How much more each of the rounds took with the check than without, in percent.
-fn costs(outcomes: &[Outcome], pace: Pace) -> Vec<Cost> {
+pub fn costs(outcomes: &[Outcome], pace: Pace) -> Vec<Cost> {
     let (Some(on), Some(off)) = (of(outcomes, Kind::Admitted), of(outcomes, Kind::Off)) else { return Vec::new() };
     let cost = |what, ratios: Vec<f64>| {
         let rounds: Vec<f64> = ratios.iter().map(|ratio| (ratio - 1.0) * 100.0).collect();
@@ -93,35 +98,54 @@ fn costs(outcomes: &[Outcome], pace: Pace) -> Vec<Cost> {
     cpu.into_iter().chain(time).collect()
 }
 
+/// `1.2% ± 0.4%`.
+pub fn range(cost: &Cost) -> String {
+    format!("{} ± {}", percent(cost.percent.median), percent(cost.percent.plus_minus()))
+}
+
 fn shown(cost: &Cost) -> String {
-    format!("{} ± {} of {}", percent(cost.percent.median), percent(cost.percent.plus_minus()), cost.of)
+    format!("{} of {}", range(cost), cost.of)
+}
+
+/// Why an interval says nothing.
+fn says_nothing(cost: &Cost) -> Option<String> {
+    let (Interval { low, high, .. }, count) = (cost.percent, cost.rounds.len());
+    if !cost.percent.is_sure() {
+        Some(format!("{count} rounds are too few to know how far a median can be trusted"))
+    } else if high < -VAGUE_PERCENT {
+        Some("it took less with the check than without, which is something else's doing".into())
+    } else if cost.percent.plus_minus() > USELESS_PERCENT {
+        let range = format!("{} to {}", percent(low), percent(high));
+        Some(format!("the rounds lie too far apart ({range}) to tell a cost from none"))
+    } else {
+        None
+    }
 }
 
 impl Verdict {
     /// Of these outcomes.
     pub fn of(outcomes: &[Outcome], plan: &Plan, noise: &Noise, disk: Option<&Disk>, unit: &str) -> Verdict {
         let costs = costs(outcomes, plan.pace);
-        let mut reasons = noise.reasons();
-        reasons.extend(outcomes.iter().filter_map(wrong));
-        if let Some(cost) = costs.first() {
-            let Interval { low, high, .. } = cost.percent;
-            if !cost.percent.is_sure() {
-                reasons.push(format!("{} rounds are too few to know how far a median can be trusted", plan.rounds));
-            } else if high < 0.0 {
-                reasons.push("it took less with the check than without, which is something else's doing".into());
-            } else if low <= 0.0 && cost.percent.plus_minus() > VAGUE_PERCENT {
-                let range = format!("{} to {}", percent(low), percent(high));
-                reasons.push(format!("the rounds lie too far apart ({range}) to tell a cost from none"));
-            }
+        let mut reasons: Vec<String> = outcomes.iter().filter_map(wrong).collect();
+        let mut notes = notes(outcomes, plan, disk);
+        let is_narrow = |cost: &Cost| cost.percent.is_sure() && cost.percent.plus_minus() <= VAGUE_PERCENT;
+        // Other work on the machine comes over both sides of a pair. It makes the interval wider, so a narrow one holds in spite of it.
+        match costs.first() {
+            Some(cost) if is_narrow(cost) => notes.extend(noise.reasons().into_iter().map(|reason| {
+                format!("{reason}: what is said of the check holds, because both sides of each pair had it; the other figures are a busy machine's")
+            })),
+            _ => reasons.extend(noise.reasons()),
         }
+        reasons.extend(costs.first().and_then(says_nothing));
         let conclusion = match costs.first() {
             _ if !reasons.is_empty() => Conclusion::Inconclusive,
             None => Conclusion::NotCompared,
             Some(cost) if cost.percent.low > 0.0 => Conclusion::Costs,
-            Some(_) => Conclusion::TooSmall,
+            Some(cost) if is_narrow(cost) => Conclusion::TooSmall,
+            Some(_) => Conclusion::AtMost,
         };
         let sentence = sentence(conclusion, &costs, outcomes, unit);
-        Verdict { conclusion, sentence, costs, reasons, notes: notes(outcomes, plan, disk) }
+        Verdict { conclusion, sentence, costs, reasons, notes }
     }
 }
 
@@ -130,6 +154,10 @@ fn sentence(conclusion: Conclusion, costs: &[Cost], outcomes: &[Outcome], unit: 
     match conclusion {
         Conclusion::Costs => format!("The check costs {all} for each {unit}."),
         Conclusion::TooSmall => format!("The check costs too little to be measured here: {all} for each {unit}."),
+        Conclusion::AtMost => {
+            let most = costs.first().map(at_most).unwrap_or_default();
+            format!("The check costs {most} for each {unit}; the rounds lie too far apart to say less ({all}).")
+        }
         Conclusion::Inconclusive if costs.is_empty() => "Nothing can be concluded from this run.".into(),
         Conclusion::Inconclusive => format!("Nothing can be concluded from this run (the check: {all})."),
         Conclusion::NotCompared => {
@@ -143,6 +171,10 @@ fn sentence(conclusion: Conclusion, costs: &[Cost], outcomes: &[Outcome], unit: 
             format!("The gate answers {} {unit}s a second{}.", whole(rate.unwrap_or(0.0)), refused.unwrap_or_default())
         }
     }
+}
+
+fn at_most(cost: &Cost) -> String {
+    format!("at most {} of {}", percent(cost.percent.high.max(0.0)), cost.of)
 }
 
 /// What went wrong in one of them.

@@ -29,7 +29,7 @@ pub mod worker;
 
 pub use schedule::Pace;
 pub use tally::Sample;
-pub use work::{Expect, Rising, Work};
+pub use work::{Expect, Rising, Scattered, Work};
 
 /// What to do to whom, how fast and how long.
 #[derive(Debug, Clone)]

@@ -9,6 +9,8 @@ pub enum Work {
     Same(Arc<[u8]>),
     /// Each operation with a token above the one before, over one connection only: several would refuse each other's.
     Rising(Rising),
+    /// Each request with another number in it.
+    Scattered(Scattered),
 }
 
 /// Operations whose token rises.
@@ -22,23 +24,49 @@ pub struct Rising {
     pub last: u64,
 }
 
+/// Requests that have a number in them, from 0 to `count - 1`, in an order that no cache can guess.
+#[derive(Debug, Clone)]
+pub struct Scattered {
+    /// What comes before and after the number.
+    pub around: (Vec<u8>, Vec<u8>),
+    /// How many digits it has: zeros stand before a small one, so that all requests are equally long.
+    pub digits: usize,
+    /// How many numbers there are.
+    pub count: u64,
+    /// Where the order has come to; not 0.
+    pub state: u64,
+}
+
+impl Scattered {
+    fn next(&mut self) -> Arc<[u8]> {
+        // G. Marsaglia's xorshift64.
+        self.state ^= self.state << 13;
+        self.state ^= self.state >> 7;
+        self.state ^= self.state << 17;
+        let (number, digits) = (self.state % self.count.max(1), self.digits);
+        let (before, after) = &self.around;
+        [before, format!("{number:0digits$}").as_bytes(), after].concat().into()
+    }
+}
+
 impl Work {
     /// How many requests one operation has.
     pub fn steps(&self) -> usize {
         match self {
-            Work::Same(_) => 1,
+            Work::Same(_) | Work::Scattered(_) => 1,
             Work::Rising(rising) => rising.steps.len(),
         }
     }
 
     /// A request of the present operation.
-    pub fn request(&self, step: usize) -> Arc<[u8]> {
+    pub fn request(&mut self, step: usize) -> Arc<[u8]> {
         match self {
             Work::Same(bytes) => Arc::clone(bytes),
             Work::Rising(rising) => {
                 let (before, after) = &rising.steps[step];
                 [before, rising.token.to_string().as_bytes(), after].concat().into()
             }
+            Work::Scattered(scattered) => scattered.next(),
         }
     }
 

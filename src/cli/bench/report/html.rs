@@ -72,7 +72,7 @@ pub fn render(run: &Run<'_>) -> String {
          <h2>Latency</h2><figure>{latencies}{legend}<figcaption>{count}</figcaption></figure>\n{facts}\n\
          <footer>fencegate {version}</footer></body></html>\n",
         subject = escape(&capital(&run.subject)),
-        settings = escape(&settings(run.plan)),
+        settings = escape(&settings(run)),
         started = escape(&run.started_at),
         verdict = verdict(run),
         table = table(run),

@@ -45,6 +45,8 @@ pub fn render(run: &Run) -> Value {
             "connections": plan.connections,
             "threads": plan.threads,
             "rounds": plan.rounds,
+            "more_pairs": run.more_pairs(),
+            "time_ms": plan.time.map(|time| time.as_secs_f64() * 1e3),
             "duration_ms": plan.duration.as_secs_f64() * 1e3,
             "warm_up_ms": plan.warm_up.as_secs_f64() * 1e3,
             "size_bytes": plan.size,

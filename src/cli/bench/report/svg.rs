@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use crate::cli::html::escape;
 
-use super::numbers::{micros, percent, whole};
+use super::numbers::{micros, percent, short, whole};
 
 /// How many colours there are.
 const COLOURS: usize = 7;
@@ -161,6 +161,111 @@ pub fn legend<'a>(names: impl Iterator<Item = &'a str>) -> String {
     format!(r#"<ul class="legend">{}</ul>"#, items.collect::<String>())
 }
 
+/// How an axis is divided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scale {
+    /// From zero on.
+    Linear,
+    /// By powers of ten.
+    Decades,
+}
+
+/// Curves over something that grows by powers of ten.
+#[derive(Debug, Clone)]
+pub struct Growth {
+    /// What is shown.
+    pub title: String,
+    /// What grows.
+    pub across: String,
+    /// What is measured, with its unit.
+    pub up: String,
+    /// How that is divided.
+    pub scale: Scale,
+    /// The curves. Points without anything positive across aren't shown.
+    pub curves: Vec<Curve>,
+}
+
+/// Curves over what grows, with their names: a picture that stands for itself.
+pub fn growth(chart: &Growth) -> String {
+    const LEFT: f64 = 70.0;
+    const TOP: f64 = 44.0;
+    const HEIGHT: f64 = 260.0;
+    let points =
+        || chart.curves.iter().flat_map(|curve| &curve.points).filter(|(across, up)| *across > 0.0 && up.is_finite());
+    let span = |value: fn(&(f64, f64)) -> f64| {
+        let (low, high) =
+            points().map(value).fold((f64::INFINITY, 0.0_f64), |(low, high), v| (low.min(v), high.max(v)));
+        (if low.is_finite() { low } else { 1.0 }, high.max(f64::MIN_POSITIVE))
+    };
+    let decades = |value: f64| value.max(1e-9).log10();
+    let (left, right) = span(|point| point.0);
+    let (first, last) = (decades(left).floor(), decades(right).ceil().max(decades(left).floor() + 1.0));
+    let (low, high) = span(|point| point.1);
+    let (bottom, top) = match chart.scale {
+        Scale::Linear => (0.0, round_up(high)),
+        Scale::Decades => (decades(low).floor(), decades(high).ceil().max(decades(low).floor() + 1.0)),
+    };
+    let place = |up: f64| if chart.scale == Scale::Linear { up } else { decades(up) };
+    let x = |across: f64| LEFT + (decades(across) - first) / (last - first) * (WIDTH - LEFT - 20.0);
+    let y = |up: f64| TOP + (top - place(up)) / (top - bottom) * HEIGHT;
+    let mut svg = begin(&chart.title, TOP + HEIGHT + 46.0);
+    text(&mut svg, "start", (4.0, 16.0), &chart.up);
+    let steps = if chart.scale == Scale::Linear { 4 } else { count(top - bottom) };
+    for step in 0..=steps {
+        let at = bottom + (top - bottom) * step as f64 / steps as f64;
+        let value = if chart.scale == Scale::Linear { at } else { 10_f64.powf(at) };
+        line(&mut svg, "grid", (LEFT, y(value)), (WIDTH - 20.0, y(value)));
+        text(&mut svg, "end", (LEFT - 8.0, y(value) + 4.0), &short(value));
+    }
+    for step in 0..=count(last - first) {
+        let value = 10_f64.powf(first + step as f64);
+        line(&mut svg, "grid", (x(value), TOP), (x(value), TOP + HEIGHT));
+        text(&mut svg, "middle", (x(value), TOP + HEIGHT + 18.0), &short(value));
+    }
+    text(&mut svg, "end", (WIDTH - 20.0, TOP + HEIGHT + 38.0), &chart.across);
+    for (index, curve) in chart.curves.iter().enumerate() {
+        let colour = index % COLOURS;
+        let shown: Vec<(f64, f64)> =
+            curve.points.iter().copied().filter(|(across, up)| *across > 0.0 && up.is_finite()).collect();
+        let path: Vec<String> = shown.iter().map(|(across, up)| format!("{:.1},{:.1}", x(*across), y(*up))).collect();
+        let _ = write!(svg, r#"<polyline class="curve c{colour}" points="{}"/>"#, path.join(" "));
+        for (across, up) in shown {
+            let _ = write!(svg, r#"<circle class="bar c{colour}" cx="{:.1}" cy="{:.1}" r="3"/>"#, x(across), y(up));
+        }
+        let from = LEFT + 170.0 * index as f64;
+        line(&mut svg, &format!("curve c{colour}"), (from, 30.0), (from + 18.0, 30.0));
+        text(&mut svg, "start", (from + 24.0, 34.0), &curve.name);
+    }
+    svg.push_str("</svg>\n");
+    svg
+}
+
+/// A whole number of steps.
+fn count(steps: f64) -> usize {
+    (0..64).find(|count| *count as f64 + 0.5 > steps).unwrap_or(64).max(1)
+}
+
+/// The next of 1, 2, 4 or 5 times a power of ten, as all of its quarters are short numbers then.
+fn round_up(value: f64) -> f64 {
+    let decade = 10_f64.powf(value.log10().floor());
+    [1.0, 2.0, 4.0, 5.0, 8.0].into_iter().map(|step| step * decade).find(|step| *step >= value).unwrap_or(10.0 * decade)
+}
+
+/// What the page's style says of a chart, for one that is a file by itself.
+const ALONE: &str = "text { font: 12px system-ui, sans-serif; fill: #59636e; } .grid { stroke: #d5dae0; } .curve { fill: none; stroke-width: 2; }
+.curve.c0 { stroke: #0072b2; } .curve.c1 { stroke: #d55e00; } .curve.c2 { stroke: #009e73; } .curve.c3 { stroke: #a5569a; }
+.bar.c0 { fill: #0072b2; } .bar.c1 { fill: #d55e00; } .bar.c2 { fill: #009e73; } .bar.c3 { fill: #a5569a; }
+.curve.c4 { stroke: #b8860b; } .bar.c4 { fill: #b8860b; } .curve.c5 { stroke: #2f9bd6; } .bar.c5 { fill: #2f9bd6; }
+.curve.c6 { stroke: #6b7280; } .bar.c6 { fill: #6b7280; }
+@media (prefers-color-scheme: dark) { text { fill: #9aa4b0; } .grid { stroke: #343a43; } }";
+
+/// A chart as a file of its own.
+pub fn alone(chart: &str) -> String {
+    let style = r#"<svg xmlns="http://www.w3.org/2000/svg" font-family="sans-serif" "#;
+    let (head, rest) = chart.split_once('>').unwrap_or((chart, ""));
+    format!("{}><style>{ALONE}</style>{rest}", head.replacen("<svg ", style, 1))
+}
+
 fn begin(title: &str, height: f64) -> String {
     format!(r#"<svg viewBox="0 0 {WIDTH} {height:.0}" role="img" aria-label="{0}"><title>{0}</title>"#, escape(title))
 }
@@ -188,7 +293,22 @@ mod tests {
         let curve = Curve { name: bad.into(), points: vec![(0.0, 10.0), (0.5, 20.0), (1.0, 90.0)] };
         let bar = Bar { name: bad.into(), median: 2.0, rounds: vec![1.0, 2.0, 3.0] };
         let row = CostRow { name: bad.into(), rounds: vec![-1.0, 3.0], interval: (-1.0, 1.0, 3.0) };
-        for chart in [latencies(&[curve]), rates(&[bar]), costs(&[row]), legend([bad].into_iter())] {
+        let grown = Growth {
+            title: bad.into(),
+            across: bad.into(),
+            up: bad.into(),
+            scale: Scale::Linear,
+            curves: vec![Curve {
+                name: bad.into(),
+                points: vec![(0.0, 1.0), (10.0, f64::NAN), (100.0, 7.0), (1e6, 30.0)],
+            }],
+        };
+        let decades = Growth { scale: Scale::Decades, ..grown.clone() };
+        let alone = alone(&growth(&grown));
+        assert!(alone.starts_with("<svg xmlns=") && alone.matches("<style>").count() == 1, "{alone}");
+        for chart in
+            [latencies(&[curve]), rates(&[bar]), costs(&[row]), growth(&decades), alone, legend([bad].into_iter())]
+        {
             assert!(!chart.contains("<script") && chart.contains("&lt;script&gt;"), "{chart}");
             assert!(!chart.contains("NaN") && !chart.contains("inf"), "{chart}");
         }
@@ -196,9 +316,23 @@ mod tests {
 
     #[test]
     fn charts_of_nothing_are_charts() {
-        for chart in [latencies(&[]), rates(&[]), costs(&[])] {
+        let nothing = Growth {
+            title: String::new(),
+            across: String::new(),
+            up: String::new(),
+            scale: Scale::Decades,
+            curves: Vec::new(),
+        };
+        let linear = Growth { scale: Scale::Linear, ..nothing.clone() };
+        for chart in [latencies(&[]), rates(&[]), costs(&[]), growth(&nothing), growth(&linear)] {
             assert!(chart.starts_with("<svg") && !chart.contains("NaN") && !chart.contains("inf"), "{chart}");
         }
+    }
+
+    #[test]
+    fn an_axis_ends_at_a_round_number() {
+        assert_eq!([0.7, 1.0, 3.1, 17.0, 42.0, 61.0, 90.0].map(round_up), [0.8, 1.0, 4.0, 20.0, 50.0, 80.0, 100.0]);
+        assert_eq!([0.2, 1.0, 6.99].map(count), [1, 1, 7]);
     }
 
     #[test]

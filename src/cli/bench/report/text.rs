@@ -20,7 +20,7 @@ const WIDTHS: [usize; 8] = [15, 10, 6, 9, 9, 9, 8, 7];
 /// # Errors
 /// An output that can't be written to.
 pub fn print(out: &mut dyn Write, run: &Run, colour: bool) -> std::io::Result<()> {
-    for line in wrapped(&format!("{}: {}", run.subject, settings(run.plan)), 0) {
+    for line in wrapped(&format!("{}: {}", run.subject, settings(run)), 0) {
         writeln!(out, "{line}")?;
     }
     writeln!(out)?;
@@ -74,15 +74,19 @@ fn conclusion(run: &Run, colour: bool) -> Vec<String> {
 }
 
 /// How it was measured, in a sentence.
-pub fn settings(plan: &Plan) -> String {
-    let Plan { connections, rounds, duration, size, .. } = plan;
+pub fn settings(run: &Run) -> String {
+    let Plan { connections, rounds, duration, size, .. } = run.plan;
     let s = if *connections == 1 { "" } else { "s" };
-    let pace = match plan.pace {
+    let pace = match run.plan.pace {
         Pace::Closed => "each sending as soon as it is answered".to_owned(),
         Pace::Open(rate) => format!("{} requests a second due whatever is answered", whole(rate)),
     };
     let size = bytes(*size as u64);
-    format!("{rounds} rounds of {duration:?} each, {connections} connection{s}, {pace}, values of {size}")
+    let more = match run.more_pairs() {
+        0 => String::new(),
+        more => format!(" (and {more} more of what is compared)"),
+    };
+    format!("{rounds} rounds of {duration:?} each{more}, {connections} connection{s}, {pace}, values of {size}")
 }
 
 fn cells(outcome: &Outcome, run: &Run) -> [String; 8] {

@@ -203,7 +203,7 @@ impl Fenced {
     /// # Errors
     /// It isn't.
     pub fn probe(&self, kind: Kind, answer_time: Duration) -> Result<(), Failure> {
-        let (work, expect) = self.work(kind);
+        let (mut work, expect) = self.work(kind);
         let answer = once(self.target.addr, &work.request(0), answer_time).map_err(|error| failure(&error, None))?;
         if expect.is_met(answer.status) && !expect.is_spoilt(&answer.body) {
             return Ok(());

@@ -23,7 +23,17 @@ fn outcome(kind: Kind, rates: &[f64], cpus: &[f64]) -> Outcome {
 
 fn plan(pace: Pace, rounds: usize) -> Plan {
     let time = Duration::from_millis(500);
-    Plan { connections: 64, threads: 1, pace, warm_up: time, duration: time, rounds, size: 128, answer_time: time }
+    Plan {
+        connections: 64,
+        threads: 1,
+        pace,
+        warm_up: time,
+        duration: time,
+        rounds,
+        time: None,
+        size: 128,
+        answer_time: time,
+    }
 }
 
 /// Seven rounds of a gate whose check is off at 100 a second and 20 µs, and one with these parts of it.
@@ -58,14 +68,34 @@ fn a_narrow_spread_around_nothing_is_too_small_to_measure() {
 }
 
 #[test]
+fn rounds_far_apart_still_tell_what_it_costs_at_most() {
+    let parts = [1.02, 0.96, 1.08, 1.01, 0.97, 1.06, 1.03];
+    let quiet = judged(&compared(parts), &Noise::default());
+    assert_eq!((quiet.conclusion, quiet.reasons.len()), (Conclusion::AtMost, 0));
+    let expected = "The check costs at most 8.0% of the gate's processor time for each write; the rounds lie too far apart to say \
+         less (2.0% ± 6.0% of the gate's processor time, and 2.0% ± 6.0% of the time).";
+    assert_eq!(quiet.sentence, expected);
+    let loud = judged(&compared(parts), &Noise { others: Some(0.4), ..Noise::default() });
+    assert_eq!(loud.conclusion, Conclusion::Inconclusive, "neither the rounds nor the machine speak for it");
+    assert!(loud.reasons[0].contains("other processes took 40%"), "{:?}", loud.reasons);
+}
+
+#[test]
 fn what_noise_could_have_done_is_inconclusive() {
     let parts = [1.02, 0.8, 1.3, 1.01, 0.97, 1.2, 1.03];
     let wide = judged(&compared(parts), &Noise::default());
     assert_eq!(wide.conclusion, Conclusion::Inconclusive);
     assert!(wide.reasons[0].contains("too far apart (-20.0% to 30.0%)"), "{:?}", wide.reasons);
+    // Rounds that agree in spite of all the noise tell as much as those without it.
     let clear = compared([1.02, 1.03, 1.025, 1.01, 1.02, 1.03, 1.02]);
     let loud = judged(&clear, &Noise { others: Some(0.4), ..Noise::default() });
-    assert_eq!(loud.conclusion, Conclusion::Inconclusive);
+    assert_eq!(loud.conclusion, Conclusion::Costs);
+    assert!(loud.notes.iter().any(|note| note.contains("a busy machine's")), "{:?}", loud.notes);
+    // What isn't a comparison of pairs has no such protection.
+    let alone = [outcome(Kind::Read, &[41_000.0; 5], &[20.0; 5])];
+    assert_eq!(judged(&alone, &Noise { others: Some(0.4), ..Noise::default() }).conclusion, Conclusion::Inconclusive);
+    let hardly = judged(&compared([0.99; 7]), &Noise::default());
+    assert_eq!(hardly.conclusion, Conclusion::TooSmall, "less by a percent is something else's doing, and no cost");
     let cheaper = judged(&compared([0.9; 7]), &Noise::default());
     assert_eq!(cheaper.conclusion, Conclusion::Inconclusive, "a check that makes it faster");
     let mut few = clear.clone();

@@ -1,0 +1,156 @@
+//! The servers that are measured, on one processor, and the upstream, on the other one with the load generator.
+
+use std::io::{BufRead, BufReader};
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use fencegate::cli::bench::clock::CpuClock;
+use hyper::StatusCode;
+
+use crate::common::free_addr;
+
+#[path = "../common/hello.rs"]
+mod hello;
+
+/// Where the upstream and the load generator run.
+pub const LOADING: usize = 0;
+/// And where what is measured runs.
+pub const MEASURED: usize = 1;
+
+/// A server process; killed with all that it started when dropped.
+pub struct Server {
+    pub name: &'static str,
+    pub child: Child,
+    pub addr: SocketAddr,
+}
+
+impl Server {
+    /// The clock of the process that does the work: the only one, or the one that it has started.
+    pub fn clock(&self) -> Option<CpuClock> {
+        family(self.child.id()).into_iter().next_back().and_then(CpuClock::of)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        for pid in family(self.child.id()) {
+            let _ = Command::new("kill").args(["-9", &pid.to_string()]).stderr(Stdio::null()).status();
+        }
+        let _ = self.child.wait();
+    }
+}
+
+/// A process and its children.
+fn family(pid: u32) -> Vec<u32> {
+    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    std::iter::once(pid).chain(children.split_whitespace().filter_map(|child| child.parse().ok())).collect()
+}
+
+/// Whether a program is there.
+pub fn has(program: &str) -> bool {
+    Command::new(program).arg("-v").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok()
+}
+
+/// A command on one processor.
+fn on(processor: usize, program: &str) -> Command {
+    let mut command = Command::new("taskset");
+    command.args(["-c", &processor.to_string(), program]);
+    command
+}
+
+fn start(name: &'static str, processor: usize, addr: SocketAddr, program: &str, args: &[&str]) -> Server {
+    let child = on(processor, program).args(args).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+    let child = child.unwrap_or_else(|error| panic!("{name} can't be started with taskset: {error}"));
+    let server = Server { name, child, addr };
+    let started = Instant::now();
+    while TcpStream::connect(addr).is_err() {
+        assert!(started.elapsed() < Duration::from_secs(20), "{name} does not listen");
+        std::thread::yield_now();
+    }
+    server
+}
+
+/// nginx with one worker. `http`: what stands beside the server; `server`: what it does.
+pub fn nginx(name: &'static str, dir: &Path, processor: usize, http: &str, server: &str) -> Server {
+    let addr = free_addr();
+    let dir = dir.join(name.replace([' ', ','], "-"));
+    std::fs::create_dir_all(&dir).expect("a directory");
+    let at = dir.display();
+    let config = format!(
+        "daemon off; worker_processes 1; pid {at}/pid; error_log {at}/error.log crit;
+        events {{ worker_connections 8192; }}
+        http {{ access_log off; keepalive_requests 1000000000; keepalive_timeout 300s; client_body_buffer_size 128k;
+          client_body_temp_path {at}/b; proxy_temp_path {at}/p; fastcgi_temp_path {at}/f; uwsgi_temp_path {at}/u; scgi_temp_path {at}/s;
+          {http} server {{ listen {addr}; {server} }} }}"
+    );
+    let file = dir.join("nginx.conf");
+    std::fs::write(&file, config).expect("a file");
+    let server = start(name, processor, addr, "nginx", &["-p", &at.to_string(), "-c", &file.to_string_lossy()]);
+    // The worker is started after the listener.
+    let started = Instant::now();
+    while family(server.child.id()).len() < 2 && started.elapsed() < Duration::from_secs(5) {
+        std::thread::yield_now();
+    }
+    server
+}
+
+/// nginx as a proxy, with connections to the upstream kept.
+pub fn nginx_proxy(dir: &Path, upstream: SocketAddr) -> Server {
+    let pool = format!("upstream u {{ server {upstream}; keepalive 128; keepalive_requests 1000000000; }}");
+    let pass = "location / { proxy_pass http://u; proxy_http_version 1.1; proxy_set_header Connection \"\"; }";
+    nginx("nginx", dir, MEASURED, &pool, pass)
+}
+
+/// HAProxy with one thread, likewise.
+pub fn haproxy(dir: &Path, upstream: SocketAddr) -> Server {
+    let addr = free_addr();
+    let config = format!(
+        "global\n nbthread 1\n maxconn 4000\ndefaults\n mode http\n timeout connect 5s\n timeout client 60s\n timeout server 60s\n \
+         http-reuse always\nfrontend f\n bind {addr}\n default_backend b\nbackend b\n server s {upstream}\n"
+    );
+    let file = dir.join("haproxy.cfg");
+    std::fs::write(&file, config).expect("a file");
+    start("HAProxy", MEASURED, addr, "haproxy", &["-db", "-f", &file.to_string_lossy()])
+}
+
+/// The gate.
+pub fn fencegate(name: &'static str, dir: &Path, upstream: SocketAddr, more: &[&str]) -> Server {
+    let data = dir.join(name);
+    let mut child = on(MEASURED, env!("CARGO_BIN_EXE_fencegate"))
+        .args(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"])
+        .args(["--log", "warn", "--fence", "inventory", "--upstream", &format!("http://{upstream}")])
+        .arg("--data-dir")
+        .arg(&data)
+        .args(more)
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the gate starts");
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().expect("piped")).read_line(&mut line).expect("it says where it listens");
+    let addr = line.split_whitespace().find_map(|word| word.strip_prefix("data=")).expect("an address");
+    Server { name, child, addr: addr.parse().expect("an address") }
+}
+
+/// By this argument this program is a server that answers with a fixed status and body to whatever it is asked, and does nothing else.
+const HELLO: &str = "--hello";
+
+/// A bare server of hyper's: this program itself, run anew.
+pub fn bare(name: &'static str, processor: usize, status: StatusCode) -> Server {
+    let own = std::env::current_exe().expect("this program");
+    let addr = free_addr();
+    start(name, processor, addr, &own.to_string_lossy(), &[HELLO, &addr.to_string(), status.as_str()])
+}
+
+/// Is such a server, where the command line says so.
+pub fn serve_hello() -> bool {
+    let args: Vec<String> = std::env::args().collect();
+    let [_, hello, addr, status, ..] = args.as_slice() else { return false };
+    let is_it = hello == HELLO;
+    if is_it {
+        let listener = std::net::TcpListener::bind(addr).expect("a listener");
+        hello::serve(listener, status.parse().expect("a status"));
+    }
+    is_it
+}
