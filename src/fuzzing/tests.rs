@@ -16,7 +16,7 @@ use change::{Dice, words};
 /// Most bytes of all kept inputs.
 const CORPORA_BYTES_MAX: u64 = 1 << 20;
 /// Most of one target.
-const INPUTS_MAX: usize = 400;
+const INPUTS_MAX: usize = 600;
 
 fn fuzz() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz")

@@ -11,29 +11,8 @@ use fencegate::resource::sqlite::Limits;
 
 use crate::gate::{Gate, batch, execute, sequence};
 
-const SCHEMA: &str = "
-    CREATE TABLE t (id INTEGER PRIMARY KEY, v UNIQUE, w AS (id + 1));
-    CREATE TABLE child (id INTEGER PRIMARY KEY AUTOINCREMENT, p REFERENCES t ON DELETE CASCADE ON UPDATE SET NULL);
-    CREATE TABLE flat (a, b, PRIMARY KEY (a)) WITHOUT ROWID;
-    CREATE TABLE job (id INTEGER PRIMARY KEY, v UNIQUE, t REFERENCES t (id) ON DELETE CASCADE);
-    CREATE TABLE job_log (id INTEGER PRIMARY KEY AUTOINCREMENT, v);
-    CREATE VIEW view AS SELECT id, v FROM t;
-    CREATE TRIGGER instead INSTEAD OF INSERT ON view BEGIN INSERT INTO t (v) VALUES (new.v); END;
-    CREATE TRIGGER crosses AFTER UPDATE ON t BEGIN INSERT INTO job_log (v) VALUES (new.v); END;
-    CREATE TRIGGER job_in AFTER INSERT ON job BEGIN DELETE FROM job_log; END;
-    CREATE INDEX by_v ON t (v, id);
-    CREATE VIRTUAL TABLE words USING fts5(body);
-    CREATE VIRTUAL TABLE old USING fts4(body);
-    CREATE VIRTUAL TABLE job_words USING fts5(body);
-    CREATE VIRTUAL TABLE boxes USING rtree(id, a, b);
-    INSERT INTO t (id, v) VALUES (1, 'a'), (2, 'b'), (3, 'c');
-    INSERT INTO child (p) VALUES (1), (2);
-    INSERT INTO flat VALUES (1, 1);
-    INSERT INTO job VALUES (1, 'x', 1), (2, 'y', NULL);
-    INSERT INTO job_log (v) VALUES ('l');
-    INSERT INTO words VALUES ('one two'); INSERT INTO old VALUES ('one two'); INSERT INTO job_words VALUES ('three');
-    INSERT INTO boxes VALUES (1, 2, 3);
-    ANALYZE;";
+/// The same as under the fuzzer.
+const SCHEMA: &str = include_str!("../../src/fuzzing/sql/schema.sql");
 
 /// `NAME` becomes one of the texts of that rule.
 const GRAMMAR: &[(&str, &[&str])] = &[
