@@ -119,7 +119,8 @@ pub fn haproxy(dir: &Path, upstream: SocketAddr) -> Server {
 pub fn fencegate(name: &'static str, dir: &Path, upstream: SocketAddr, more: &[&str]) -> Server {
     let data = dir.join(name);
     let mut child = on(MEASURED, env!("CARGO_BIN_EXE_fencegate"))
-        .args(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"])
+        // What a refusal costs is measured soon after others were served: none is to wait for its turn.
+        .args(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--limit", "refusals=1000000000"])
         .args(["--log", "warn", "--fence", "inventory", "--upstream", &format!("http://{upstream}")])
         .arg("--data-dir")
         .arg(&data)
