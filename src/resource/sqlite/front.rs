@@ -495,9 +495,3 @@ impl Resource for Sqlite {
         }
     }
 }
-
-impl Drop for Sqlite {
-    fn drop(&mut self) {
-        self.stop();
-    }
-}

@@ -112,3 +112,9 @@ pub enum OpenError {
 
 /// Used by several threads.
 type SharedRef = Arc<shared::Shared>;
+
+impl Drop for front::Sqlite {
+    fn drop(&mut self) {
+        crate::resource::Resource::stop(self);
+    }
+}

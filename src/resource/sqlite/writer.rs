@@ -480,8 +480,7 @@ impl Writer {
                 // Its successor is in the queue before it, so it will be refused when it comes again; and where the successor
                 // was turned away, it is run again, unless it was in the middle of a transaction, which is gone.
                 work.stream.own = None;
-                let why = "the transaction was rolled back because a newer leader came";
-                work.stream.ended = was_inside.then(|| Box::new(Problem::new(Kind::StreamExpired, why)));
+                work.stream.ended = was_inside.then(|| Box::new(Problem::new(Kind::StreamExpired, ROLLED_BACK)));
                 restore(&mut work);
                 shared.writer.push_again(Item::Work(work));
             }

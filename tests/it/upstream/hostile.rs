@@ -30,6 +30,7 @@ use tokio::net::TcpStream;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use super::Port;
+pub use super::applied::Applied;
 use crate::process::{Answer, Client};
 
 const ADDR_VARIABLE: &str = "FENCEGATE_TEST_HOSTILE_ADDR";
@@ -45,18 +46,6 @@ pub struct Hostile {
     port: Port,
     log: PathBuf,
     child: Option<Child>,
-}
-
-/// One line of the log.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Applied {
-    pub fence: String,
-    /// 0 where it came without one.
-    pub token: u64,
-    pub id: String,
-    pub path: String,
-    /// Whether it had broken off its answer before.
-    pub is_late: bool,
 }
 
 impl Hostile {
@@ -150,15 +139,6 @@ impl Hostile {
 impl Drop for Hostile {
     fn drop(&mut self) {
         self.kill();
-    }
-}
-
-impl Applied {
-    fn parse(line: &str) -> Applied {
-        let fields: Vec<&str> = line.split('\t').collect();
-        let [fence, token, id, path, late] = fields[..] else { panic!("no line of the log: {line:?}") };
-        let token = if token == "-" { 0 } else { token.parse().expect("a token") };
-        Applied { fence: fence.into(), token, id: id.into(), path: path.into(), is_late: late == "late" }
     }
 }
 

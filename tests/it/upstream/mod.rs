@@ -11,6 +11,7 @@ use tokio::net::TcpSocket;
 
 use crate::process::{Client, Gate, until};
 
+mod applied;
 #[cfg_attr(not(feature = "etcd"), allow(dead_code, reason = "as a coordinator it is used with that feature only"))]
 pub mod etcd;
 pub mod hostile;
