@@ -300,7 +300,10 @@ impl<'a> Judged<'a> {
                     resetting -= 1;
                     // Nothing that began before it says anything about marks after it.
                     (cut, known.by) = (at, Some(op));
-                    known.mark = if op.told == Told::Done { op.token } else { 0 };
+                    // Of two at the same time either may have come last, whichever was answered first.
+                    let at_once = |other: &&&Op| other.invoked <= op.completed && other.completed >= op.invoked;
+                    let is_alone = self.resets.iter().filter(at_once).count() == 1;
+                    known.mark = if op.told == Told::Done && is_alone { op.token } else { 0 };
                 }
                 (true, false) => {
                     let shown = if op.told == Told::Done { op.token.max(op.highest) } else { op.highest };
