@@ -69,7 +69,7 @@ pub struct Settings {
 }
 
 /// The body of an answer.
-pub trait AnswerBody: Body + Unpin + Send + 'static {
+pub trait AnswerBody: Body<Data: Send, Error: Into<BodyError>> + Unpin + Send + 'static {
     /// One with nothing in it.
     fn empty() -> Self;
 }
@@ -95,8 +95,6 @@ where
     S: Fn(Request<Incoming>, SocketAddr) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Result<Response<B>, Infallible>> + Send + 'static,
     B: AnswerBody,
-    B::Data: Send,
-    B::Error: Into<BodyError>,
 {
     let listener = tokio::net::TcpListener::from_std(listener)?;
     let told = Arc::new(Semaphore::new(TOLD_MAX));
@@ -177,8 +175,6 @@ async fn secured<S, F, B>(
     S: Fn(Request<Incoming>, SocketAddr) -> F + Send + Sync + 'static,
     F: Future<Output = Result<Response<B>, Infallible>> + Send + 'static,
     B: AnswerBody,
-    B::Data: Send,
-    B::Error: Into<BodyError>,
 {
     let _ = stream.set_nodelay(true);
     let shaken = tokio::select! {
@@ -206,8 +202,6 @@ async fn connection<S, F, B>(
     S: Fn(Request<Incoming>, SocketAddr) -> F + Send + Sync + 'static,
     F: Future<Output = Result<Response<B>, Infallible>> + Send + 'static,
     B: AnswerBody,
-    B::Data: Send,
-    B::Error: Into<BodyError>,
 {
     // An answer is one write; waiting for more to send along only delays it.
     let _ = stream.set_nodelay(true);
@@ -234,8 +228,6 @@ where
     S: Fn(Request<Incoming>, SocketAddr) -> F + Send + Sync + 'static,
     F: Future<Output = Result<Response<B>, Infallible>> + Send + 'static,
     B: AnswerBody,
-    B::Data: Send,
-    B::Error: Into<BodyError>,
 {
     if is_http2 {
         return speak_http2(stream, peer, place, &mut stopping, serve).await;
@@ -290,8 +282,6 @@ where
     S: Fn(Request<Incoming>, SocketAddr) -> F + Send + Sync + 'static,
     F: Future<Output = Result<Response<B>, Infallible>> + Send + 'static,
     B: AnswerBody,
-    B::Data: Send,
-    B::Error: Into<BodyError>,
 {
     if !place.counts_for(HTTP2_COUNTS) {
         return Err("there is no place for a connection of HTTP/2".into());
