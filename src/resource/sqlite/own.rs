@@ -105,13 +105,7 @@ impl OwnExec<'_> {
     }
 
     fn halt(&self, fail: Fail) -> Halt {
-        match fail {
-            Fail::Sql(error) | Fail::Unfinished(error) => Halt::Sql(error),
-            Fail::Missing(fence) => self.missing(fence),
-            Fail::Storage(error) => refuse(unavailable(&error)),
-            Fail::TimedOut => Halt::Sql(timed_out(self.shared)),
-            Fail::Cancelled => Halt::Again,
-        }
+        halt(self.shared, fail, |fence| self.missing(fence))
     }
 
     /// The fences that a write may touch: those of the claims that the transaction began with, else of the request's.
@@ -403,7 +397,18 @@ fn alone(explicit: bool, point: Point) {
     }
 }
 
-fn refuse(problem: Problem) -> Halt {
+/// Why a statement that counts for itself did not run to its end; `missing`: where no token was presented for a fence that it writes.
+pub(super) fn halt(shared: &Shared, fail: Fail, missing: impl FnOnce(FenceId) -> Halt) -> Halt {
+    match fail {
+        Fail::Sql(error) | Fail::Unfinished(error) => Halt::Sql(error),
+        Fail::Missing(fence) => missing(fence),
+        Fail::Storage(error) => refuse(unavailable(&error)),
+        Fail::TimedOut => Halt::Sql(timed_out(shared)),
+        Fail::Cancelled => Halt::Again,
+    }
+}
+
+pub(super) fn refuse(problem: Problem) -> Halt {
     Halt::Refuse(Box::new(problem))
 }
 

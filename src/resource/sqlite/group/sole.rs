@@ -25,14 +25,7 @@ impl GroupExec<'_> {
 
     /// Why a statement did not run to its end, when what it did is undone where it has to be.
     pub(super) fn halt_sole(&self, fail: Fail) -> Halt {
-        let refuse = |problem| Halt::Refuse(Box::new(problem));
-        match fail {
-            Fail::Sql(error) | Fail::Unfinished(error) => Halt::Sql(error),
-            Fail::TimedOut => Halt::Sql(own::timed_out(self.shared)),
-            Fail::Missing(fence) => refuse(self.shared.missing(fence)),
-            Fail::Storage(error) => refuse(own::unavailable(&error)),
-            Fail::Cancelled => Halt::Again,
-        }
+        own::halt(self.shared, fail, |fence| own::refuse(self.shared.missing(fence)))
     }
 
     /// Puts a savepoint before a statement that writes.
