@@ -322,12 +322,16 @@ impl Warden {
         self.tell(Report::Suspended);
     }
 
+    /// Each gets SIGCONT once: with a second one, a Ctrl-Z that was typed as soon as it went on would be taken back.
     fn resume(&mut self) {
         self.suspended = false;
-        for process in self.stopped.drain(..) {
+        let is_of_main = |process: &Process| self.main.is_some_and(|main| process.is_in(main));
+        for process in
+            self.stopped.drain(..).filter(|process| !Process::read(process.pid).is_some_and(|now| is_of_main(&now)))
+        {
             let _ = process.signal(Signal::CONT);
         }
-        // Those that the terminal has stopped, before this was asked to.
+        // With those that the terminal has stopped, before this was asked to.
         if let Some(main) = self.main {
             let _ = kill_process_group(main, Signal::CONT);
         }
