@@ -89,8 +89,6 @@ pub fn gate_with(dir: &Path, args: &[&str], preload: Option<&Path>) -> Server {
     }
     let mut child = command
         .args(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--fence", "app", "--log", "error"])
-        // None is to wait for its turn.
-        .args(["--limit", "refusals=1000000000"])
         .args(args)
         .arg("--data-dir")
         .arg(dir.join("data"))
