@@ -11,12 +11,11 @@ pub struct Limits {
     /// an answer whose client has gone away.
     pub answer_time: Duration,
     /// How long an unused connection is kept. Below what common servers keep theirs (5 s and more): a request that meets a closing
-    /// server is of unknown outcome.
+    /// server is of unknown outcome. Until then all are: with fewer, hundreds of requests at once would close and dial again all the time,
+    /// which costs more than they do.
     pub idle_time: Duration,
     /// How long a connection to an upstream by name is used: after that the name is looked up anew, since it may lead elsewhere.
     pub name_time: Duration,
-    /// Most unused connections kept by each thread.
-    pub idle_connections_per_thread: usize,
     /// Most connections of each thread; more requests at once are answered 503.
     pub connections_per_thread: usize,
     /// Largest head of an answer, in bytes.
@@ -33,7 +32,6 @@ impl Default for Limits {
             answer_time: Duration::from_secs(60),
             idle_time: Duration::from_secs(4),
             name_time: Duration::from_secs(60),
-            idle_connections_per_thread: 128,
             connections_per_thread: 4096,
             head_bytes: 64 * 1024,
             collect_bytes: 64 * 1024,

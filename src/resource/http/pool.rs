@@ -94,7 +94,7 @@ impl Place {
     pub fn put(&self, connection: Connection) {
         let Some(pool) = self.pool.upgrade() else { return };
         let mut shelf = pool.slots[self.slot].lock();
-        if shelf.is_closed || shelf.idle.len() >= pool.limits.idle_connections_per_thread {
+        if shelf.is_closed {
             // Counting it off takes the lock.
             drop(shelf);
             return;
