@@ -55,6 +55,8 @@ pub mod problem;
 pub mod resource;
 #[cfg(feature = "server")]
 pub mod server;
+#[cfg(feature = "server")]
+mod socket;
 #[cfg(feature = "cli")]
 pub mod telemetry;
 #[cfg(any(feature = "server", feature = "tls"))]

@@ -24,6 +24,7 @@ use tokio::task::JoinSet;
 use crate::resource::BodyError;
 use crate::resource::seat::Waiting;
 use crate::resource::turn::Turn;
+use crate::socket::Socket;
 use crate::tls::server::ServerTls;
 
 use super::in_work::{GIVEN_UP, InWork, Leaving};
@@ -207,7 +208,7 @@ async fn connection<S, F, B>(
     let _ = stream.set_nodelay(true);
     let result = match speaks_http2(&stream, &place).await {
         Err(error) => Err(error.into()),
-        Ok(is_http2) => speak(stream, is_http2, peer, place, stopping, serve).await,
+        Ok(is_http2) => speak(Socket(stream), is_http2, peer, place, stopping, serve).await,
     };
     if let Err(error) = result {
         tracing::debug!(%error, "a connection ended");
