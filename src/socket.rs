@@ -3,6 +3,7 @@
 //! A message's head and a small body lie in two places. For the operating system to gather them (`writev`) costs more than to copy
 //! some hundred bytes and hand them over as one (`send`).
 
+use std::cell::RefCell;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -11,7 +12,11 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 /// Up to this size what lies in several places is copied into one, in bytes.
-const TOGETHER_MAX: usize = 1024;
+const TOGETHER_MAX: usize = 2048;
+
+thread_local! {
+    static TOGETHER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
 
 /// Writes what lies in several places, or the beginning of it; how much that was.
 pub fn poll_write_all(
@@ -27,14 +32,11 @@ pub fn poll_write_all(
     if len > TOGETHER_MAX {
         return socket.poll_write_vectored(cx, pieces);
     }
-    let mut together = [0; TOGETHER_MAX];
-    let mut rest = &mut together[..];
-    for piece in pieces {
-        let (here, behind) = rest.split_at_mut(piece.len());
-        here.copy_from_slice(piece);
-        rest = behind;
-    }
-    socket.poll_write(cx, &together[..len])
+    TOGETHER.with_borrow_mut(|together| {
+        together.clear();
+        pieces.iter().for_each(|piece| together.extend_from_slice(piece));
+        socket.poll_write(cx, together)
+    })
 }
 
 /// A client's connection.
@@ -88,7 +90,7 @@ mod tests {
         let addr = listener.local_addr().expect("it has one");
         let (near, far) = tokio::join!(TcpStream::connect(addr), listener.accept());
         let (mut socket, mut far) = (Socket(near.expect("it listens")), far.expect("it came").0);
-        for lens in [&[0, 300, 0][..], &[5000], &[200, 100, 5], &[1000, 24, 0], &[1000, 25], &[0, 3, 4000], &[1, 1023]]
+        for lens in [&[0, 300, 0][..], &[5000], &[200, 100, 5], &[2000, 48, 0], &[2000, 49], &[0, 3, 4000], &[1, 2047]]
         {
             let bytes: Vec<Vec<u8>> = lens.iter().zip(1..).map(|(len, byte)| vec![byte; *len]).collect();
             let pieces: Vec<IoSlice<'_>> = bytes.iter().map(|piece| IoSlice::new(piece)).collect();
