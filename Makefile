@@ -134,7 +134,7 @@ instructions: ## count instructions (whole writes, hot paths), compare with benc
 	PATH=$$PATH:/usr/sbin scripts/instructions check "$$(sed -n 2p <<<"$$programs")" "$$(sed -n 1p <<<"$$programs")" $(ARGS)
 
 .PHONY: bench-peers
-bench-peers: ## ours, nginx, HAProxy, Redis, PostgreSQL, etcd in one run of six minutes; writes the table of docs/peers.md
+bench-peers: ## every target in one run of ten minutes, beside nginx, HAProxy, Redis, PostgreSQL, etcd; writes the table of docs/peers.md
 	@scripts/ensure rust cc protoc python
 	@scripts/ensure nginx haproxy redis postgres etcd || true
 	CARGO="$(CARGO)" scripts/peers $(ARGS)

@@ -2,19 +2,18 @@
 //! was left of the lease, interleaved with `etcdctl lock` (the same recipe as `etcdctl elect`, whose lease can't be chosen) doing the
 //! same. From the crash of a worker whose `lead` survives, and from a planned hand-over, to the same.
 //!
-//! `make bench-failover`, or `cargo bench --bench failover` with etcd and etcdctl at hand (`-- --trials 18`)
+//! `make bench-failover`, or `cargo bench --bench failover` with etcd and etcdctl at hand (`-- --trials 18 --without etcdctl,planned --json FILE`):
+//! some ten seconds a trial
 #![allow(clippy::print_stdout, reason = "a benchmark prints what it measured")]
 
-use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 
-use common::{free_addr, option};
+use common::{Killed, dir, family, list, listening, option, pass, rounds_of, write_json};
 use rustix::process::{Pid, Signal, kill_process};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 mod common;
 
@@ -31,16 +30,6 @@ struct World {
     _servers: Vec<Killed>,
 }
 
-/// A process that is killed when dropped.
-struct Killed(Child);
-
-impl Drop for Killed {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 fn until<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {
     let started = Instant::now();
     loop {
@@ -52,26 +41,11 @@ fn until<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-fn pass(time: Duration) {
-    let (_open, never) = mpsc::channel::<()>();
-    let _ = never.recv_timeout(time);
-}
-
 impl World {
     fn new() -> World {
-        let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
-        let (etcd, peer) = (free_addr(), free_addr());
-        let (clients, peers) = (format!("http://{etcd}"), format!("http://{peer}"));
-        let server = Command::new("etcd")
-            .arg("--data-dir")
-            .arg(dir.path().join("etcd"))
-            .args(["--name", "one", "--listen-client-urls", &clients, "--advertise-client-urls", &clients])
-            .args(["--listen-peer-urls", &peers, "--initial-advertise-peer-urls", &peers])
-            .args(["--initial-cluster", &format!("one={peers}"), "--log-level", "error", "--logger", "zap"])
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("etcd starts");
+        let dir = dir();
+        let quiet = ["--log-level", "error", "--logger", "zap"];
+        let (server, etcd) = common::etcd(&dir.path().join("etcd"), &quiet).expect("etcd starts");
         let server = Killed(server);
         until("etcd answers", || {
             let ctl = Command::new("etcdctl")
@@ -85,19 +59,14 @@ impl World {
             format!("[[resource]]\nname = \"{name}\"\npath = \"/{name}\"\nkind = \"sqlite\"\nfile = \"{name}.db\"\n")
         };
         std::fs::write(&config, resource("app") + &resource("other")).expect("written");
-        let mut gate = Command::new(PROGRAM)
+        let mut command = Command::new(PROGRAM);
+        command
             .args(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--log", "warn", "--config"])
             .arg(&config)
             .arg("--data-dir")
-            .arg(dir.path().join("data"))
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("the gate starts");
-        let mut line = String::new();
-        BufReader::new(gate.stdout.take().expect("piped")).read_line(&mut line).expect("it says where it listens");
+            .arg(dir.path().join("data"));
+        let (gate, address) = listening(&mut command);
         let gate = Killed(gate);
-        let address = line.split_whitespace().find_map(|word| word.strip_prefix("data=")).expect("an address");
-        let address = address.parse().expect("an address");
         until("the gate answers", || TcpStream::connect(address).ok());
         for at in ["/app", "/other"] {
             let made = Command::new(PROGRAM)
@@ -186,19 +155,6 @@ fn next_token() -> String {
     since.as_millis().to_string()
 }
 
-/// A process and all below it.
-fn family(pid: u32) -> Vec<u32> {
-    let mut all = vec![pid];
-    let mut at = 0;
-    while at < all.len() {
-        let pid = all[at];
-        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-        all.extend(children.split_whitespace().filter_map(|child| child.parse::<u32>().ok()));
-        at += 1;
-    }
-    all
-}
-
 fn kill_all(killed: &Killed) {
     let all = family(killed.0.id());
     // Stopped first, so that nobody has time for anything.
@@ -239,6 +195,11 @@ fn wander(trial: usize) {
     pass(Duration::from_millis(1000 + (trial as u64 * 271) % 667));
 }
 
+fn send(pid: u32, signal: Signal) {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).expect("a process");
+    kill_process(pid, signal).expect("it runs");
+}
+
 /// Kills all of the leader. Seconds to the successor's first write, and those over what was left of the lease.
 fn ours_killed(world: &World, trial: usize) -> (f64, f64) {
     let names = [format!("a{trial}"), format!("b{trial}")];
@@ -252,7 +213,8 @@ fn ours_killed(world: &World, trial: usize) -> (f64, f64) {
     world.wrote(&names[1]);
     let taken = seconds(at.elapsed());
     let left = left_at(&events(&world.path(&format!("{}.events", names[0]))), killed);
-    kill_all(&second);
+    // It gives way by itself, so that the next trial needn't wait for a lease's end.
+    send(second.0.id(), Signal::TERM);
     world.standing("app/", 0);
     (taken, taken - left)
 }
@@ -268,7 +230,8 @@ fn theirs_killed(world: &World, trial: usize) -> f64 {
     kill_all(&first);
     world.wrote(&names[1]);
     let taken = seconds(at.elapsed());
-    kill_all(&second);
+    // Where its command has ended, it unlocks.
+    family(second.0.id()).into_iter().skip(1).for_each(|pid| send(pid, Signal::KILL));
     world.standing("lock/", 0);
     taken
 }
@@ -285,48 +248,74 @@ fn handed_over(world: &World, name: &str, trial: usize, signal: Signal) -> f64 {
     let started = started.iter().find(|event| event["event"] == "started").expect("it was started");
     // A planned hand-over is asked of `lead`; a crash happens to the worker.
     let pid = match signal {
-        Signal::KILL => i32::try_from(started["pid"].as_i64().expect("a number")).expect("small"),
-        _ => i32::try_from(first.0.id()).expect("small"),
+        Signal::KILL => started["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).expect("a process"),
+        _ => first.0.id(),
     };
     let at = Instant::now();
-    kill_process(Pid::from_raw(pid).expect("not zero"), signal).expect("it runs");
+    send(pid, signal);
     world.wrote(&names[1]);
     let taken = seconds(at.elapsed());
-    let ends = Pid::from_raw(i32::try_from(second.0.id()).expect("small")).expect("not zero");
-    kill_process(ends, Signal::TERM).expect("it runs");
+    send(second.0.id(), Signal::TERM);
     world.standing("app/", 0);
     taken
 }
 
-fn tell(what: &str, mut values: Vec<f64>, unit: f64) {
-    values.sort_by(f64::total_cmp);
-    let (min, median, max) = (values[0], values[values.len() / 2], values[values.len() - 1]);
+fn tell(what: &str, values: &[f64], unit: f64) {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let Some(max) = sorted.last() else { return };
+    let (min, median) = (sorted[0], sorted[sorted.len() / 2]);
     println!("{what:68} {:8.2} {:8.2} {:8.2}", min * unit, median * unit, max * unit);
+}
+
+/// Writes it down, in milliseconds.
+fn write_down(trials: usize, killed: &[(f64, f64)], others: [(&str, &[f64]); 3]) {
+    let ours = killed
+        .iter()
+        .map(|(taken, over)| json!({ "until_written_ms": taken * 1000.0, "over_lease_ms": over * 1000.0 }));
+    let mut servers = vec![rounds_of("lead, all of it killed", ours)];
+    for (name, values) in others.into_iter().filter(|(_, values)| !values.is_empty()) {
+        servers.push(rounds_of(name, values.iter().map(|taken| json!({ "until_written_ms": taken * 1000.0 }))));
+    }
+    let groups = [json!({ "name": format!("failover over etcd, a lease of {TTL_S} s"), "servers": servers })];
+    write_json(&json!({ "options": { "trials": trials }, "groups": groups, "missing": [] }));
 }
 
 fn main() {
     if ["etcd", "etcdctl"].iter().any(|tool| Command::new(tool).arg("--version").output().is_err()) {
         println!("failover: needs etcd and etcdctl; `make bench-failover` gets them");
+        write_json(&json!({ "groups": [], "missing": ["etcd"] }));
         return;
     }
     let trials: usize = option("--trials", 18);
+    let without = list("--without");
+    let wanted = |name: &str| !without.iter().any(|other| other == name);
     let world = World::new();
-    let (mut ours, mut over, mut theirs, mut crashed, mut planned) = (vec![], vec![], vec![], vec![], vec![]);
+    let (mut ours, mut theirs, mut crashed, mut planned) = (vec![], vec![], vec![], vec![]);
     for trial in 0..trials {
-        let (taken, more) = ours_killed(&world, trial);
-        ours.push(taken);
-        over.push(more);
+        ours.push(ours_killed(&world, trial));
         crashed.push(handed_over(&world, "crash", trial, Signal::KILL));
-        planned.push(handed_over(&world, "plan", trial, Signal::TERM));
-        theirs.push(theirs_killed(&world, trial));
+        if wanted("planned") {
+            planned.push(handed_over(&world, "plan", trial, Signal::TERM));
+        }
+        if wanted("etcdctl") {
+            theirs.push(theirs_killed(&world, trial));
+        }
     }
     println!(
         "\nto the successor's first accepted write, {trials} trials{:25} {:>8} {:>8} {:>8}",
         "", "min", "median", "max"
     );
-    tell(&format!("kill -9 of all of the leader, lease of {TTL_S} s: lead, s"), ours, 1.0);
-    tell("  over what was left of the lease, s", over, 1.0);
-    tell(&format!("  the same with etcdctl lock --ttl {TTL_S}, s"), theirs, 1.0);
-    tell("crash of the worker, lead survives, ms", crashed, 1000.0);
-    tell("planned hand-over (SIGTERM to lead), ms", planned, 1000.0);
+    let (taken, over): (Vec<f64>, Vec<f64>) = ours.iter().copied().unzip();
+    tell(&format!("kill -9 of all of the leader, lease of {TTL_S} s: lead, s"), &taken, 1.0);
+    tell("  over what was left of the lease, s", &over, 1.0);
+    tell(&format!("  the same with etcdctl lock --ttl {TTL_S}, s"), &theirs, 1.0);
+    tell("crash of the worker, lead survives, ms", &crashed, 1000.0);
+    tell("planned hand-over (SIGTERM to lead), ms", &planned, 1000.0);
+    let others = [
+        ("lead survives, its worker is killed", &crashed[..]),
+        ("lead, a planned hand-over", &planned),
+        ("etcdctl lock, all of it killed", &theirs),
+    ];
+    write_down(trials, &ours, others);
 }

@@ -8,43 +8,29 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use common::option;
+use common::{Killed, listening, option};
 use fencegate::coordinator::etcd::{Etcd, EtcdLeadership, Options};
 use fencegate::coordinator::{Bid, Coordinator as _, Leadership as _};
 use serde_json::{Value, json};
 
 mod common;
 
-/// A process; killed when dropped.
-struct Process(Child);
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 /// A gate before an empty database, whose fence is `app`; its address.
-fn gate(dir: &Path, coordinator: &str) -> (Process, String) {
-    let child = Command::new(env!("CARGO_BIN_EXE_fencegate"))
+fn gate(dir: &Path, coordinator: &str) -> (Killed, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_fencegate"));
+    command
         .args(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--fence", "app", "--log", "warn"])
         .args(["--trust", "coordinator", "--coordinator", coordinator])
         .arg("--sqlite")
         .arg(dir.join("gate.db"))
         .arg("--data-dir")
-        .arg(dir.join("data"))
-        .stdout(Stdio::piped())
-        .spawn();
-    let mut child = Process(child.expect("the gate starts"));
-    let mut line = String::new();
-    BufReader::new(child.0.stdout.take().expect("piped")).read_line(&mut line).expect("it says where it listens");
-    let data = line.split_whitespace().find_map(|word| word.strip_prefix("data=")).expect("an address").to_owned();
-    (child, data)
+        .arg(dir.join("data"));
+    let (child, addr) = listening(&mut command);
+    (Killed(child), addr.to_string())
 }
 
 /// A keep-alive connection.
@@ -214,19 +200,10 @@ fn measure(what: &str, addr: &str, elections: &mut dyn Elections, rounds: usize)
 }
 
 /// An etcd of its own with its data in `dir`; `None` where there is none.
-fn etcd(dir: &Path) -> Option<(Process, String)> {
-    let free = || std::net::TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr());
-    let (client, peer) = (free().ok()?, free().ok()?);
-    let child = Command::new("etcd")
-        .args(["--log-level=error", "--logger=zap", "--heartbeat-interval=50", "--election-timeout=500"])
-        .arg(format!("--data-dir={}", dir.join("etcd").display()))
-        .args([format!("--listen-client-urls=http://{client}"), format!("--advertise-client-urls=http://{client}")])
-        .args([format!("--listen-peer-urls=http://{peer}"), format!("--initial-advertise-peer-urls=http://{peer}")])
-        .arg(format!("--initial-cluster=default=http://{peer}"))
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn();
-    let child = Process(child.ok()?);
+fn etcd(dir: &Path) -> Option<(Killed, String)> {
+    let quick = ["--log-level=error", "--logger=zap", "--heartbeat-interval=50", "--election-timeout=500"];
+    let (child, client) = common::etcd(&dir.join("etcd"), &quick)?;
+    let child = Killed(child);
     while TcpStream::connect(client).is_err() {
         std::thread::yield_now();
     }

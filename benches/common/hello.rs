@@ -1,7 +1,7 @@
 //! A bare server of hyper's, that answers with a fixed status and body to whatever it is asked, and does nothing else.
 
 use std::convert::Infallible;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use hyper::server::conn::http1;
@@ -11,6 +11,15 @@ use hyper_util::rt::TokioIo;
 
 /// Connections that were accepted so far.
 pub static ACCEPTED: AtomicU64 = AtomicU64::new(0);
+
+/// A service that answers 200 to everything, on a thread of this process.
+#[allow(dead_code, reason = "where it is a process of its own, it isn't wanted")]
+pub fn service() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let addr = listener.local_addr().expect("an address");
+    std::thread::spawn(move || serve(listener, StatusCode::OK));
+    addr
+}
 
 /// Serves, on this thread, until the process ends.
 pub fn serve(listener: TcpListener, status: StatusCode) {

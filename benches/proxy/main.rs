@@ -21,7 +21,7 @@ use fencegate::cli::bench::target::{Body, Target};
 use hyper::StatusCode;
 use serde_json::{Value, json};
 
-use common::{median, option, write_json};
+use common::{median, option, rounds_of, write_json};
 use servers::{LOADING, MEASURED, Server, bare, fencegate, haproxy, has, nginx, nginx_proxy};
 
 #[path = "../common/mod.rs"]
@@ -128,8 +128,8 @@ fn rounds(title: &str, servers: &[&Server], what: What, options: &Options) -> (V
     }
     let slowest = samples.iter().map(|of| median(of.iter().map(|s| s.rate))).fold(f64::INFINITY, f64::min);
     let each = servers.iter().zip(&samples).map(|(server, samples)| {
-        let rounds = samples.iter().map(|s| json!({ "per_second": s.rate, "cpu_us": s.cpu_us, "p99_ms": s.p99_ms }));
-        json!({ "name": server.name, "rounds": rounds.collect::<Vec<_>>() })
+        let round = |s: &Sample| json!({ "per_second": s.rate, "cpu_us": s.cpu_us, "p99_ms": s.p99_ms });
+        rounds_of(server.name, samples.iter().map(round))
     });
     (json!({ "name": title, "servers": each.collect::<Vec<_>>() }), slowest)
 }

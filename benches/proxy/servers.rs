@@ -1,6 +1,5 @@
 //! The servers that are measured, on one processor, and the upstream, on the other one with the load generator.
 
-use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -9,7 +8,7 @@ use std::time::{Duration, Instant};
 use fencegate::cli::bench::clock::CpuClock;
 use hyper::StatusCode;
 
-use crate::common::free_addr;
+use crate::common::{family, free_addr, listening};
 
 #[path = "../common/hello.rs"]
 mod hello;
@@ -40,12 +39,6 @@ impl Drop for Server {
         }
         let _ = self.child.wait();
     }
-}
-
-/// A process and its children.
-fn family(pid: u32) -> Vec<u32> {
-    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-    std::iter::once(pid).chain(children.split_whitespace().filter_map(|child| child.parse().ok())).collect()
 }
 
 /// Whether a program is there.
@@ -118,20 +111,16 @@ pub fn haproxy(dir: &Path, upstream: SocketAddr) -> Server {
 /// The gate.
 pub fn fencegate(name: &'static str, dir: &Path, upstream: SocketAddr, more: &[&str]) -> Server {
     let data = dir.join(name);
-    let mut child = on(MEASURED, env!("CARGO_BIN_EXE_fencegate"))
+    let mut command = on(MEASURED, env!("CARGO_BIN_EXE_fencegate"));
+    command
         // What a refusal costs is measured soon after others were served: none is to wait for its turn.
         .args(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--limit", "refusals=1000000000"])
         .args(["--log", "warn", "--fence", "inventory", "--upstream", &format!("http://{upstream}")])
         .arg("--data-dir")
         .arg(&data)
-        .args(more)
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("the gate starts");
-    let mut line = String::new();
-    BufReader::new(child.stdout.take().expect("piped")).read_line(&mut line).expect("it says where it listens");
-    let addr = line.split_whitespace().find_map(|word| word.strip_prefix("data=")).expect("an address");
-    Server { name, child, addr: addr.parse().expect("an address") }
+        .args(more);
+    let (child, addr) = listening(&mut command);
+    Server { name, child, addr }
 }
 
 /// By this argument this program is a server that answers with a fixed status and body to whatever it is asked, and does nothing else.

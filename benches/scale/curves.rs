@@ -8,6 +8,7 @@ use std::time::Duration;
 use fencegate::cli::bench::load::Work;
 use rusqlite::Connection;
 
+use crate::common::dir;
 use crate::gate::{self, Gate, Point};
 use crate::told::{Curve, Figure};
 use crate::{Options, median, say};
@@ -64,11 +65,6 @@ fn put(curve: &mut Curve, across: u64, each: f64, point: Result<Point, String>) 
         // A point that can't be measured is missing in the curve, and is said.
         Err(why) => say(&format!("{}, {across} {}: not measured: {why}", curve.name, curve.across)),
     }
-}
-
-fn dir() -> tempfile::TempDir {
-    // Beside the build, not in /tmp, which may be memory.
-    tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory")
 }
 
 /// How a proxied write grows with the number of fences, of which each is as likely as the others.

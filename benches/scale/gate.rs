@@ -1,9 +1,8 @@
 //! The gate that is measured, a process of its own; the service behind it; and what is sent.
 
-use std::io::{BufRead, BufReader};
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -11,11 +10,14 @@ use fencegate::cli::bench::clock::CpuClock;
 use fencegate::cli::bench::load::{Expect, Load, Pace, Scattered, Work};
 use fencegate::cli::bench::stop::Stop;
 use fencegate::cli::bench::target::{Body, Target};
-use hyper::StatusCode;
 use rustix::process::{Pid, Signal, kill_process};
+
+use crate::common::listening;
 
 #[path = "../common/hello.rs"]
 mod hello;
+
+pub use hello::service;
 
 /// For so long nothing counts, each time.
 const WARM_UP: Duration = Duration::from_millis(200);
@@ -36,18 +38,13 @@ impl Gate {
     /// With its data in `dir`.
     pub fn start(dir: &Path, args: &[&str]) -> Gate {
         let started = Instant::now();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_fencegate"))
+        let mut command = Command::new(env!("CARGO_BIN_EXE_fencegate"));
+        command
             .args(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--log", "error", "--data-dir"])
             .arg(dir)
-            .args(args)
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("the gate starts");
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().expect("piped")).read_line(&mut line).expect("it says where it listens");
-        let ready = started.elapsed();
-        let addr = line.split_whitespace().find_map(|word| word.strip_prefix("data=")).expect("an address");
-        Gate { child, addr: addr.parse().expect("an address"), ready }
+            .args(args);
+        let (child, addr) = listening(&mut command);
+        Gate { child, addr, ready: started.elapsed() }
     }
 
     /// Before a database with one table, `t (id, v)`.
@@ -154,14 +151,6 @@ pub struct Point {
 }
 
 const PIPELINE: &str = "/v3/pipeline";
-
-/// A service that answers 200 to everything, on a thread of this process.
-pub fn service() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let addr = listener.local_addr().expect("an address");
-    std::thread::spawn(move || hello::serve(listener, StatusCode::OK));
-    addr
-}
 
 /// A statement with the leader's token; a `?` in it is a text of so many bytes.
 pub fn statement(gate: &Gate, sql: &str, size: usize) -> Work {

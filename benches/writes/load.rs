@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{Timespec, epoll};
 use rustix::time::{ClockId, clock_gettime};
+use serde_json::{Value, json};
 
 /// What a server is asked, and how it answers.
 pub struct Talk {
@@ -33,6 +34,13 @@ pub struct Rate {
     pub load_us: f64,
     /// The server's, likewise.
     pub server_us: f64,
+}
+
+impl Rate {
+    /// As `scripts/peers` reads it.
+    pub fn json(&self) -> Value {
+        json!({ "per_second": self.per_s, "cpu_us": self.server_us, "generator_us": self.load_us })
+    }
 }
 
 struct Conn {

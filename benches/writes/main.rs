@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use rusqlite::Connection;
 use serde_json::json;
 
-use common::{list, median, option, write_json};
+use common::{list, median, option, rounds_of, write_json};
 use load::{Rate, Talk};
 
 #[path = "../common/mod.rs"]
@@ -124,12 +124,7 @@ fn main() {
     }
     let names: Vec<&str> = talks.iter().map(|(name, _)| *name).chain([LOOP]).collect();
     names.iter().zip(&rates).for_each(|(name, other)| report(name, other, &rates[0]));
-    let each = names.iter().zip(&rates).map(|(name, rates)| {
-        let rounds = rates
-            .iter()
-            .map(|rate| json!({ "per_second": rate.per_s, "cpu_us": rate.server_us, "generator_us": rate.load_us }));
-        json!({ "name": name, "rounds": rounds.collect::<Vec<_>>() })
-    });
+    let each = names.iter().zip(&rates).map(|(name, rates)| rounds_of(name, rates.iter().map(Rate::json)));
     let group = json!({ "name": format!("durable writes, {} connections", options.clients), "servers": each.collect::<Vec<_>>() });
     let told =
         json!({ "rounds": options.rounds, "seconds": options.time.as_secs_f64(), "connections": options.clients });

@@ -1,14 +1,14 @@
 //! The servers that are measured, each on a fresh directory of the same disk, each durable at every answer, and how they are talked to.
 
 use std::ffi::OsStr;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::common::free_addr;
+use crate::common::{self, free_addr, listening};
 use crate::load::{self, Talk};
 
 /// A server's process; killed when dropped.
@@ -87,18 +87,13 @@ pub fn gate_with(dir: &Path, args: &[&str], preload: Option<&Path>) -> Server {
     if let Some(preload) = preload {
         command.env("LD_PRELOAD", preload);
     }
-    let mut child = command
+    command
         .args(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--fence", "app", "--log", "error"])
         .args(args)
         .arg("--data-dir")
-        .arg(dir.join("data"))
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("the gate starts");
-    let mut line = String::new();
-    BufReader::new(child.stdout.take().expect("piped")).read_line(&mut line).expect("it says where it listens");
-    let data = line.split_whitespace().find_map(|word| word.strip_prefix("data=")).expect("an address");
-    Server { addr: data.parse().expect("an address"), child }
+        .arg(dir.join("data"));
+    let (child, addr) = listening(&mut command);
+    Server { child, addr }
 }
 
 /// Writes with this token, each answered so.
@@ -300,16 +295,8 @@ fn grpc_len(answer: &[u8]) -> Option<usize> {
 
 /// One member of etcd as it comes; `None` where there is none. Its transaction writes where the mark is the token.
 pub fn etcd(dir: &Path) -> Option<(Server, Talk)> {
-    let (addr, peer) = (free_addr(), format!("http://{}", free_addr()));
-    let client = format!("http://{addr}");
-    let child = Command::new("etcd")
-        .args(["--listen-client-urls", &client, "--advertise-client-urls", &client, "--listen-peer-urls", &peer])
-        .args(["--initial-advertise-peer-urls", &peer, "--initial-cluster", &format!("default={peer}"), "--data-dir"])
-        .arg(dir)
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn();
-    let server = wait_for(child.ok()?, addr);
+    let (child, addr) = common::etcd(dir, &[])?;
+    let server = wait_for(child, addr);
     let put = |key: &[u8], value: &[u8]| field(2, &field(2, &[field(1, key), field(2, value)].concat()));
     let is_mark = field(1, &[vec![0x10, 3], field(3, b"mark"), field(7, b"7")].concat());
     // The preface, settings, theirs confirmed, and room for all answers that there will be.
