@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use rusqlite::Connection;
 
-use crate::backup::restore::each_mark;
+use crate::backup::learn::each_mark;
 use crate::cli::failure::Failure;
 use crate::config::{Config, CoordinatorConfig, KindConfig, ResourceConfig};
 use crate::coordinator::Coordinator as _;
