@@ -170,6 +170,30 @@ points! {
     ElectionMigrated = "elections.start.migrated",
     /// The elections are read.
     ElectionLoaded = "elections.start.loaded",
+    /// A backup has its folder, and the lock on it.
+    BackupBegun = "backup.begun",
+    /// The moment is fixed that a file will be copied as of; nothing of it is copied.
+    BackupLooked = "backup.looked",
+    /// A file is in it.
+    BackupCopied = "backup.copied",
+    /// So is the manifest: it is whole, and has no name yet.
+    BackupWritten = "backup.written",
+    /// It has its name.
+    BackupNamed = "backup.named",
+    /// A restore has all locks.
+    RestoreLocked = "restore.locked",
+    /// A mark is about to be raised in a copy. Skipped: it isn't.
+    RestoreRaise = "restore.raise",
+    /// A copy is what will take its place.
+    RestorePrepared = "restore.prepared",
+    /// The logs of a damaged database have been moved to beside its second name.
+    RestoreLogsMoved = "restore.logs_moved",
+    /// What was there has a second name.
+    RestoreAside = "restore.aside",
+    /// No log is beside it.
+    RestoreCleared = "restore.cleared",
+    /// A copy has taken its place, on disk.
+    RestorePut = "restore.put",
 }
 
 /// The process has come to this place.

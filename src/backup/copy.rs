@@ -8,6 +8,7 @@ use std::time::Duration;
 use rusqlite::backup::{Backup, StepResult};
 use rusqlite::{Connection, OpenFlags};
 
+use crate::fail::{self, Point};
 use crate::resource::sqlite::db::{Access, connect};
 
 use super::BackupError;
@@ -34,6 +35,7 @@ pub fn copy<T>(
     let source = connect(from, Access::Read, BUSY).map_err(|error| BackupError::file(from, error.message))?;
     source.execute_batch("BEGIN").map_err(cannot)?;
     let seen = look(&source).map_err(cannot)?;
+    fail::at(Point::BackupLooked);
     let into = |error: rusqlite::Error| BackupError::file(to, error);
     File::options().write(true).create_new(true).mode(0o600).open(to).map_err(|error| BackupError::file(to, error))?;
     let mut target = Connection::open_with_flags(to, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(into)?;
@@ -65,6 +67,8 @@ pub fn copy<T>(
 pub fn fold(file: &Path) -> Result<(), BackupError> {
     let cannot = |error: rusqlite::Error| BackupError::file(file, error);
     let conn = Connection::open_with_flags(file, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(cannot)?;
+    // Alone from the start: then SQLite needs no memory that it shares with others, which not every file system that keeps backups has.
+    conn.pragma_update(None, "locking_mode", "EXCLUSIVE").map_err(cannot)?;
     let mode: String = conn.query_row("PRAGMA journal_mode = DELETE", [], |row| row.get(0)).map_err(cannot)?;
     if mode != "delete" {
         return Err(BackupError::file(file, "another process has it open"));

@@ -8,7 +8,9 @@
 //!   backup and in what is replaced, and the next term gets the token after that.
 //! - **Tokens of another coordinator** go on where they were: it wasn't restored, and a margin would shut out its new leaders for good. Above
 //!   which number they are new, only whoever runs it can say ([`Above`]).
-//! - **Where the gate asks another coordinator** before it believes a token, a deposed leader's is refused whatever the mark is.
+//! - **Where the gate asks the coordinator** before it believes a token, no mark is left at all. A mark's own token is let in without a question:
+//!   that of the backup may be a deposed leader's by now, and one that nobody was given could be presented by whoever has read it in a
+//!   refusal. Without a mark each fence's first token is asked about, and who doesn't lead now is refused.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -74,6 +76,8 @@ impl Above {
 /// What is known of one resource's tokens, in the backup and in what it replaces.
 #[derive(Debug, Clone, Default)]
 pub struct Known {
+    /// Whether the backup has its marks. What it hasn't stays as it is here.
+    pub is_restored: bool,
     /// The highest mark, and its fence.
     pub highest: Option<(Token, FenceName)>,
     /// What shows that its tokens don't come from the gate's own coordinator, for people.
@@ -128,30 +132,52 @@ impl Known {
     }
 }
 
+/// What becomes of the marks of a resource that is restored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// They are this at least, those of fences that have none yet included.
+    AtLeast(Token),
+    /// None is left: the coordinator is asked about each fence's first token.
+    Asked,
+}
+
 /// What becomes of the marks of each resource, and of the coordinator.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Levels {
-    /// In the order of the configuration: the least mark of the resource's fences; `None` where they are left as they are.
-    pub resources: Vec<(String, Option<Token>)>,
+    /// Of those that are restored, in the order of the configuration.
+    pub resources: Vec<(String, Fate)>,
     /// What the gate's own coordinator issues tokens above.
     pub elections: Token,
 }
 
+impl Levels {
+    /// What becomes of this resource's marks. `None`: they aren't restored.
+    pub fn of(&self, resource: &str) -> Option<Fate> {
+        self.resources.iter().find(|(name, _)| name == resource).map(|(_, fate)| *fate)
+    }
+}
+
 /// Decides. `known` is of each resource, in the order of the configuration; `issued` of the gate's own coordinator.
 ///
-/// **Invariant.** Each level is above every mark of its resource, and what is not known to be new is stale.
+/// **Invariant.** Each level is above every mark of its resource, and what is not known to be new is stale, or asked about.
 ///
 /// # Errors
 /// What an operator has to say first, or has said wrongly.
 pub fn decide(config: &Config, known: &[Known], issued: &Issued, above: &Above) -> Result<Levels, BackupError> {
-    let resources = || config.resources.iter().zip(known);
-    if let Some(name) = above.of.keys().find(|name| config.resources.iter().all(|resource| resource.name != **name)) {
-        return Err(BackupError(format!("--above {name}=…: the configuration has no resource of this name")));
+    let restored = || config.resources.iter().zip(known).filter(|(_, known)| known.is_restored);
+    if let Some(name) = above.of.keys().find(|name| restored().all(|(resource, _)| resource.name != **name)) {
+        return Err(BackupError(format!(
+            "--above {name}=…: the backup has no resource of this name that is configured"
+        )));
     }
     let chosen: Vec<Option<Level>> =
-        resources().map(|(resource, known)| choose(resource, known, above)).collect::<Result<_, _>>()?;
+        restored().map(|(resource, known)| choose(resource, known, above)).collect::<Result<_, _>>()?;
     // Marks that its tokens have raised count, too: the file with the elections may be missing, or older.
-    let embedded = resources().zip(&chosen).filter(|(_, level)| **level == Some(Level::Embedded));
+    let is_embedded = |resource: &ResourceConfig, level: Option<Level>| match level {
+        Some(level) => level == Level::Embedded,
+        None => resource.trust.as_ref().is_some_and(|trust| trust.coordinator == CoordinatorConfig::Embedded),
+    };
+    let embedded = restored().zip(&chosen).filter(|((resource, _), level)| is_embedded(resource, **level));
     let marks = embedded.filter_map(|((_, known), _)| known.highest.as_ref().map(|(mark, _)| *mark).max(known.floor));
     let highest = marks.max().max(issued.highest()).map_or(0, Token::get);
     let elections = highest.checked_add(MARGIN).and_then(|number| Token::new(number).ok()).ok_or_else(|| {
@@ -160,42 +186,39 @@ pub fn decide(config: &Config, known: &[Known], issued: &Issued, above: &Above) 
         ))
     })?;
     let mut levels = Vec::new();
-    for ((resource, known), level) in resources().zip(chosen) {
+    for ((resource, known), level) in restored().zip(chosen) {
         let level = match level {
-            None => None,
-            Some(Level::Embedded) => Some(elections),
+            None => {
+                levels.push((resource.name.clone(), Fate::Asked));
+                continue;
+            }
+            Some(Level::Embedded) => elections,
             // The lowest that is new: a mark's own token is let in.
             Some(Level::Token(token)) => {
-                Some(token.next().ok_or_else(|| BackupError(format!("no token is above {token}")))?)
+                token.next().ok_or_else(|| BackupError(format!("no token is above {token}")))?
             }
         };
-        if let (Some(level), Some((mark, fence))) = (level, &known.highest)
-            && level <= *mark
-        {
+        if let Some((mark, fence)) = known.highest.as_ref().filter(|(mark, _)| level <= *mark) {
             return Err(BackupError(format!(
                 "--above is too low for resource {}: fence {fence} has admitted token {mark} already",
                 resource.name
             )));
         }
-        levels.push((resource.name.clone(), level.max(known.floor)));
+        levels.push((resource.name.clone(), Fate::AtLeast(known.floor.map_or(level, |floor| floor.max(level)))));
     }
     Ok(Levels { resources: levels, elections })
 }
 
-/// What an operator or the configuration says, or what was issued shows. `None`: nothing needs to be raised.
+/// What an operator or the configuration says, or what was issued shows. `None`: the gate asks.
 fn choose(resource: &ResourceConfig, known: &Known, above: &Above) -> Result<Option<Level>, BackupError> {
     if let Some(level) = above.of.get(&resource.name) {
         return Ok(Some(*level));
     }
-    let needs = match resource.trust.as_ref().map(|trust| &trust.coordinator) {
-        Some(CoordinatorConfig::Embedded) => return Ok(Some(Level::Embedded)),
-        #[cfg(feature = "etcd")]
-        Some(CoordinatorConfig::Etcd(_)) => return Ok(None),
-        None => match &known.foreign {
-            Some(why) => why.clone(),
-            None if known.is_elected => return Ok(Some(Level::Embedded)),
-            None => "it has no marks yet, and the gate's own coordinator has held no election for it".to_owned(),
-        },
+    let needs = match (&resource.trust, &known.foreign) {
+        (Some(_), _) => return Ok(None),
+        (None, Some(why)) => why.clone(),
+        (None, None) if known.is_elected => return Ok(Some(Level::Embedded)),
+        (None, None) => "it has no marks yet, and the gate's own coordinator has held no election for it".to_owned(),
     };
     above.others.map(Some).ok_or_else(|| {
         let name = &resource.name;
@@ -221,17 +244,26 @@ mod tests {
         let fence: FenceName = "app".parse().unwrap();
         let last = last.map(|last| (fence.clone(), token(last))).into_iter().collect();
         let issued = Issued { last, floors: floors.iter().map(|floor| token(*floor)).collect() };
-        let mut known = Known::default();
+        let mut known = Known { is_restored: true, ..Known::default() };
         known.note(&fence, Some(token(mark)), &issued);
         (known, issued)
     }
 
-    fn levels((known, issued): (Known, Issued), above: &[&str]) -> Result<(Option<u64>, u64), String> {
-        let overrides = Overrides { sqlite: Some("app.db".into()), ..Overrides::default() };
+    fn decided((known, issued): (Known, Issued), trust: Option<&str>, above: &[&str]) -> Result<Levels, String> {
+        let trust = trust.map(str::to_owned);
+        let overrides = Overrides { sqlite: Some("app.db".into()), trust, ..Overrides::default() };
         let config = Config::without_file(&overrides).unwrap();
         let above = Above::parse(&above.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>())?;
-        let levels = decide(&config, &[known], &issued, &above).map_err(|error| error.0)?;
-        Ok((levels.resources[0].1.map(Token::get), levels.elections.get()))
+        decide(&config, &[known], &issued, &above).map_err(|error| error.0)
+    }
+
+    fn levels(known: (Known, Issued), above: &[&str]) -> Result<(Option<u64>, u64), String> {
+        let levels = decided(known, None, above)?;
+        let level = match levels.of("app").unwrap() {
+            Fate::AtLeast(token) => Some(token.get()),
+            Fate::Asked => None,
+        };
+        Ok((level, levels.elections.get()))
     }
 
     #[test]
@@ -244,7 +276,28 @@ mod tests {
         assert_eq!(levels(foreign(), &["app=60", "9"]), Ok((Some(61), 7 + MARGIN)));
         assert_eq!(levels(foreign(), &["embedded"]), Ok((Some(50 + MARGIN), 50 + MARGIN)));
         assert!(levels(foreign(), &["49"]).unwrap_err().contains("too low"));
-        assert!(levels((Known::default(), Issued::default()), &[]).unwrap_err().contains("it has no marks yet"));
+        assert!(levels((nothing(true), Issued::default()), &[]).unwrap_err().contains("it has no marks yet"));
+    }
+
+    fn nothing(is_restored: bool) -> Known {
+        Known { is_restored, ..Known::default() }
+    }
+
+    #[test]
+    fn nobody_is_asked_about_what_stays_as_it_is() {
+        let levels = decided((nothing(false), Issued::default()), None, &[]).unwrap();
+        assert_eq!((levels.of("app"), levels.elections.get()), (None, MARGIN));
+        let wrong = decided((nothing(false), Issued::default()), None, &["app=7"]).unwrap_err();
+        assert!(wrong.contains("the backup has no resource of this name"), "{wrong}");
+    }
+
+    #[test]
+    fn where_the_coordinator_is_asked_no_mark_is_left_and_all_count() {
+        let levels = decided(known(57, Some(50), &[]), Some("coordinator"), &[]).unwrap();
+        assert_eq!((levels.of("app"), levels.elections.get()), (Some(Fate::Asked), 57 + MARGIN));
+        // Whoever knows better may say so.
+        let levels = decided(known(57, Some(50), &[]), Some("coordinator"), &["app=60"]).unwrap();
+        assert_eq!(levels.of("app"), Some(Fate::AtLeast(token(61))));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! - [`manifest`]: what a backup says of itself
 //! - [`copy`](mod@copy): one database as it was at one moment, in one file
 //! - [`restore`](mod@restore): puts one back, and sees to it that nobody of the time after it gets in
+//! - [`learn`](mod@learn): what is known of tokens, in the backup and in what it replaces
 //! - [`level`]: above which token that is
 //! - [`raise`]: writes that into the copies
 //!
@@ -21,13 +22,14 @@ use crate::coordinator::embedded::store as elections;
 use crate::resource::http::store as fences;
 
 pub mod copy;
+pub mod learn;
 pub mod level;
 pub mod manifest;
 pub mod raise;
 pub mod restore;
 pub mod take;
 
-pub use level::{Above, Level};
+pub use level::{Above, Fate, Level};
 pub use manifest::{Manifest, Of};
 pub use restore::{Restored, restore};
 pub use take::take;

@@ -9,20 +9,19 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
-use rusqlite::{Connection, OpenFlags};
-
-use crate::config::{Config, KindConfig, ResourceConfig, SqliteConfig};
+use crate::config::{Config, KindConfig, SqliteConfig};
 use crate::coordinator::embedded::store as elections;
-use crate::fence::{FenceName, Token};
+use crate::fail::{self, Point};
+use crate::files::make_dir;
 use crate::lock::{LockError, LockFile};
 use crate::resource::http::store as fences;
 use crate::resource::sqlite::db::{Access, connect};
 use crate::resource::sqlite::store;
 
-use super::copy::fold;
-use super::level::{self, Above, Issued, Known, Levels};
+use super::copy::{check, fold};
+use super::learn::learn;
+use super::level::{self, Above, Issued, Levels};
 use super::manifest::{Entry, Manifest, Of};
-use super::take::has_table;
 use super::{BackupError, Piece, pieces, raise, sync_folder};
 
 /// The folder in which copies are prepared, in the data directory.
@@ -33,7 +32,7 @@ const STAGING: &str = "restore.partial";
 pub struct Restored {
     /// Each file that was put in place: what it is, where, where the one before it is now, and how many of its marks were raised.
     pub files: Vec<(Of, PathBuf, Option<PathBuf>, usize)>,
-    /// What the marks of each resource's fences are at least; `None` where they are as in the backup.
+    /// What became of the marks of each resource that was restored.
     pub levels: Levels,
     /// How many candidacies and terms were ended.
     pub ended: usize,
@@ -58,27 +57,33 @@ pub fn restore(folder: &Path, config: &Config, replace: bool, above: &Above) -> 
     let manifest = Manifest::read(folder)?;
     manifest.verify(folder)?;
     let moves = plan(&manifest, config)?;
-    fs::create_dir_all(&config.data_dir).map_err(|error| BackupError::file(&config.data_dir, error))?;
+    data_dir(&config.data_dir)?;
     let _locks = lock(config, &moves)?;
+    fail::at(Point::RestoreLocked);
     if !replace && let Some(there) = moves.iter().find(|file| file.piece.file.symlink_metadata().is_ok()) {
         let why = "it is there already; --replace moves it aside, and keeps the higher of its marks";
         return Err(BackupError::file(&there.piece.file, why));
     }
     let mut notes = unknown(config, &manifest);
-    let (known, issued) = learn(folder, config, &moves, &mut notes)?;
+    let sources: Vec<_> =
+        moves.iter().map(|file| (&file.piece.of, folder.join(&file.entry.name), &*file.piece.file)).collect();
+    let (known, issued) = learn(&sources, config, &mut notes)?;
     let levels = level::decide(config, &known, &issued, above)?;
     let why = format!("restored from the backup of {}: what came after it is not known", manifest.began_at);
     let raised = Raised { levels: &levels, issued: &issued, why: &why };
-    let staging = Staging::make(&config.data_dir.join(STAGING))?;
+    let staging = Staging::make(&config.data_dir.join(STAGING), &moves)?;
     let mut counts = Vec::new();
     for file in &moves {
         counts.push(prepare(folder, file, config, &raised)?);
+        fail::at(Point::RestorePrepared);
     }
+    // Before the first takes its place: what is in use is better found now.
+    let there = moves.iter().map(|file| there(&file.piece.file)).collect::<Result<Vec<_>, _>>()?;
     let mut done = Vec::new();
     let mut ended = 0;
     // Elections first, then fences, then databases.
-    for (file, count) in moves.iter().zip(counts).rev() {
-        let aside = put(file).map_err(|error| half_way(error, done.len()))?;
+    for ((file, count), there) in moves.iter().zip(counts).zip(there).rev() {
+        let aside = put(file, there).map_err(|error| half_way(error, done.len()))?;
         match file.piece.of {
             Of::Elections => ended = count,
             Of::Database { .. } | Of::Fences => {}
@@ -99,9 +104,22 @@ fn half_way(error: BackupError, done: usize) -> BackupError {
     }
 }
 
+/// Makes the data directory where it is missing. It has to outlive a loss of power: with it would go what the elections were raised to.
+fn data_dir(dir: &Path) -> Result<(), BackupError> {
+    if dir.is_dir() {
+        return Ok(());
+    }
+    make_dir(dir).map_err(|error| BackupError::file(dir, error))?;
+    give(dir, dir)
+}
+
 /// What of the backup goes where.
 fn plan<'a>(manifest: &'a Manifest, config: &Config) -> Result<Vec<Move<'a>>, BackupError> {
     let here = pieces(config);
+    if manifest.files.iter().all(|entry| entry.of != Of::Elections) {
+        let why = "the backup has no elections, which every backup has: without them, tokens would be issued again that leaders have had";
+        return Err(BackupError(why.to_owned()));
+    }
     if let Some(entry) = manifest.files.iter().find(|entry| here.iter().all(|piece| piece.of != entry.of)) {
         return Err(BackupError(format!(
             "the backup has {}, and the configuration hasn't; restore it with the configuration that it was made with",
@@ -125,223 +143,76 @@ fn plan<'a>(manifest: &'a Manifest, config: &Config) -> Result<Vec<Move<'a>>, Ba
     Ok(here.into_iter().filter_map(find).collect())
 }
 
-/// What the configuration has and the backup hasn't, where there is no file of it either.
+/// What the configuration has and the backup hasn't.
 fn unknown(config: &Config, manifest: &Manifest) -> Vec<String> {
     let has_services = config.resources.iter().any(|resource| matches!(resource.kind, KindConfig::Http(_)));
     let missing = pieces(config).into_iter().filter(|piece| {
         let is_wanted = piece.of != Of::Fences || has_services;
-        is_wanted && !piece.file.exists() && manifest.files.iter().all(|entry| entry.of != piece.of)
+        is_wanted && manifest.files.iter().all(|entry| entry.of != piece.of)
     });
-    let note = |piece: Piece| {
-        format!(
-            "the backup has nothing of {}, and there is no {}: it begins anew, and takes any token",
-            piece.of,
-            piece.file.display()
-        )
+    let note = |Piece { of, file }: Piece| match file.exists() {
+        true => format!("the backup has nothing of {of}: {} stays as it is", file.display()),
+        false => {
+            format!(
+                "the backup has nothing of {of}, and there is no {}: it begins anew, and takes any token",
+                file.display()
+            )
+        }
     };
     missing.map(note).collect()
 }
 
-/// Keeps every gate away that would use one of these files.
+/// Keeps every gate away that would use one of these files, and every other restore.
 fn lock(config: &Config, moves: &[Move<'_>]) -> Result<Vec<LockFile>, BackupError> {
     let mut locks = Vec::new();
-    for Move { piece, .. } in moves {
-        let (taken, path) = match &piece.of {
-            Of::Database { .. } => {
-                let taken = store::lock(&piece.file).map_err(|error| BackupError(error.to_string()));
-                (taken, beside(&piece.file, "-fencegate.lock"))
-            }
-            Of::Fences | Of::Elections => {
-                let name = if piece.of == Of::Fences { fences::LOCK_NAME } else { elections::LOCK_FILE_NAME };
-                let path = config.data_dir.join(name);
-                (take(&path), path)
-            }
+    for Move { piece: Piece { of, file }, .. } in moves {
+        let path = match of {
+            Of::Database { .. } => beside(file, store::LOCK_ENDING),
+            Of::Fences => config.data_dir.join(fences::LOCK_NAME),
+            Of::Elections => config.data_dir.join(elections::LOCK_FILE_NAME),
         };
-        locks.push(taken?);
+        let lock = LockFile::take(&path).map_err(|error| match error {
+            LockError::Held { path, holder } => BackupError::file(
+                file,
+                format!(
+                    "a gate or another restore has it in use ({holder}); stop that first (lock: {})",
+                    path.display()
+                ),
+            ),
+            LockError::Io { path, source } => BackupError::file(&path, source),
+        });
+        locks.push(lock?);
         give(&path, &path)?;
     }
     Ok(locks)
 }
 
-fn take(lock: &Path) -> Result<LockFile, BackupError> {
-    LockFile::take(lock).map_err(|error| match error {
-        LockError::Held { path, holder } => BackupError(format!(
-            "a gate is running on this data directory ({holder}); stop it first (lock: {})",
-            path.display()
-        )),
-        LockError::Io { path, source } => BackupError::file(&path, source),
-    })
+/// Copies that aren't in place yet: those in a folder of theirs, and those beside what they will replace. What is left of them when this is
+/// dropped goes: on a full disk it would take the room that the gate needs.
+struct Staging {
+    folder: PathBuf,
+    beside: Vec<PathBuf>,
 }
-
-/// What the backup and the files that it replaces know of tokens.
-fn learn(
-    folder: &Path,
-    config: &Config,
-    moves: &[Move<'_>],
-    notes: &mut Vec<String>,
-) -> Result<(Vec<Known>, Issued), BackupError> {
-    let mut known: Vec<Known> = config.resources.iter().map(|_| Known::default()).collect();
-    let mut issued = Issued::default();
-    let pairs: Vec<(&Of, Vec<PathBuf>)> = moves
-        .iter()
-        .map(|file| {
-            let there = Some(file.piece.file.clone()).filter(|file| file.exists());
-            (&file.piece.of, [Some(folder.join(&file.entry.name)), there].into_iter().flatten().collect())
-        })
-        .collect();
-    let read = |files: &[PathBuf],
-                of: &Of,
-                notes: &mut Vec<String>,
-                read: &mut dyn FnMut(&Connection) -> rusqlite::Result<()>| {
-        for (number, file) in files.iter().enumerate() {
-            let outcome =
-                open(file, number == 0).and_then(|conn| read(&conn).map_err(|error| BackupError::file(file, error)));
-            match outcome {
-                Err(error) if number == 0 => return Err(error),
-                // It is about to be replaced, perhaps for that.
-                Err(error) => {
-                    notes.push(format!("what is replaced of {of} can't be read, so its marks are not known ({error})"))
-                }
-                Ok(()) => {}
-            }
-        }
-        Ok(())
-    };
-    // Who has issued what has to be known before the marks are looked at.
-    for (of, files) in pairs.iter().filter(|(of, _)| **of == Of::Elections) {
-        read(files, of, notes, &mut |conn| elections_of(conn, &mut issued))?;
-    }
-    for (of, files) in &pairs {
-        match of {
-            Of::Elections => {}
-            Of::Fences => read(files, of, notes, &mut |conn| fences_of(conn, config, &mut known, &issued))?,
-            Of::Database { resource } => {
-                let place = config.resources.iter().position(|one| one.name == *resource);
-                let known = &mut known[place.expect("the plan is made from the configuration")];
-                read(files, of, notes, &mut |conn| {
-                    each_mark(conn, "fencegate_marks", |fence, mark| known.note(fence, mark, &issued))
-                })?;
-            }
-        }
-    }
-    // An election may have been held for a fence that has no mark yet.
-    for (resource, known) in config.resources.iter().zip(&mut known) {
-        known.is_elected |= issued.last.keys().any(|election| has(resource, election));
-    }
-    Ok((known, issued))
-}
-
-/// Opens a file of the backup, in which nothing may be made or changed, or one that is there.
-fn open(file: &Path, is_backup: bool) -> Result<Connection, BackupError> {
-    if !is_backup {
-        return connect(file, Access::Read, std::time::Duration::from_secs(1))
-            .map_err(|error| BackupError::file(file, error.message));
-    }
-    let cannot = |error: rusqlite::Error| BackupError::file(file, error);
-    let path = file.canonicalize().map_err(|error| BackupError::file(file, error))?;
-    let escaped: String = path.to_string_lossy().replace('%', "%25").replace('?', "%3f").replace('#', "%23");
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let conn = Connection::open_with_flags(format!("file:{escaped}?immutable=1"), flags).map_err(cannot)?;
-    super::copy::check(&conn, file)?;
-    Ok(conn)
-}
-
-fn number(token: i64) -> Option<Token> {
-    Token::new(u64::try_from(token).ok()?).ok()
-}
-
-fn elections_of(conn: &Connection, issued: &mut Issued) -> rusqlite::Result<()> {
-    each_mark(conn, "election", |election, last| {
-        if let Some(last) = last {
-            let known = issued.last.entry(election.clone()).or_insert(last);
-            *known = last.max(*known);
-        }
-    })?;
-    if has_table(conn, "floor")? {
-        let mut stmt = conn.prepare("SELECT token FROM floor")?;
-        issued.floors.extend(
-            stmt.query_map([], |row| row.get(0))?
-                .collect::<rusqlite::Result<Vec<i64>>>()?
-                .into_iter()
-                .filter_map(number),
-        );
-    }
-    Ok(())
-}
-
-fn fences_of(conn: &Connection, config: &Config, known: &mut [Known], issued: &Issued) -> rusqlite::Result<()> {
-    let mut each = |fence: &FenceName, mark| {
-        for (resource, known) in config.resources.iter().zip(&mut *known) {
-            if matches!(&resource.kind, KindConfig::Http(http) if http.fence.owns(fence)) {
-                known.note(fence, mark, issued);
-            }
-        }
-    };
-    each_mark(conn, "mark", &mut each)?;
-    if has_table(conn, "floor")? {
-        let mut stmt = conn.prepare("SELECT resource, token FROM floor")?;
-        let mut rows = stmt.query([])?;
-        while let Some(row) = rows.next()? {
-            let name: String = row.get(0)?;
-            let place = config.resources.iter().position(|resource| resource.name == name);
-            if let (Some(place), Some(floor)) = (place, number(row.get(1)?)) {
-                known[place].note_floor(floor, issued);
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Goes through the names and tokens of a table of marks, or of elections. One that isn't there has none.
-///
-/// # Errors
-/// SQLite's own.
-pub fn each_mark(
-    conn: &Connection,
-    table: &str,
-    mut each: impl FnMut(&FenceName, Option<Token>),
-) -> rusqlite::Result<()> {
-    if !has_table(conn, table)? {
-        return Ok(());
-    }
-    let (name, token) = if table == "election" { ("name", "last_token") } else { ("fence", "token") };
-    let mut stmt = conn.prepare(&format!("SELECT {name}, {token} FROM {table}"))?;
-    let mut rows = stmt.query([])?;
-    while let Some(row) = rows.next()? {
-        let fence: String = row.get(0)?;
-        if let Ok(fence) = fence.parse() {
-            each(&fence, row.get::<_, Option<i64>>(1)?.and_then(number));
-        }
-    }
-    Ok(())
-}
-
-/// Whether a resource has a fence of this name.
-fn has(resource: &ResourceConfig, name: &FenceName) -> bool {
-    match &resource.kind {
-        KindConfig::Sqlite(sqlite) => sqlite.fences().any(|fence| fence == name),
-        KindConfig::Http(http) => http.fence.owns(name),
-    }
-}
-
-/// The folder of copies that aren't in place yet.
-struct Staging(PathBuf);
 
 impl Staging {
-    fn make(folder: &Path) -> Result<Staging, BackupError> {
+    fn make(folder: &Path, moves: &[Move<'_>]) -> Result<Staging, BackupError> {
         // One that a restore which was killed has left is of no use to anybody: the locks say that none is under way.
         match fs::remove_dir_all(folder) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(BackupError::file(folder, error)),
             _ => {}
         }
         fs::create_dir(folder).map_err(|error| BackupError::file(folder, error))?;
-        Ok(Staging(folder.to_owned()))
+        let beside = moves.iter().map(|file| file.staged.clone()).filter(|file| !file.starts_with(folder)).collect();
+        Ok(Staging { folder: folder.to_owned(), beside })
     }
 }
 
 impl Drop for Staging {
     fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
+        let _ = fs::remove_dir_all(&self.folder);
+        for file in &self.beside {
+            let _ = remove_all(file, &WITH_LOGS);
+        }
     }
 }
 
@@ -358,17 +229,15 @@ fn prepare(folder: &Path, file: &Move<'_>, config: &Config, raised: &Raised<'_>)
     let Raised { levels, issued, why } = raised;
     let Move { entry, piece, staged } = file;
     let failed = |error: std::io::Error| BackupError::file(staged, error);
-    for left in ["", "-wal", "-shm", "-journal"] {
-        remove(&beside(staged, left))?;
-    }
+    remove_all(staged, &WITH_LOGS)?;
     fs::copy(folder.join(&entry.name), staged).map_err(failed)?;
     fs::set_permissions(staged, fs::Permissions::from_mode(0o600)).map_err(failed)?;
     let count = match &piece.of {
         Of::Elections => raise::elections(staged.parent().unwrap_or(Path::new(".")), levels.elections, issued)?,
         Of::Fences => raise::fences(staged.parent().unwrap_or(Path::new(".")), config, levels, why)?,
         Of::Database { resource } => {
-            let level = levels.resources.iter().find(|(name, _)| name == resource).and_then(|(_, level)| *level);
-            raise::database(staged, sqlite(config, resource), level, why)?
+            let fate = levels.of(resource).expect("what is restored has a level");
+            raise::database(staged, sqlite(config, resource), fate, why)?
         }
     };
     fold(staged)?;
@@ -391,11 +260,19 @@ fn beside(file: &Path, ending: &str) -> PathBuf {
     PathBuf::from(name)
 }
 
-fn remove(file: &Path) -> Result<(), BackupError> {
-    match fs::remove_file(file) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(BackupError::file(file, error)),
-        _ => Ok(()),
+/// What SQLite has beside a database, and the database itself.
+const WITH_LOGS: [&str; 4] = ["", "-wal", "-shm", "-journal"];
+
+/// Removes the files of this name with these endings, where they are there.
+fn remove_all(file: &Path, endings: &[&str]) -> Result<(), BackupError> {
+    for ending in endings {
+        let file = beside(file, ending);
+        match fs::remove_file(&file) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(BackupError::file(&file, error)),
+            _ => {}
+        }
     }
+    Ok(())
 }
 
 /// Gives a file that root has made to who owns what it takes the place of, or the folder: the gate may run as somebody else than who restores.
@@ -416,30 +293,57 @@ fn folder_of(file: &Path) -> &Path {
     file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
+/// What is there before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum There {
+    Nothing,
+    /// A database in one file.
+    Whole,
+    /// Something that SQLite doesn't find in order, with its logs as they are.
+    Damaged,
+}
+
+/// Looks what is there, and makes one file of it.
+///
+/// # Errors
+/// It is in order, and can't be written all the same: somebody has it open, or there is no room.
+fn there(target: &Path) -> Result<There, BackupError> {
+    if !target.exists() {
+        return Ok(There::Nothing);
+    }
+    let Err(error) = fold(target) else { return Ok(There::Whole) };
+    let conn = connect(target, Access::Read, std::time::Duration::from_secs(1));
+    match conn.is_ok_and(|conn| check(&conn, target).is_ok()) {
+        true => Err(error),
+        false => Ok(There::Damaged),
+    }
+}
+
 /// Puts a copy in its place by one rename. Returns where what was there is now.
-fn put(file: &Move<'_>) -> Result<Option<PathBuf>, BackupError> {
+fn put(file: &Move<'_>, there: There) -> Result<Option<PathBuf>, BackupError> {
     let Move { entry, piece: Piece { of, file: target }, staged } = file;
     let failed = |error: std::io::Error| BackupError::file(target, error);
     let folder = folder_of(target);
     give(staged, target)?;
     let mode = u32::from_str_radix(&entry.mode, 8).unwrap_or(0o600) & 0o777;
     fs::set_permissions(staged, fs::Permissions::from_mode(mode)).map_err(failed)?;
-    let aside = if target.exists() { Some(set_aside(target)?) } else { None };
-    for left in ["-wal", "-shm", "-journal"] {
-        remove(&beside(target, left))?;
-    }
+    let aside = if there == There::Nothing { None } else { Some(set_aside(target, there)?) };
+    fail::at(Point::RestoreAside);
+    // The log of another database must not be taken for its own.
+    remove_all(target, &WITH_LOGS[1..])?;
     if *of == Of::Fences {
         // Of the time before. The store has a new number, so it wouldn't be believed in any case.
-        remove(&folder.join(fences::JOURNAL_NAME))?;
+        remove_all(&folder.join(fences::JOURNAL_NAME), &[""])?;
     }
+    fail::at(Point::RestoreCleared);
     fs::rename(staged, target).map_err(failed)?;
     sync_folder(folder)?;
+    fail::at(Point::RestorePut);
     Ok(aside)
 }
 
-/// Gives what is there a second name, under which it stays. Its write-ahead log goes into it first; if it can't be read, the log is kept beside
-/// it, too.
-fn set_aside(target: &Path) -> Result<PathBuf, BackupError> {
+/// Gives what is there a second name, under which it stays; what is damaged with its logs.
+fn set_aside(target: &Path, there: There) -> Result<PathBuf, BackupError> {
     let stamp = humantime::format_rfc3339_seconds(std::time::SystemTime::now()).to_string().replace([':', '-'], "");
     let free = |number: u32| {
         let more = if number == 0 { String::new() } else { format!("-{number}") };
@@ -448,20 +352,6 @@ fn set_aside(target: &Path) -> Result<PathBuf, BackupError> {
     };
     let aside =
         (0..1000).find_map(free).ok_or_else(|| BackupError::file(target, "no free name to move it aside to"))?;
-    if let Err(error) = fold(target) {
-        if connect(target, Access::Read, std::time::Duration::from_secs(1))
-            .is_ok_and(|conn| super::copy::check(&conn, target).is_ok())
-        {
-            // It is in order, so that somebody has it open.
-            return Err(error);
-        }
-        for log in ["-wal", "-journal"] {
-            let (from, to) = (beside(target, log), beside(&aside, log));
-            if from.exists() {
-                fs::rename(&from, &to).map_err(|error| BackupError::file(&from, error))?;
-            }
-        }
-    }
     // Both names until the copy takes the first: there is no moment without a file, in which a gate would begin anew without marks.
     let named = fs::hard_link(target, &aside).or_else(|_| {
         // A file system without second names.
@@ -469,5 +359,28 @@ fn set_aside(target: &Path) -> Result<PathBuf, BackupError> {
         fs::File::open(&aside)?.sync_all()
     });
     named.map_err(|error| BackupError::file(&aside, error))?;
+    if there == There::Damaged {
+        move_logs(target, &aside)?;
+    }
     Ok(aside)
+}
+
+/// Moves the logs of a damaged database to beside its second name. Without them it could be taken for what it was a while ago, with the
+/// marks of then: so what is no database at all stands in its place before.
+fn move_logs(target: &Path, aside: &Path) -> Result<(), BackupError> {
+    let logs = ["-wal", "-journal"].map(|log| (beside(target, log), beside(aside, log)));
+    if logs.iter().all(|(log, _)| !log.exists()) {
+        return Ok(());
+    }
+    let barrier = beside(target, ".restore-barrier");
+    let failed = |error: std::io::Error| BackupError::file(&barrier, error);
+    fs::write(&barrier, "fencegate restore was cut short here: run it once more, with --replace\n").map_err(failed)?;
+    fs::File::open(&barrier).and_then(|file| file.sync_all()).map_err(failed)?;
+    fs::rename(&barrier, target).map_err(failed)?;
+    sync_folder(folder_of(target))?;
+    for (from, to) in logs.iter().filter(|(log, _)| log.exists()) {
+        fs::rename(from, to).map_err(|error| BackupError::file(from, error))?;
+    }
+    fail::at(Point::RestoreLogsMoved);
+    Ok(())
 }

@@ -1,14 +1,15 @@
 //! Makes a backup, beside a gate that runs.
 
-use std::fs::DirBuilder;
+use std::fs::{self, DirBuilder};
+use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use rusqlite::Connection;
-use rustix::fs::{CWD, RenameFlags, renameat_with};
 
 use crate::config::{Config, KindConfig};
+use crate::fail::{self, Point};
 use crate::lock::{LockError, LockFile};
 
 use super::copy::copy;
@@ -17,6 +18,8 @@ use super::{BackupError, Piece, pieces, sync_folder};
 
 /// The lock on a backup that isn't complete yet.
 const LOCK_NAME: &str = "being-written.lock";
+/// What is said of anything else in its folder.
+const NOT_OURS: &str = "this is nothing that a backup has left; look at it, and move it away";
 
 /// A backup that isn't complete. Its folder is cleared away when this is dropped.
 struct Partial {
@@ -30,13 +33,23 @@ impl Partial {
         let mut name = to.as_os_str().to_owned();
         name.push(".partial");
         let folder = PathBuf::from(name);
+        let lock = folder.join(LOCK_NAME);
         match DirBuilder::new().mode(0o700).create(&folder) {
-            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
-                return Err(BackupError::file(&folder, error));
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                // Every backup begins with its lock: where there is something and no lock, it is somebody else's folder.
+                let mut entries = fs::read_dir(&folder).map_err(|error| BackupError::file(&folder, error))?;
+                if !lock.exists() && entries.next().is_some() {
+                    return Err(BackupError::file(&folder, NOT_OURS));
+                }
             }
-            _ => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let why = "there is no such folder to make a backup in; make it first (mkdir -p), or mount its disk";
+                return Err(BackupError::file(parent_of(to), why));
+            }
+            Err(error) => return Err(BackupError::file(&folder, error)),
+            Ok(()) => {}
         }
-        let lock = LockFile::take(&folder.join(LOCK_NAME)).map_err(|error| match error {
+        let lock = LockFile::take(&lock).map_err(|error| match error {
             LockError::Held { holder, .. } => {
                 BackupError::file(&folder, format!("another backup is being written there ({holder})"))
             }
@@ -44,26 +57,24 @@ impl Partial {
         })?;
         let partial = Partial { folder, lock: Some(lock) };
         partial.clear()?;
+        fail::at(Point::BackupBegun);
         Ok(partial)
     }
 
     /// Takes away what a backup that was killed has left, and nothing that is of another kind.
     fn clear(&self) -> Result<(), BackupError> {
         let failed = |error: std::io::Error| BackupError::file(&self.folder, error);
-        for entry in std::fs::read_dir(&self.folder).map_err(failed)? {
+        for entry in fs::read_dir(&self.folder).map_err(failed)? {
             let path = entry.map_err(failed)?.path();
             let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-            let is_ours = name == manifest::FILE_NAME
-                || ["", "-wal", "-shm", "-journal"].iter().any(|ending| name.ends_with(&format!(".db{ending}")));
+            let name = ["-wal", "-shm", "-journal"].iter().find_map(|log| name.strip_suffix(log)).unwrap_or(name);
+            let is_database = name.starts_with("resource-") && name.ends_with(".db");
+            let is_ours = is_database
+                || [manifest::FILE_NAME, &Of::Fences.file_name(), &Of::Elections.file_name()].contains(&name);
             match (name == LOCK_NAME, is_ours) {
                 (true, _) => {}
-                (false, true) => std::fs::remove_file(&path).map_err(|error| BackupError::file(&path, error))?,
-                (false, false) => {
-                    return Err(BackupError::file(
-                        &path,
-                        "this is nothing that a backup has left; look at it, and move it away",
-                    ));
-                }
+                (false, true) => fs::remove_file(&path).map_err(|error| BackupError::file(&path, error))?,
+                (false, false) => return Err(BackupError::file(&path, NOT_OURS)),
             }
         }
         Ok(())
@@ -72,21 +83,23 @@ impl Partial {
     /// Gives it its name, which has to be free. From then on it is a backup.
     fn complete(mut self, to: &Path) -> Result<(), BackupError> {
         sync_folder(&self.folder)?;
-        // The lock is held until it has its name: whoever waits for it would clear the folder away.
-        renameat_with(CWD, &self.folder, CWD, to, RenameFlags::NOREPLACE)
-            .map_err(|error| BackupError::file(to, std::io::Error::from(error)))?;
+        fail::at(Point::BackupWritten);
+        // The lock is held until it has its name: whoever waits for it would clear the folder away. A folder is renamed to nothing that is there
+        // already, but for an empty one, on every file system; to be told to replace nothing, some can't (NFS).
+        fs::rename(&self.folder, to).map_err(|error| BackupError::file(to, error))?;
+        fail::at(Point::BackupNamed);
         self.lock = None;
         let lock = to.join(LOCK_NAME);
-        std::fs::remove_file(&lock).map_err(|error| BackupError::file(&lock, error))?;
-        sync_folder(to.parent().unwrap_or(Path::new(".")))
+        fs::remove_file(&lock).map_err(|error| BackupError::file(&lock, error))?;
+        sync_folder(parent_of(to))
     }
 }
 
 impl Drop for Partial {
     fn drop(&mut self) {
         if self.lock.is_some() && self.clear().is_ok() {
-            let _ = std::fs::remove_file(self.folder.join(LOCK_NAME));
-            let _ = std::fs::remove_dir(&self.folder);
+            let _ = fs::remove_file(self.folder.join(LOCK_NAME));
+            let _ = fs::remove_dir(&self.folder);
         }
     }
 }
@@ -109,12 +122,14 @@ pub fn take(config: &Config, to: &Path, tell: &mut dyn FnMut(&Of, u8)) -> Result
     if to.file_name().is_none() {
         return Err(BackupError::file(to, "this is no name for a new folder"));
     }
+    // Without a slash behind it, which would make the folder's other name one inside of it.
+    let to = &to.components().collect::<PathBuf>();
     let began_at = now();
     let partial = Partial::begin(to)?;
     let has_services = config.resources.iter().any(|resource| matches!(resource.kind, KindConfig::Http(_)));
     let mut files = Vec::new();
     for piece in pieces(config) {
-        if !piece.file.exists() {
+        if !piece.file.try_exists().map_err(|error| BackupError::file(&piece.file, error))? {
             // Made when a gate first starts. Without them, a restore could raise nothing.
             if piece.of == Of::Fences && !has_services {
                 continue;
@@ -125,6 +140,7 @@ pub fn take(config: &Config, to: &Path, tell: &mut dyn FnMut(&Of, u8)) -> Result
             ));
         }
         files.push(entry(&piece, &partial.folder, tell)?);
+        fail::at(Point::BackupCopied);
     }
     let version = env!("CARGO_PKG_VERSION").to_owned();
     let manifest = Manifest { format: FORMAT, fencegate: version, began_at, ended_at: now(), files };
@@ -137,7 +153,7 @@ fn entry(piece: &Piece, folder: &Path, tell: &mut dyn FnMut(&Of, u8)) -> Result<
     let Piece { of, file } = piece;
     let name = of.file_name();
     let to = folder.join(&name);
-    let mode = std::fs::metadata(file).map_err(|error| BackupError::file(file, error))?.permissions().mode() & 0o777;
+    let mode = fs::metadata(file).map_err(|error| BackupError::file(file, error))?.permissions().mode() & 0o777;
     let seen = copy(file, &to, |conn| look(of, conn), &mut |part| tell(of, part))?;
     let (bytes, sha256) = manifest::digest_of(&to)?;
     let Seen { count, highest, marks } = seen;
@@ -180,6 +196,11 @@ fn look(of: &Of, conn: &Connection) -> rusqlite::Result<Seen> {
         }
     }
     Ok(seen)
+}
+
+/// The folder that something is in.
+fn parent_of(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// Whether a database has this table.

@@ -56,7 +56,8 @@ pub fn run(args: &BackupArgs, from: FromFlags, out: &mut dyn Write) -> Result<()
     let manifest = made.map_err(|error| Failure::Other(error.to_string()))?;
     if args.json {
         let mut all = json!(manifest);
-        all["folder"] = json!(args.to);
+        // A name that isn't UTF-8 is told as well as can be.
+        all["folder"] = json!(args.to.display().to_string());
         return Ok(writeln!(out, "{all}")?);
     }
     writeln!(out, "{} has everything as of {}:", args.to.display(), manifest.began_at)?;

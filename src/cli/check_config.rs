@@ -42,7 +42,7 @@ pub fn run(args: &CheckConfigArgs, out: &mut dyn Write) -> Result<(), Failure> {
         let opened = tls.clone().map(ServerTls::open).transpose();
         opened.map_err(|why| Failure::Config(format!("{}: [{listener}]: {why}", args.file.display())))?;
     }
-    let memory = MemoryBound::of(&config, std::thread::available_parallelism().map_or(1, usize::from));
+    let memory = MemoryBound::of(&config, crate::server::threads());
     if args.json {
         let all = json!({
             "ok": true,

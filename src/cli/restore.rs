@@ -6,8 +6,9 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::json;
 
-use crate::backup::{self, Above, Manifest, Of, Restored};
+use crate::backup::{self, Above, Fate, Manifest, Of, Restored};
 use crate::config::Overrides;
+use crate::fence::Token;
 
 use super::failure::Failure;
 use super::setup::{FromFlags, SetupArgs};
@@ -16,8 +17,8 @@ use super::setup::{FromFlags, SetupArgs};
 ///
 /// Stop the gate first; say what it is with the arguments that `fencegate serve` is given. A backup doesn't know the tokens that were
 /// issued after it, so every mark is raised above them: where the gate's own coordinator elects, by a margin of 10^12, and it goes on from
-/// there; where another one does and the gate doesn't ask it, say with --above from where on tokens are new. All leaders have to be elected
-/// anew. Fences of HTTP services begin quarantined.
+/// there; where another one does, say with --above from where on tokens are new. Where the gate asks the coordinator (trust), marks are
+/// taken away, so that it asks about the next token. Leaders have to be elected anew. Fences of HTTP services begin quarantined.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   fencegate restore backups/monday
@@ -67,19 +68,28 @@ pub fn run(args: &RestoreArgs, from: FromFlags, out: &mut dyn Write) -> Result<(
     if args.json { json_of(&restored, out) } else { text_of(&restored, out) }
 }
 
+/// `None` where the coordinator is asked.
+fn level_of(fate: Fate) -> Option<Token> {
+    match fate {
+        Fate::AtLeast(level) => Some(level),
+        Fate::Asked => None,
+    }
+}
+
 fn json_of(restored: &Restored, out: &mut dyn Write) -> Result<(), Failure> {
     let files = restored.files.iter().map(|(of, file, aside, rose)| {
         let mut one = json!(of);
-        one["file"] = json!(file);
-        one["aside"] = json!(aside);
-        one["marks_raised"] = json!(rose);
+        // Names that aren't UTF-8 are told as well as can be.
+        one["file"] = json!(file.display().to_string());
+        one["aside"] = json!(aside.as_ref().map(|aside| aside.display().to_string()));
+        one["marks_changed"] = json!(rose);
         one
     });
     let levels: serde_json::Map<_, _> = restored
         .levels
         .resources
         .iter()
-        .map(|(name, level)| (name.clone(), json!(level.map(|level| level.to_string()))))
+        .map(|(name, fate)| (name.clone(), json!(level_of(*fate).map(|level| level.to_string()))))
         .collect();
     let all = json!({
         "files": files.collect::<Vec<_>>(),
@@ -99,16 +109,19 @@ fn text_of(restored: &Restored, out: &mut dyn Write) -> Result<(), Failure> {
         write!(out, "{}: {}", of, file.display())?;
         match of {
             Of::Elections => writeln!(out, ", terms and candidacies ended: {}", restored.ended)?,
-            Of::Database { .. } | Of::Fences => writeln!(out, ", marks raised: {rose}")?,
+            Of::Database { .. } | Of::Fences => writeln!(out, ", marks changed: {rose}")?,
         }
         if let Some(aside) = aside {
             writeln!(out, "  what was there: {}", aside.display())?;
         }
     }
-    for (name, level) in &restored.levels.resources {
-        match level {
+    for (name, fate) in &restored.levels.resources {
+        match level_of(*fate) {
             Some(level) => writeln!(out, "resource {name}: tokens below {level} are refused")?,
-            None => writeln!(out, "resource {name}: the coordinator is asked before a token is believed")?,
+            None => writeln!(
+                out,
+                "resource {name}: it has no marks; the coordinator is asked about each fence's first token"
+            )?,
         }
     }
     writeln!(out, "the gate's own coordinator goes on above {}", restored.levels.elections)?;

@@ -4,6 +4,7 @@ use std::io::Write;
 use std::time::Duration;
 
 use clap::Args;
+use hyper::Method;
 
 use crate::fence::FenceName;
 
@@ -20,6 +21,7 @@ mod election;
 #[command(after_help = "Examples:
   fencegate status
   fencegate status --json --admin-url http://127.0.0.1:7071
+  fencegate status --ready
   fencegate status --election orders
   fencegate status --election orders --coordinator etcd://127.0.0.1:2379")]
 pub struct StatusArgs {
@@ -41,6 +43,9 @@ pub struct StatusArgs {
     admin_url: String,
     #[command(flatten)]
     identity: IdentityArgs,
+    /// Only ask whether the gate serves, for health checks: exit status 0, or another. It takes no rights.
+    #[arg(long, conflicts_with_all = ["election", "json"])]
+    ready: bool,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -66,6 +71,13 @@ pub fn run(args: &StatusArgs, out: &mut dyn Write) -> Result<(), Failure> {
         return election::show(&wanted, args.json, out);
     }
     let admin = Endpoint::open(&args.admin_url, "--admin-url", &identity)?;
+    if args.ready {
+        let reply = admin.send(&Method::GET, "/readyz", &[], Vec::new())?;
+        return match reply.status {
+            200 => Ok(writeln!(out, "ready")?),
+            status => Err(Failure::Other(format!("the gate at {} isn't ready ({status})", args.admin_url))),
+        };
+    }
     let mut status = admin.get("/v1/status")?;
     let page = admin.get(&format!("/v1/fences?limit={FENCES_SHOWN_MAX}"))?;
     if args.json {

@@ -19,7 +19,7 @@ use super::events::EventBody;
 use super::http::AnswerBody;
 use super::respond::{self, Answer, Style, timestamp};
 use super::routes::{self, GET, POST, Row, row};
-use super::{Gate, console, guard, listing, openapi, origin};
+use super::{Gate, console, digits, guard, listing, openapi, origin};
 
 /// Fences of one resource that have metrics of their own: the number of series stays bounded.
 const METRIC_FENCES_MAX: usize = 100;
@@ -204,8 +204,7 @@ impl Query {
                 return Err(bad("is given more than once"));
             }
             seen.push(key);
-            let digits = || (value.bytes().all(|byte| byte.is_ascii_digit()) && !value.is_empty()).then_some(&*value);
-            let number = || digits().ok_or_else(|| bad("not a whole number"));
+            let number = || digits(&value).ok_or_else(|| bad("not a whole number"));
             match key {
                 "prefix" => parsed.look.prefix = value.into_owned(),
                 "part" => parsed.look.part = value.into_owned(),

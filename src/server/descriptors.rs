@@ -44,7 +44,8 @@ fn share(limits: &Limits, resources: &mut [ResourceConfig], threads: usize) {
     }
 }
 
-fn fit(limits: &mut Limits, resources: &mut [ResourceConfig], threads: usize, can: usize) {
+/// Lowers the limits to what so many descriptors are enough for.
+pub fn fit(limits: &mut Limits, resources: &mut [ResourceConfig], threads: usize, can: usize) {
     let sqlite = &limits.sqlite;
     let of_database = (sqlite.readers + sqlite.transactions + 4).saturating_mul(OF_DATABASE);
     let databases = resources.iter().filter(|resource| matches!(resource.kind, KindConfig::Sqlite(_))).count();

@@ -8,6 +8,7 @@ use percent_encoding::percent_decode_str;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::digits;
 use super::respond::{self, Answer, Style};
 use super::routes::{self, GET, POST, Row, row};
 use crate::coordinator::embedded::{CandidateId, Entry, Limits, Place, Standing, Status, TTL_DEFAULT, WAIT_MAX};
@@ -283,9 +284,11 @@ impl Observe {
                 return Err(bad(format!("{name} is given more than once")));
             }
         }
-        // A sign is none of it, which Rust would take.
-        let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten();
-        let number = |text: &str| digits(text).ok_or_else(|| bad("wait_ms is a whole number of milliseconds"));
+        let number = |text: &str| {
+            digits(text)
+                .and_then(|text| text.parse().ok())
+                .ok_or_else(|| bad("wait_ms is a whole number of milliseconds"))
+        };
         let token = |name: &str, text: &str| text.parse().map_err(|error| bad(format!("{name}: {error}")));
         let until = match (after, not) {
             (Some(_), Some(_)) => return Err(bad("either after or while: not both")),

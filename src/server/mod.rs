@@ -55,6 +55,16 @@ use pace::Pace;
 use places::Places;
 pub use serve::serve;
 
+/// How many threads serve: one for each processor that this process may use.
+pub fn threads() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// The text, if it is a whole number in digits and nothing else: Rust would take a sign, too.
+fn digits(text: &str) -> Option<&str> {
+    (!text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())).then_some(text)
+}
+
 /// What a gate is made of.
 #[allow(missing_debug_implementations, reason = "resources are trait objects")]
 pub struct Setup {

@@ -25,7 +25,7 @@ use super::{Guard, Mount, ServeError, Server, Setup, descriptors};
 /// # Errors
 /// [`ServeError`]: what can't be opened, bound or started.
 pub fn serve(config: Config, out: &mut dyn Write) -> Result<(), ServeError> {
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let threads = super::threads();
     tell_memory(&config, threads);
     let Config {
         listen, admin, admin_hosts, data_dir, mut resources, mut limits, access, signer, tls, admin_tls, ..

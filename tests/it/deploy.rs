@@ -106,3 +106,25 @@ fn the_dockerfile_copies_what_a_build_needs() {
     // What src/ and the migrations need besides themselves, it needs in tests only.
     assert!(["src", "migrations", "Cargo.lock"].iter().all(|name| copied().iter().any(|one| one == name)));
 }
+
+/// What the container's health check runs: it takes no rights, so that it is right where there are principals, too.
+#[test]
+fn a_gate_that_is_ready_says_so_to_whoever_has_no_rights() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let config = dir.path().join("gate.toml");
+    let somebody = crate::access::principal("somebody", 7, "");
+    let text = format!("[[resource]]\nname = \"app\"\nkind = \"sqlite\"\nfile = \"app.db\"\n{somebody}");
+    std::fs::write(&config, text).expect("written");
+    let gate = Gate::start(dir.path(), &["--config", config.to_str().expect("UTF-8")]);
+    let url = format!("http://{}", gate.admin);
+    let ask = |args: &[&str]| {
+        let output = Command::new(PROGRAM).args(["status", "--admin-url", &url]).args(args).output().expect("it runs");
+        output.status.code()
+    };
+    assert_eq!(ask(&[]), Some(77), "the status itself takes rights");
+    assert_eq!(ask(&["--ready"]), Some(0));
+    let text = std::fs::read_to_string(file("Dockerfile")).expect("it is there");
+    assert!(text.contains(r#"CMD ["fencegate", "status", "--ready"]"#));
+    assert_eq!(gate.terminate(), Some(0));
+    assert_eq!(ask(&["--ready"]), Some(69));
+}

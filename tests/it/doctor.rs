@@ -6,12 +6,15 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::time::{Duration, SystemTime};
 
 use rusqlite::Connection;
 use serde_json::Value;
 
 use crate::process::{Gate, PROGRAM, until};
 use crate::upstream::Port;
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// What the doctor found.
 struct Found {
@@ -124,12 +127,13 @@ fn who_else_has_the_database_open_is_found() {
     let reader = Connection::open_with_flags(place.path("app.db"), rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY)
         .expect("it opens");
     reader.query_row("SELECT count(*) FROM t", [], |_| Ok(())).expect("it reads");
+    place.doctor(&[]).expect("open", "database", "ok", "but the gate has it open for writing");
     let writer = Connection::open(place.path("app.db")).expect("it opens");
     writer.execute("INSERT INTO t VALUES (1)", []).expect("nothing checks it");
     let found = place.doctor(&[]);
     found.expect("open", "database", "problem", &format!("process {} (", std::process::id()));
     drop((writer, reader));
-    place.doctor(&[]).expect("open", "database", "ok", "no process but the gate");
+    place.doctor(&[]).expect("open", "database", "ok", "but the gate has it open");
 }
 
 #[test]
@@ -142,14 +146,59 @@ fn rights_that_are_too_wide_are_found() {
     chmod("app.db", 0o666);
     place.doctor(&[]).expect("rights", "database", "problem", "everybody can write to it");
     chmod("app.db", 0o600);
-    chmod("data", 0o770);
-    place.doctor(&[]).expect("rights", "data directory", "problem", "its group can replace files");
+    chmod("data", 0o777);
+    place.doctor(&[]).expect("rights", "data directory", "problem", "everybody can replace what is in");
     chmod("data", 0o755);
     chmod("data/gate.db", 0o644);
     place.doctor(&[]).expect("rights", "data directory", "problem", "others can read gate.db");
+    chmod("data", 0o700);
+    place.doctor(&[]).never("rights", "data directory", "problem");
+    chmod("data", 0o755);
     chmod("data/gate.db", 0o600);
     let found = place.doctor(&[]);
     found.never("rights", "", "problem");
+}
+
+#[test]
+fn who_can_put_another_database_in_its_place_is_found() {
+    let place = Place::new();
+    for folder in ["above", "above/folder", "elsewhere"] {
+        std::fs::create_dir(place.path(folder)).expect("made");
+    }
+    let (file, link) = (place.path("above/folder/app.db"), place.path("elsewhere/link.db"));
+    std::fs::write(&file, "").expect("written");
+    std::os::unix::fs::symlink(&file, &link).expect("a link");
+    let look = |path: &Path| doctor(&["--sqlite", text(path), "--data-dir", text(&place.path("data"))]);
+    look(&link).never("rights", "database", "problem");
+    let chmod = |name: &str, mode: u32| {
+        std::fs::set_permissions(place.path(name), Permissions::from_mode(mode)).expect("changed");
+    };
+    // A folder above it, that of a link to it, and that of what a link leads to.
+    for (folder, path) in
+        [("above", &file), ("above/folder", &file), ("elsewhere", &link), ("above", &link), ("above/folder", &link)]
+    {
+        chmod(folder, 0o777);
+        let says = format!("everybody can replace what is in {}", place.path(folder).display());
+        look(path).expect("rights", "database", "problem", &says);
+        // Then only what is their own.
+        chmod(folder, 0o1777);
+        look(path).never("rights", "database", "problem");
+        chmod(folder, 0o755);
+    }
+    const ANOTHER: u32 = 4711;
+    if std::os::unix::fs::chown(place.path("above"), Some(ANOTHER), None).is_ok() {
+        look(&file).expect("rights", "database", "problem", "user 4711, whose it is,");
+    }
+}
+
+#[test]
+fn what_isn_t_there_is_said() {
+    let place = Place::new();
+    let found = place.doctor(&[]);
+    found.expect("there", "database", "unknown", "it isn't there yet");
+    found.expect("there", "data directory", "unknown", "it isn't there yet");
+    drop(place.gate());
+    place.doctor(&[]).never("there", "", "unknown");
 }
 
 #[test]
@@ -261,16 +310,20 @@ fn open_doors_are_found() {
     let key = |name: &str| {
         let key = rcgen::KeyPair::generate().expect("a key");
         let mut params = rcgen::CertificateParams::new(vec!["gate.example".to_owned()]).expect("a name");
-        if name == "old" {
-            params.not_after = rcgen::date_time_ymd(2020, 1, 1);
-            params.not_before = rcgen::date_time_ymd(2019, 1, 1);
-        }
+        let (begins, ends) = match name {
+            "old" => (rcgen::date_time_ymd(2019, 1, 1), rcgen::date_time_ymd(2020, 1, 1)),
+            "soon" => (rcgen::date_time_ymd(2019, 1, 1), (SystemTime::now() + 5 * DAY).into()),
+            "early" => ((SystemTime::now() + 5 * DAY).into(), rcgen::date_time_ymd(4000, 1, 1)),
+            _ => (params.not_before, params.not_after),
+        };
+        (params.not_before, params.not_after) = (begins, ends);
         std::fs::write(place.path(&format!("{name}.pem")), params.self_signed(&key).expect("signed").pem())
             .expect("written");
         std::fs::write(place.path(&format!("{name}.key")), key.serialize_pem()).expect("written");
     };
-    key("good");
-    key("old");
+    for name in ["good", "old", "soon", "early"] {
+        key(name);
+    }
     let config = |head: &str, resource: &str| {
         let file = place.path("gate.toml");
         let text = format!("{head}\n[[resource]]\nname = \"app\"\nkind = \"sqlite\"\nfile = \"app.db\"\n{resource}\n");
@@ -283,6 +336,8 @@ fn open_doors_are_found() {
         "problem",
         "no TLS and no principals",
     );
+    let proceed = "[[resource]]\nname = \"stock\"\nkind = \"http\"\npath = \"/stock\"\nupstream = \"http://127.0.0.1:9\"\non_unknown = \"proceed\"";
+    config("", proceed).expect("settings", "stock", "warning", "an older write of unknown outcome");
     config("", "enforce = false").expect("settings", "app", "problem", "stale writes are counted and go through");
     let tls = |name: &str| format!("[tls]\ncert = \"{name}.pem\"\nkey = \"{name}.key\"");
     std::fs::set_permissions(place.path("good.key"), Permissions::from_mode(0o644)).expect("changed");
@@ -292,8 +347,37 @@ fn open_doors_are_found() {
     std::fs::set_permissions(place.path("good.key"), Permissions::from_mode(0o600)).expect("changed");
     config(&tls("good"), "").expect("secret", "good.key", "ok", "only its owner");
     config(&tls("old"), "").expect("certificate", "old.pem", "problem", "it ended");
+    config(&tls("soon"), "").expect("certificate", "soon.pem", "warning", "it ends in 4 days");
+    config(&tls("early"), "").expect("certificate", "early.pem", "problem", "it is not valid yet");
+    // Of several authorities, one that is valid is enough; of a chain, all are needed.
+    let read = |name: &str| std::fs::read_to_string(place.path(name)).expect("read");
+    std::fs::write(place.path("both.pem"), read("good.pem") + &read("old.pem")).expect("written");
+    let found = config(&format!("{}\nclient_ca = \"both.pem\"", tls("good")), "");
+    found.expect("certificate", "client authority", "ok", "valid for another");
+    std::fs::copy(place.path("good.key"), place.path("both.key")).expect("copied");
+    config(&tls("both"), "").expect("certificate", "certificate of", "problem", "it ended");
     std::fs::set_permissions(place.path("gate.toml"), Permissions::from_mode(0o666)).expect("changed");
-    config("", "").expect("rights", "configuration", "problem", "others can write to it");
+    config("", "").expect("rights", "configuration", "problem", "everybody can write to it");
+}
+
+#[test]
+fn a_gate_that_listens_elsewhere_than_was_said_is_found() {
+    let place = Place::new();
+    let mut command = Command::new(PROGRAM);
+    command.args(["serve", "--allow-insecure", "--sqlite", text(&place.path("app.db")), "--fence", "app"]);
+    command.args(["--listen", "0.0.0.0:0", "--admin", "127.0.0.1:0", "--data-dir", text(&place.path("data"))]);
+    let mut gate = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("it runs");
+    let mut line = String::new();
+    let stdout = gate.stdout.take().expect("it is piped");
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(stdout), &mut line).expect("a line");
+    let address = line.split_once("data=").and_then(|(_, rest)| rest.split(' ').next()).expect("an address").to_owned();
+    let found = place.doctor(&[]);
+    let told = place.doctor(&["--listen", &address]);
+    gate.kill().expect("it runs");
+    gate.wait().expect("it ends");
+    found.expect("listener", "running gate", "warning", "by what was said here it isn't there");
+    told.expect("listener", "data listener", "problem", "no TLS and no principals");
+    told.never("listener", "running gate", "warning");
 }
 
 #[test]
@@ -305,7 +389,7 @@ fn a_limit_on_open_files_that_is_too_low_is_found() {
         text(&place.path("data"))
     );
     let output = Command::new("sh").args(["-c", &script]).stdin(Stdio::null()).output().expect("it runs");
-    Found::of(&output).expect("descriptors", "open files", "warning", "300 are allowed");
+    Found::of(&output).expect("descriptors", "open files", "warning", "300 are allowed, enough for ");
 }
 
 #[cfg(feature = "etcd")]
@@ -335,6 +419,16 @@ fn marks_ahead_of_a_restored_etcd_are_found() {
     assert!(revision(&restored) < mark);
     let found = place.doctor(&["--issuer", &restored.address()]);
     found.expect("marks", "app", "problem", "every new leader is refused");
+    // Somebody leads with a token below the mark, though the mark is below the revision.
+    etcd.told(&["put", "app/1", "anna"]);
+    let led = revision(&etcd);
+    place.doctor(&["--issuer", &etcd.address()]).expect("leaders", "app", "ok", "nobody who leads is shut out");
+    (0..3).for_each(|number| drop(etcd.told(&["put", "filler", &number.to_string()])));
+    let above = (led + 1).to_string();
+    assert_eq!(gate.client().sql(Some(&above), &["CREATE TABLE u (v)"]).status, 200);
+    let found = place.doctor(&["--issuer", &etcd.address()]);
+    found.expect("marks", "app", "ok", "none of 1 is ahead");
+    found.expect("leaders", "app", "problem", &format!("token {led} leads app, and the mark of fence app is {above}"));
     let nobody = Port::reserve();
     let found = place.doctor(&["--issuer", &format!("etcd://{}?timeout=100ms", nobody.addr)]);
     found.expect("coordinator", "app", "problem", "it isn't reached");

@@ -1,5 +1,6 @@
 //! Listeners, certificates, keys, and settings that switch the check off.
 
+use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -12,33 +13,48 @@ use crate::tls::certificates;
 use crate::tls::server::Options;
 
 use super::finding::Report;
+use super::processes::Seen;
 
 const DAY: i64 = 24 * 3600;
 /// A certificate that ends sooner should have been renewed.
 const SOON: i64 = 14 * DAY;
 
 /// Checks all of it. `file`: the configuration file.
-pub fn check(config: &Config, file: Option<&Path>, report: &mut Report) {
+pub fn check(config: &Config, file: Option<&Path>, seen: &Seen, report: &mut Report) {
     let listeners =
         [("data listener", config.listen, &config.tls), ("admin listener", config.admin, &config.admin_tls)];
     for (name, address, tls) in listeners {
         let subject = format!("{name} ({address})");
         listener(&subject, address.ip().to_canonical().is_loopback(), tls.is_some(), config.access.is_some(), report);
         for (what, file) in tls.iter().flat_map(files) {
-            expiry(&format!("{what} of the {name} ({})", file.display()), &file, report);
+            let subject = format!("{what} of the {name} ({})", file.display());
+            expiry(&subject, &file, what == AUTHORITY, report);
         }
     }
+    elsewhere(config, seen, report);
     for file in secrets(config) {
         secret(&file, report);
     }
-    if let Some(file) = file
-        && let Ok(meta) = std::fs::metadata(file)
-        && meta.mode() & 0o022 != 0
-    {
-        let what = "others can write to it, and so say what the gate lets in";
-        report.problem("rights", format!("configuration ({})", file.display()), what, "chmod go-w");
+    if let Some(file) = file {
+        super::files::rights(&format!("configuration ({})", file.display()), file, true, report);
     }
     settings(config, report);
+}
+
+/// Whether the gate that runs is open where nothing said here tells of it: it was started with other arguments.
+fn elsewhere(config: &Config, seen: &Seen, report: &mut Report) {
+    let said = [config.listen, config.admin].map(|address| (address.ip().to_canonical(), address.port()));
+    let is_said = |address: &SocketAddr| {
+        said.iter().any(|(ip, port)| *ip == address.ip() && (*port == 0 || *port == address.port()))
+    };
+    for address in seen.gate_listens().iter().filter(|address| !address.ip().is_loopback() && !is_said(address)) {
+        report.warning(
+            "listener",
+            format!("listener of the running gate ({address})"),
+            "other machines reach it, and by what was said here it isn't there, so whether it has TLS and principals was not looked at",
+            "run this with the arguments that the gate was started with: --config, or --listen and --admin",
+        );
+    }
 }
 
 fn listener(subject: &str, is_loopback: bool, has_tls: bool, has_principals: bool, report: &mut Report) {
@@ -67,12 +83,16 @@ fn listener(subject: &str, is_loopback: bool, has_tls: bool, has_principals: boo
     }
 }
 
+/// Whose file may have several certificates, of which one is enough.
+const AUTHORITY: &str = "client authority";
+
 fn files(options: &Options) -> Vec<(&'static str, PathBuf)> {
-    let clients = options.clients.as_ref().map(|clients| ("client authority", clients.ca.clone()));
+    let clients = options.clients.as_ref().map(|clients| (AUTHORITY, clients.ca.clone()));
     [Some(("certificate", options.cert.clone())), clients].into_iter().flatten().collect()
 }
 
-fn expiry(subject: &str, file: &Path, report: &mut Report) {
+/// `is_any`: each certificate in the file stands for itself; otherwise they are a chain.
+fn expiry(subject: &str, file: &Path, is_any: bool, report: &mut Report) {
     const CHECK: &str = "certificate";
     let chain = match certificates(file) {
         Ok(chain) => chain,
@@ -88,7 +108,12 @@ fn expiry(subject: &str, file: &Path, report: &mut Report) {
         let validity = certificate.validity();
         Some((validity.not_before.timestamp(), validity.not_after.timestamp()))
     });
-    let Some((begins, ends)) = ends.reduce(|one, other| (one.0.max(other.0), one.1.min(other.1))) else {
+    // Of several, the one that is valid for longest; of a chain, the link that breaks first.
+    let reduced = match is_any {
+        true => ends.max_by_key(|(_, ends)| *ends),
+        false => ends.reduce(|one, other| (one.0.max(other.0), one.1.min(other.1))),
+    };
+    let Some((begins, ends)) = reduced else {
         return report.unknown(CHECK, subject, "until when it is valid can't be read");
     };
     let advice = "renew it; the gate reads changed files by itself";

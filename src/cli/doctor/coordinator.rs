@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use rusqlite::Connection;
 
-use crate::backup::restore::each_mark;
+use crate::backup::learn::each_mark;
 use crate::cli::failure::Failure;
 use crate::config::{Config, CoordinatorConfig, KindConfig, ResourceConfig};
 use crate::coordinator::Coordinator as _;
@@ -111,11 +111,12 @@ fn marks(config: &Config, resource: &ResourceConfig) -> Result<Vec<(FenceName, T
     Ok(marks)
 }
 
-/// Marks above every token that etcd has given: it was restored, or made anew.
+/// Marks above the next token that etcd can give: it was restored, or made anew. A mark that equals that one is in nobody's way:
+/// `fencegate restore` leaves such behind.
 fn ahead(name: &str, marks: &[(FenceName, Token)], revision: Token, report: &mut Report) {
     const CHECK: &str = "marks";
     let subject = format!("marks of {name}");
-    let ahead: Vec<_> = marks.iter().take_while(|(_, mark)| *mark > revision).collect();
+    let ahead: Vec<_> = marks.iter().take_while(|(_, mark)| revision.next().is_some_and(|next| *mark > next)).collect();
     let Some((fence, mark)) = ahead.first() else {
         return report.good(CHECK, subject, format!("none of {} is ahead of the coordinator", marks.len()));
     };
@@ -181,5 +182,25 @@ fn wall_clock(subject: &str, options: &Options, report: &mut Report) {
     let Ok(answer) = upstream::ask(&addresses.collect::<Vec<_>>(), &request) else { return };
     if let Some(date) = upstream::date(&answer) {
         clock::compare(subject, date, sent, report);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::doctor::finding::Level;
+
+    #[test]
+    fn a_mark_is_ahead_where_the_next_token_is_below_it() {
+        let token = |number| Token::new(number).unwrap();
+        let level = |mark| {
+            let mut report = Report::default();
+            ahead("app", &[("app".parse().unwrap(), token(mark))], token(50), &mut report);
+            report.findings[0].level
+        };
+        assert_eq!(level(50), Level::Good);
+        // As `fencegate restore --above 50` leaves it.
+        assert_eq!(level(51), Level::Good);
+        assert_eq!(level(52), Level::Problem);
     }
 }

@@ -22,8 +22,18 @@ const SYNCS: usize = 15;
 /// Checks one place.
 pub fn check(place: &Place, report: &mut Report) {
     let there = nearest(&place.path);
+    if !place.path.exists() {
+        let what = format!(
+            "it isn't there yet: a gate that is started like this makes it. What follows is about {}",
+            there.display()
+        );
+        report.unknown("there", &place.name, what);
+    }
     file_system(place, &there, report);
-    rights(place, report);
+    rights(&place.name, &place.path, place.is_database, report);
+    if !place.is_database {
+        candidates(place, report);
+    }
     room(place, &there, report);
     syncs(place, &there, report);
 }
@@ -93,7 +103,7 @@ fn worth(kind: &str) -> Worth {
 }
 
 /// The kind and the options of the file system that a path is on, by `/proc/self/mountinfo` (proc(5)).
-fn mount(path: &Path, mountinfo: &str) -> Option<(String, String)> {
+pub fn mount(path: &Path, mountinfo: &str) -> Option<(String, String)> {
     let mounts = mountinfo.lines().filter_map(|line| {
         let (left, right) = line.split_once(" - ")?;
         let mut left = left.split(' ').skip(4);
@@ -184,48 +194,88 @@ fn mounted(place: &Place, options: &str, report: &mut Report) {
 
 /// Everybody, and the group, may write.
 const WRITE: u32 = 0o022;
+/// Only what is their own may be removed by those who may write to a folder.
+const STICKY: u32 = 0o1000;
 
-fn rights(place: &Place, report: &mut Report) {
+/// Checks who besides its owner can write to a file, or put another one in its place. A folder counts for what is in it.
+pub fn rights(name: &str, path: &Path, is_file: bool, report: &mut Report) {
     const CHECK: &str = "rights";
     let meta = |path: &Path| std::fs::metadata(path).ok();
-    let folder = if place.is_database { place.path.parent().map(Path::to_owned) } else { Some(place.path.clone()) };
-    let folder = folder.map(|folder| if folder.as_os_str().is_empty() { PathBuf::from(".") } else { folder });
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let mut open = Vec::new();
-    if place.is_database
-        && let Some(file) = meta(&place.path).filter(|file| file.mode() & WRITE != 0)
+    let file = meta(&path).filter(|_| is_file);
+    if let Some(file) = &file
+        && let Some(whom) = writers(file)
     {
-        open.push(format!("{} can write to it", whom(&file)));
+        open.push(format!("{whom} can write to it"));
     }
-    // Whoever may write to the folder can put another file in its place; where it is sticky, only what is their own.
-    if let Some(folder) =
-        folder.as_deref().and_then(meta).filter(|folder| folder.mode() & WRITE != 0 && folder.mode() & 0o1000 == 0)
-    {
-        open.push(format!("{} can replace files in its folder", whom(&folder)));
+    // By its own name, and by that of what a link leads to: whoever may replace a folder above it replaces it, too.
+    let real = path.canonicalize().unwrap_or_else(|_| path.clone());
+    let above = |path: &Path| path.ancestors().skip(usize::from(is_file)).map(Path::to_owned).collect::<Vec<_>>();
+    let mut folders = above(&path);
+    folders.extend(above(&real));
+    folders.sort_by_key(|folder| std::cmp::Reverse(folder.components().count()));
+    folders.dedup();
+    let owner = file.or_else(|| folders.iter().find_map(|folder| meta(folder))).map(|meta| meta.uid());
+    for folder in &folders {
+        let Some(meta) = meta(folder) else { continue };
+        let whom = writers(&meta).filter(|_| meta.mode() & STICKY == 0).map(str::to_owned);
+        let is_anothers = owner.is_some_and(|owner| ![owner, 0, NOBODY].contains(&meta.uid()));
+        let whom = whom.or_else(|| is_anothers.then(|| format!("user {}, whose it is,", meta.uid())));
+        open.extend(whom.map(|whom| format!("{whom} can replace what is in {}", folder.display())));
     }
     match open.is_empty() {
-        true => report.good(CHECK, &place.name, "nobody but its owner can write to it"),
+        true => report.good(CHECK, name, "nobody but its owner can write to it"),
         false => report.problem(
             CHECK,
-            &place.name,
+            name,
             format!("{}: a route around the gate", open.join(", and ")),
             "give it to a user of the gate's own, and take the others' rights away (chmod go-w)",
         ),
     }
-    if !place.is_database {
-        let secrets = ["gate.db", "gate.db-wal"].map(|name| place.path.join(name));
-        if secrets.iter().any(|file| meta(file).is_some_and(|file| file.mode() & 0o044 != 0)) {
-            report.problem(
-                CHECK,
-                &place.name,
-                "others can read gate.db, which has the secrets by which candidates are known: they can resign for a leader",
-                "chmod 600 gate.db*, or take the folder's rights away (chmod 700)",
-            );
-        }
+}
+
+/// Checks who can read by what candidates are known.
+fn candidates(place: &Place, report: &mut Report) {
+    let mode = |path: &Path| std::fs::metadata(path).map_or(0, |meta| meta.mode());
+    let secrets = ["gate.db", "gate.db-wal"].map(|name| place.path.join(name));
+    // Nobody gets at a file through a folder that they can't pass.
+    if mode(&place.path) & 0o011 != 0 && secrets.iter().any(|file| mode(file) & 0o044 != 0) {
+        report.problem(
+            "rights",
+            &place.name,
+            "others can read gate.db, which has the secrets by which candidates are known: they can resign for a leader",
+            "chmod 600 gate.db*, or take the folder's rights away (chmod 700)",
+        );
     }
 }
 
-fn whom(meta: &Metadata) -> &'static str {
-    if meta.mode() & 0o002 != 0 { "everybody" } else { "its group" }
+/// Whom files belong to that are outside of a container's own users (`/proc/sys/kernel/overflowuid`).
+const NOBODY: u32 = 65_534;
+
+/// Who may write besides the owner, as people name them. A group that nobody but the owner is in is none.
+fn writers(meta: &Metadata) -> Option<&'static str> {
+    let read = |file: &str| std::fs::read_to_string(file).unwrap_or_default();
+    match meta.mode() & WRITE {
+        0 => None,
+        mode if mode & 0o002 != 0 => Some("everybody"),
+        _ if is_private(meta.uid(), meta.gid(), &read("/etc/passwd"), &read("/etc/group")) => None,
+        _ => Some("its group"),
+    }
+}
+
+/// Whether a group is one user's alone, as many systems make one for each user: nobody else has it as their first group, and it has no other
+/// members (passwd(5), group(5)). Where these files don't know both, it isn't known to be.
+fn is_private(user: u32, group: u32, passwd: &str, groups: &str) -> bool {
+    let number = |text: Option<&&str>| text.and_then(|text| text.parse::<u32>().ok());
+    let users: Vec<Vec<&str>> = passwd.lines().map(|line| line.split(':').collect()).collect();
+    let Some(own) = users.iter().find(|fields| number(fields.get(2)) == Some(user)) else { return false };
+    let mut first = users.iter().filter(|fields| number(fields.get(3)) == Some(group));
+    let is_first = first.next().is_some_and(|fields| number(fields.get(2)) == Some(user)) && first.next().is_none();
+    let mut lines = groups.lines().map(|line| line.split(':').collect::<Vec<_>>());
+    let members = lines.find(|fields| number(fields.get(2)) == Some(group)).and_then(|fields| fields.get(3).copied());
+    let Some(members) = members else { return false };
+    is_first && members.split(',').all(|member| member.is_empty() || Some(&member) == own.first())
 }
 
 fn room(place: &Place, there: &Path, report: &mut Report) {
@@ -307,6 +357,33 @@ mod tests {
         assert_eq!(kind("/data/app.db").0, "fuse.sshfs", "the later one hides the other");
         assert!(kind("/ro/x").1.split(',').any(|option| option == "ro"));
         assert!(mount(Path::new("/x"), "").is_none());
+    }
+
+    #[test]
+    fn what_a_mount_takes_away_is_told() {
+        let levels = |options: &str| {
+            let mut report = Report::default();
+            let place = Place { name: "place".into(), path: "/x".into(), is_database: true };
+            mounted(&place, options, &mut report);
+            report.findings.iter().map(|finding| finding.level).collect::<Vec<_>>()
+        };
+        assert_eq!(levels("rw,relatime,rw,errors=remount-ro"), []);
+        for options in ["ro,relatime,rw", "rw,ro", "rw,rw,nobarrier", "rw,rw,barrier=0"] {
+            assert_eq!(levels(options), [Level::Problem], "{options}");
+        }
+    }
+
+    #[test]
+    fn a_group_of_one_user_is_known() {
+        let passwd = "root:x:0:0::/root:/bin/sh\nann:x:1000:1000::/:\nbert:x:1001:1001::/:\neve:x:1002:1001::/:\n";
+        let groups = "ann:x:1000:\nbert:x:1001:\nops:x:50:ann,bert\n";
+        let is = |user, group| is_private(user, group, passwd, groups);
+        assert!(is(1000, 1000));
+        assert!(!is(1001, 1001), "it is another one's first group, too");
+        assert!(!is(1000, 50), "it has members");
+        assert!(!is(1000, 7) && !is(7, 1000), "not known");
+        assert!(!is_private(1000, 1000, passwd, "ann:x:1000:bert\n"));
+        assert!(is_private(1000, 1000, passwd, "ann:x:1000:ann\n"));
     }
 
     #[test]

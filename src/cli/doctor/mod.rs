@@ -50,6 +50,12 @@ Examples:
 pub struct DoctorArgs {
     #[command(flatten)]
     setup: SetupArgs,
+    /// Its data listener, where that is told to `fencegate serve` by a flag.
+    #[arg(long, value_name = "ADDR", env = "FENCEGATE_LISTEN")]
+    listen: Option<String>,
+    /// Its admin listener.
+    #[arg(long, value_name = "ADDR", env = "FENCEGATE_ADMIN")]
+    admin: Option<String>,
     /// Who issues the tokens of resources that don't ask: etcd://HOST:PORT,... Their marks are compared with it.
     #[arg(long, value_name = "URL")]
     issuer: Option<String>,
@@ -67,7 +73,9 @@ pub struct DoctorArgs {
 /// A configuration that is wrong; [`Failure::Exit`] with status 1 where problems were found.
 pub fn run(args: &DoctorArgs, from: FromFlags, out: &mut dyn Write) -> Result<(), Failure> {
     // A listener without protection is a finding, not the end.
-    let config = args.setup.configuration(from, Overrides { allow_insecure: true, ..Overrides::default() })?;
+    let (listen, admin) = (args.listen.clone(), args.admin.clone());
+    let config =
+        args.setup.configuration(from, Overrides { listen, admin, allow_insecure: true, ..Overrides::default() })?;
     let mut report = Report::default();
     let places = places(&config);
     for place in &places {
@@ -81,7 +89,7 @@ pub fn run(args: &DoctorArgs, from: FromFlags, out: &mut dyn Write) -> Result<()
         }
     }
     coordinator::check(&config, args.issuer.as_deref(), &mut report)?;
-    access::check(&config, args.setup.file(), &mut report);
+    access::check(&config, args.setup.file(), &seen, &mut report);
     clock::check(&mut report);
     match args.json {
         true => writeln!(out, "{}", report.json())?,

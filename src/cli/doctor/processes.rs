@@ -1,7 +1,8 @@
 //! Who has a file or a connection open, by `/proc` (proc(5)). Of other users' processes only root sees it.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs;
+use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -9,6 +10,9 @@ use std::path::{Path, PathBuf};
 use crate::config::{Config, KindConfig};
 use crate::coordinator::embedded::store::LOCK_FILE_NAME as ELECTIONS_LOCK;
 use crate::resource::http::store::LOCK_NAME as FENCES_LOCK;
+use crate::resource::sqlite::store::LOCK_ENDING;
+use crate::server::descriptors::fit;
+use crate::server::threads;
 
 use super::finding::Report;
 
@@ -54,17 +58,21 @@ pub struct Connection {
 pub fn look(config: &Config) -> Seen {
     let mut seen = Seen { connections: connections(), ..Seen::default() };
     let locks: HashSet<FileId> = locks(config).iter().filter_map(|path| id(path)).collect();
-    let mut wanted: HashSet<FileId> =
-        databases(config).iter().flat_map(|(_, file)| with_log(file)).filter_map(|file| id(&file)).collect();
+    let mut wanted: HashSet<FileId> = databases(config).iter().filter_map(|(_, file)| id(file)).collect();
     wanted.extend(&locks);
     let own = std::process::id();
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()).filter(|pid| *pid != own) else {
             continue;
         };
-        let Ok(open) = fs::read_dir(entry.path().join("fd")) else {
-            seen.hidden += 1;
-            continue;
+        let open = match fs::read_dir(entry.path().join("fd")) {
+            Ok(open) => open,
+            // It has ended meanwhile.
+            Err(error) if error.kind() == ErrorKind::NotFound => continue,
+            Err(_) => {
+                seen.hidden += 1;
+                continue;
+            }
         };
         let name = fs::read_to_string(entry.path().join("comm")).unwrap_or_default().trim().to_owned();
         for file in open.flatten() {
@@ -94,26 +102,21 @@ impl Seen {
         self.holders.entry(id).or_default().push(Holder { pid, name: name.to_owned(), can_write });
     }
 
+    /// Where the gate listens that runs.
+    pub fn gate_listens(&self) -> BTreeSet<SocketAddr> {
+        let is_gates = |one: &&Connection| self.sockets.get(&one.socket).is_some_and(|pid| self.gates.contains(pid));
+        self.connections.iter().filter(|one| one.is_listener).filter(is_gates).map(|one| one.local).collect()
+    }
+
     /// The process that has this connection and isn't the gate, as people name it.
     pub fn stranger(&self, connection: &Connection) -> Option<String> {
         let pid = self.sockets.get(&connection.socket).filter(|pid| !self.gates.contains(pid))?;
         Some(format!("process {pid} ({})", self.names.get(pid).map_or("?", String::as_str)))
     }
-
-    /// Whether everything could be seen.
-    pub fn is_complete(&self) -> bool {
-        self.hidden == 0
-    }
 }
 
 fn id(path: &Path) -> Option<FileId> {
     fs::metadata(path).ok().map(|meta| (meta.dev(), meta.ino()))
-}
-
-fn with_log(file: &Path) -> [PathBuf; 2] {
-    let mut log = file.as_os_str().to_owned();
-    log.push("-wal");
-    [file.to_owned(), log.into()]
 }
 
 fn databases(config: &Config) -> Vec<(&str, &Path)> {
@@ -127,7 +130,7 @@ fn databases(config: &Config) -> Vec<(&str, &Path)> {
 fn locks(config: &Config) -> Vec<PathBuf> {
     let beside = |file: &Path| {
         let mut name = file.canonicalize().unwrap_or_else(|_| file.to_owned()).into_os_string();
-        name.push("-fencegate.lock");
+        name.push(LOCK_ENDING);
         PathBuf::from(name)
     };
     let own = [FENCES_LOCK, ELECTIONS_LOCK].map(|name| config.data_dir.join(name));
@@ -139,20 +142,43 @@ pub fn check(config: &Config, seen: &Seen, report: &mut Report) {
     for (name, file) in databases(config) {
         open_by(name, file, seen, report);
     }
-    if !seen.is_complete() {
-        let what = format!(
-            "{} processes of other users can't be looked into; run this as root to see theirs, too",
-            seen.hidden
-        );
-        report.unknown("processes", "open files", what);
+    if let Some(why) = unseen(seen.hidden) {
+        report.unknown("processes", "open files", why);
     }
     descriptors(config, seen, report);
+}
+
+/// The first process numbers are those of the whole machine (`PROC_PID_INIT_INO` in Linux).
+const ALL_PROCESSES: &str = "pid:[4026531836]";
+
+/// Why not all processes of the machine could be looked into. `None`: all could.
+fn unseen(hidden: usize) -> Option<String> {
+    let mountinfo = fs::read("/proc/self/mountinfo").unwrap_or_default();
+    let options =
+        super::files::mount(Path::new("/proc"), &String::from_utf8_lossy(&mountinfo)).map(|(_, options)| options);
+    // With it, whoever isn't root sees nothing of others' processes at all.
+    let hides = ["hidepid=2", "hidepid=invisible", "hidepid=4", "hidepid=ptraceable"];
+    let is_hidden = options.is_some_and(|options| options.split(',').any(|option| hides.contains(&option)));
+    let own = fs::read_link("/proc/self/ns/pid").unwrap_or_default();
+    if hidden > 0 {
+        Some(format!("{hidden} processes of other users can't be looked into; run this as root to see theirs, too"))
+    } else if is_hidden && !rustix::process::geteuid().is_root() {
+        Some(
+            "processes of other users are hidden (/proc is mounted with hidepid); run this as root to see theirs, too"
+                .into(),
+        )
+    } else if own.as_os_str() != ALL_PROCESSES {
+        Some("only processes of this container are seen; run this on the machine itself to see the others, too".into())
+    } else {
+        None
+    }
 }
 
 fn open_by(name: &str, file: &Path, seen: &Seen, report: &mut Report) {
     const CHECK: &str = "open";
     let subject = format!("database of {name} ({})", file.display());
-    let all = with_log(file).into_iter().filter_map(|file| seen.holders.get(&id(&file)?)).flatten();
+    // By the database itself: SQLite opens the log for writing also where somebody only reads.
+    let all = id(file).and_then(|file| seen.holders.get(&file)).into_iter().flatten();
     let others: Vec<&Holder> = all.filter(|holder| !seen.gates.contains(&holder.pid)).collect();
     let mut writers: Vec<String> = others
         .iter()
@@ -163,7 +189,8 @@ fn open_by(name: &str, file: &Path, seen: &Seen, report: &mut Report) {
     writers.dedup();
     if writers.is_empty() {
         let readers = if others.is_empty() { "" } else { " for writing" };
-        return report.good(CHECK, subject, format!("no process but the gate has it open{readers}"));
+        let seen = if unseen(seen.hidden).is_none() { "" } else { " that can be seen" };
+        return report.good(CHECK, subject, format!("no process{seen} but the gate has it open{readers}"));
     }
     report.problem(
         CHECK,
@@ -173,9 +200,6 @@ fn open_by(name: &str, file: &Path, seen: &Seen, report: &mut Report) {
     );
 }
 
-/// Descriptors that a gate has besides its connections.
-const BESIDES: u64 = 256;
-
 fn descriptors(config: &Config, seen: &Seen, report: &mut Report) {
     const CHECK: &str = "descriptors";
     let gate = seen.gates.iter().next();
@@ -184,21 +208,21 @@ fn descriptors(config: &Config, seen: &Seen, report: &mut Report) {
     let subject =
         if gate.is_some() { "open files of the running gate" } else { "open files of a gate started like this" };
     let limits = fs::read_to_string(limits).unwrap_or_default();
-    let soft = limits
-        .lines()
-        .find_map(|line| line.strip_prefix("Max open files")?.split_whitespace().next()?.parse::<u64>().ok());
-    let Some(soft) = soft else { return report.unknown(CHECK, subject, "their limit can't be seen, or there is none") };
-    let has_upstreams = config.resources.iter().any(|resource| matches!(resource.kind, KindConfig::Http(_)));
-    // One for each connection of a client, on both listeners, and one to an upstream for each that is in work.
-    let each = if has_upstreams { 3 } else { 2 };
-    let wanted = (config.limits.connections as u64).saturating_mul(each).saturating_add(BESIDES);
-    match soft < wanted {
-        false => report.good(CHECK, subject, format!("{soft} are allowed, {wanted} may be needed")),
+    // The second is the hard limit, to which a gate raises its own.
+    let hard = limits.lines().find_map(|line| line.strip_prefix("Max open files")?.split_whitespace().nth(1));
+    let Some(hard) = hard.and_then(|hard| hard.parse::<usize>().ok()) else {
+        return report.unknown(CHECK, subject, "their limit can't be seen, or there is none");
+    };
+    let (mut fitting, mut resources) = (config.limits.clone(), config.resources.clone());
+    fit(&mut fitting, &mut resources, threads(), hard);
+    let (wanted, fits) = (config.limits.connections, fitting.connections);
+    match fits < wanted {
+        false => report.good(CHECK, subject, format!("{hard} are allowed, enough for {wanted} connections")),
         true => report.warning(
             CHECK,
             subject,
-            format!("{soft} are allowed, and {} connections on each listener may need {wanted}", config.limits.connections),
-            "raise the limit (LimitNOFILE= in a unit of systemd, ulimit -n in a shell), or lower `connections` in [limits]",
+            format!("{hard} are allowed, enough for {fits} connections of {wanted} that there may be"),
+            "raise the hard limit (LimitNOFILE= in a unit of systemd, ulimit -Hn in a shell), or lower `connections` in [limits]",
         ),
     }
 }

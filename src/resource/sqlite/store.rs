@@ -51,6 +51,9 @@ pub fn migrate(file: &Path, busy: std::time::Duration) -> Result<(), OpenError> 
     }
 }
 
+/// What is behind a database's name in that of its lock.
+pub const LOCK_ENDING: &str = "-fencegate.lock";
+
 /// Locks the database file against a second gate, through a file of its own beside it (`NAME-fencegate.lock`).
 ///
 /// # Errors
@@ -58,7 +61,7 @@ pub fn migrate(file: &Path, busy: std::time::Duration) -> Result<(), OpenError> 
 pub fn lock(database: &Path) -> Result<LockFile, OpenError> {
     let file = absolute(database);
     let mut name = file.clone().into_os_string();
-    name.push("-fencegate.lock");
+    name.push(LOCK_ENDING);
     LockFile::take(Path::new(&name)).map_err(|error| match error {
         LockError::Held { path, holder } => OpenError::Locked { file, holder, lock: path },
         LockError::Io { path, source } => OpenError::File { file: path, why: source.to_string() },

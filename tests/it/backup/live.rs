@@ -159,43 +159,6 @@ fn the_same_judge_finds_a_file_that_was_merely_copied() {
 }
 
 #[test]
-fn a_backup_that_is_killed_is_none() {
-    let world = World::new();
-    let gate = world.gate();
-    let mut client = gate.client();
-    assert_eq!(write(&mut client, 1, "CREATE TABLE log (filler)").status, 200);
-    // Large enough that copying it takes a moment.
-    let fill = "INSERT INTO log SELECT randomblob(1000) FROM (WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n WHERE i < 20000) SELECT i FROM n)";
-    assert_eq!(write(&mut client, 1, fill).status, 200);
-    let folder = world.path("backup");
-    let text = folder.to_str().expect("UTF-8");
-    let partial = world.path("backup.partial");
-    for stage in ["being-written.lock", "resource-app.db", "fences.db", "gate.db", "manifest.json"] {
-        let mut child = world.begin(&["backup", text]);
-        until("it has come so far", || {
-            partial.join(stage).exists() || folder.exists() || child.try_wait().expect("it can be asked").is_some()
-        });
-        let _ = child.kill();
-        let ended = child.wait().expect("it can be waited for");
-        assert_eq!(folder.exists(), ended.success() || folder.join("manifest.json").exists(), "{stage}");
-        if folder.exists() {
-            // It was quicker than the hand that kills it: then it is whole.
-            assert_eq!(world.run(&["restore", "--check", text]).status, 0, "{stage}");
-            std::fs::remove_dir_all(&folder).expect("removed");
-        }
-    }
-    world.backup("backup");
-    assert!(!partial.exists(), "what was left is cleared away");
-    assert_eq!(world.run(&["restore", "--check", text]).status, 0);
-    let again = world.run(&["backup", text]);
-    assert!(again.status == 1 && again.err.contains("never written over"), "{again:?}");
-    std::fs::create_dir(&partial).expect("made");
-    std::fs::write(partial.join("letters.txt"), "mine").expect("written");
-    let strange = world.run(&["backup", text]);
-    assert_eq!(strange.status, 1, "{strange:?}");
-}
-
-#[test]
 fn what_isn_t_there_is_not_backed_up_in_silence() {
     let world = World::new();
     let said = world.run(&["backup", world.path("b").to_str().expect("UTF-8")]);

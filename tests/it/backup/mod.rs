@@ -1,13 +1,17 @@
 //! Backups of a gate that runs, and what is restored from them.
 
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output, Stdio};
 
 use serde_json::{Value, json};
 
 use crate::process::{Answer, Client, Gate, PROGRAM};
 
+mod asked;
+#[cfg(debug_assertions)]
+mod killed;
 mod live;
+mod places;
 mod restore;
 
 /// A gate before a database (fences `app`, and `jobs` of a table) and an HTTP service that nobody has to be: claims are enough to raise marks.
@@ -17,12 +21,21 @@ pub struct World {
 
 impl World {
     pub fn new() -> World {
-        let dir = tempfile::tempdir().expect("a directory");
         let config = "data_dir = \"data\"
             [[resource]]\nname = \"app\"\nkind = \"sqlite\"\nfile = \"app.db\"\ntables = { \"jobs\" = \"jobs\" }
             [[resource]]\nname = \"stock\"\nkind = \"http\"\nupstream = \"http://127.0.0.1:9\"\nfence = \"stock/{1}\"\nsettle = \"200ms\"\n";
+        World::with(config)
+    }
+
+    pub fn with(config: &str) -> World {
+        let dir = tempfile::tempdir().expect("a directory");
         std::fs::write(dir.path().join("gate.toml"), config).expect("written");
         World { dir }
+    }
+
+    /// One like this, with all its files.
+    pub fn copy(&self) -> World {
+        World { dir: crate::process::copy_dir(self.dir()) }
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -59,9 +72,10 @@ impl World {
         folder
     }
 
-    /// Starts a backup to this folder, and doesn't wait for it.
-    pub fn begin(&self, args: &[&str]) -> Child {
-        self.command(args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it runs")
+    pub fn restore(&self, args: &[&str]) -> Said {
+        let backup = self.path("backup");
+        let args: Vec<&str> = ["restore", backup.to_str().expect("UTF-8")].iter().chain(args).copied().collect();
+        self.run(&args)
     }
 }
 
