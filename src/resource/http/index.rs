@@ -82,6 +82,25 @@ pub struct Index<T> {
     count: Mutex<u32>,
 }
 
+/// A fence's number and hash, for [`Index::fill`]: in the order of the list, and small, since millions are needed at once.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Listed(u64);
+
+impl Listed {
+    /// Of this fence.
+    pub fn new(id: u32, hash: u32) -> Listed {
+        Listed(u64::from(hash.reverse_bits()) << 32 | u64::from(id))
+    }
+
+    fn id(&self) -> u32 {
+        self.0 as u32
+    }
+
+    fn hash(&self) -> u32 {
+        ((self.0 >> 32) as u32).reverse_bits()
+    }
+}
+
 fn fence_key(hash: u32) -> u64 {
     u64::from(hash.reverse_bits()) << 1 | 1
 }
@@ -200,8 +219,9 @@ impl<T: Linked> Index<T> {
         self.insert_behind(SHORTCUT | shortcut, id, &link.next, fence_key(hash));
     }
 
-    /// Adds many to an empty table, each with its hash: in the order of the list, so that nothing is looked for.
-    pub fn fill(&self, fences: &[(u32, u32)]) {
+    /// Adds many to an empty table: in the order of the list, so that nothing is looked for. They are sorted where they are: what a start
+    /// takes besides, the process keeps.
+    pub fn fill(&self, mut fences: Vec<Listed>) {
         let mut count = self.count.lock().unwrap_or_else(PoisonError::into_inner);
         assert_eq!(*count, 0, "only an empty table is filled");
         *count = u32::try_from(fences.len()).expect("numbers of fences have 32 bits");
@@ -209,14 +229,11 @@ impl<T: Linked> Index<T> {
             self.double();
         }
         let size = self.size.load(Ordering::Relaxed);
-        let mut sorted: Vec<u64> =
-            fences.iter().map(|(hash, id)| u64::from(hash.reverse_bits()) << 32 | u64::from(*id)).collect();
-        sorted.sort_unstable();
+        fences.sort_unstable();
         let mut shortcuts = (1..size).map(|number| number.reverse_bits() >> (32 - size.ilog2())).peekable();
         let mut last = self.shortcut(0);
-        for fence in sorted {
-            let (hash, id) = ((fence >> 32) as u32, fence as u32);
-            let hash = hash.reverse_bits();
+        for fence in fences {
+            let (hash, id) = (fence.hash(), fence.id());
             while let Some(shortcut) = shortcuts.next_if(|shortcut| shortcut_key(*shortcut) < fence_key(hash)) {
                 last.store(SHORTCUT | shortcut, Ordering::Release);
                 last = self.shortcut(shortcut);
@@ -298,8 +315,7 @@ mod tests {
     fn filled_at_once_it_is_the_same() {
         for (number, more) in [(0, 100), (1, 1), (1000, 5000), (30_000, 3)] {
             let index = Index::<Link>::with_room(number);
-            let all: Vec<(u32, u32)> = (0..number).map(|id| (hash(id), id)).collect();
-            index.fill(&all);
+            index.fill((0..number).map(|id| Listed::new(id, hash(id))).collect());
             for id in number..number + more {
                 assert!(!has(&index, id), "{id}");
                 index.insert(id, hash(id));

@@ -14,6 +14,7 @@ use crate::lock::LockFile;
 
 use super::entry::{Entry, Flag};
 use super::fences::Scope;
+use super::index::Listed;
 use super::journal::{Before, Journal};
 use super::state::{Numbers, ScopeState, Shared};
 use super::store::{JOURNAL_NAME, OpenError, Row, Store};
@@ -55,7 +56,7 @@ pub fn load(dir: &Path, scopes: Vec<Scope>) -> Result<Loaded, OpenError> {
     let shared = Shared::new(scopes, journal, store.numbers);
     let mut numbers = Numbers { next: store.numbers, free: Vec::new() };
     let mut holders = HashMap::new();
-    let mut hashes = Vec::with_capacity(store.numbers as usize);
+    let mut listed = Vec::with_capacity(store.numbers as usize);
     let (mut expected, mut dirty, mut damaged) = (0, 0_u64, None);
     store.load(|row| {
         if row.fence.is_empty() || row.fence.len() > 255 || !row.fence.bytes().all(is_fence_byte) {
@@ -64,12 +65,12 @@ pub fn load(dir: &Path, scopes: Vec<Scope>) -> Result<Loaded, OpenError> {
         }
         numbers.free.extend(expected..row.id);
         expected = row.id + 1;
-        dirty += u64::from(restore(&shared, &mut holders, &mut hashes, &row, before));
+        dirty += u64::from(restore(&shared, &mut holders, &mut listed, &row, before));
     })?;
     if let Some(fence) = damaged {
         return Err(OpenError::file(&store.file, &format!("{fence:?} is no name of a fence")));
     }
-    shared.index.fill(&hashes);
+    shared.index.fill(listed);
     match before {
         Before::Clean => {}
         Before::Crashed => {
@@ -91,7 +92,7 @@ pub fn load(dir: &Path, scopes: Vec<Scope>) -> Result<Loaded, OpenError> {
 fn restore(
     shared: &Shared,
     holders: &mut HashMap<String, Holder>,
-    hashes: &mut Vec<(u32, u32)>,
+    listed: &mut Vec<Listed>,
     row: &Row<'_>,
     before: Before,
 ) -> bool {
@@ -113,7 +114,7 @@ fn restore(
         let why = "the gate did not stop cleanly, and a write may have been in flight";
         shared.quarantine_began(row.id, &mut entry, blocked, why);
     }
-    hashes.push((shared.put(row.id, entry), row.id));
+    listed.push(Listed::new(row.id, shared.put(row.id, entry)));
     was_dirty
 }
 
