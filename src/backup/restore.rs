@@ -335,6 +335,8 @@ fn put(file: &Move<'_>, there: There) -> Result<Option<PathBuf>, BackupError> {
         // Of the time before. The store has a new number, so it wouldn't be believed in any case.
         remove_all(&folder.join(fences::JOURNAL_NAME), &[""])?;
     }
+    // On disk, before the other is: no file system has to keep the order of names.
+    sync_folder(folder)?;
     fail::at(Point::RestoreCleared);
     fs::rename(staged, target).map_err(failed)?;
     sync_folder(folder)?;

@@ -81,6 +81,9 @@ enum How {
 const EVERY_WAY: [How; 7] =
     [How::Whole, How::Lines, How::Batch, How::Cursor, How::Script, How::Stored, How::Transaction];
 
+/// What else happens to a database.
+pub type Besides<'a> = &'a dyn Fn(&Path, &str) -> Checked;
+
 /// A gate before a database, and what stands in it.
 pub struct World {
     runtime: Runtime,
@@ -218,12 +221,21 @@ impl World {
     /// # Errors
     /// The damage.
     pub fn holds(&mut self, input: &[u8]) -> Checked {
+        self.holds_where(input, &|_, _| Ok(()))
+    }
+
+    /// The same, where something else happens to the database besides, that is told what was sent: for controls.
+    ///
+    /// # Errors
+    /// The damage.
+    pub fn holds_where(&mut self, input: &[u8], besides: Besides<'_>) -> Checked {
         let [who, how, sql @ ..] = input else { return Ok(()) };
         let chosen = |byte: u8, of: usize| usize::from(byte.wrapping_sub(b'0')) % of;
         let who = EVERYBODY[chosen(*who, EVERYBODY.len())];
         let how = EVERY_WAY[chosen(*how, EVERY_WAY.len())];
         let sql = String::from_utf8_lossy(&sql[..sql.len().min(SQL_BYTES_MAX)]);
         self.run(who, how, &sql)?;
+        besides(&self.file, &sql)?;
         self.inputs += 1;
         let (is_same, damage) = self.look_again(who)?;
         if !is_same || damage.is_some() || self.inputs > INPUTS_MAX {

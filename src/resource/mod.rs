@@ -27,6 +27,7 @@ use crate::problem::Problem;
 pub mod headers;
 pub mod http;
 pub mod issuer;
+pub mod opening;
 pub mod received;
 pub mod records;
 pub mod refusals;

@@ -201,6 +201,30 @@ fn what_isn_t_there_is_said() {
     place.doctor(&[]).never("there", "", "unknown");
 }
 
+/// As a user who may not look into the folders.
+#[test]
+fn what_can_t_be_looked_at_is_said() {
+    use std::os::unix::process::CommandExt;
+    let place = Place::new();
+    drop(place.gate());
+    let closed = place.path("data");
+    std::fs::set_permissions(place.dir.path(), Permissions::from_mode(0o755)).expect("changed");
+    std::fs::rename(place.path("app.db"), closed.join("app.db")).expect("moved");
+    std::fs::set_permissions(&closed, Permissions::from_mode(0o700)).expect("changed");
+    let mut command = Command::new(PROGRAM);
+    command.args(["doctor", "--json", "--sqlite", text(&closed.join("app.db")), "--data-dir", text(&closed)]);
+    command.args(["--issuer", "etcd://127.0.0.1:9?timeout=100ms"]).current_dir("/").uid(65_534).gid(65_534);
+    match command.output() {
+        Ok(output) if !output.stdout.is_empty() => {
+            let found = Found::of(&output);
+            found.expect("there", "database", "unknown", "it can't be looked at (Permission denied");
+            found.never("there", "data directory", "unknown");
+        }
+        // Who isn't root can be nobody else, and nobody else may be able to run this program.
+        other => eprintln!("SKIPPED: what_can_t_be_looked_at_is_said: {other:?}"),
+    }
+}
+
 #[test]
 fn file_systems_that_keep_nothing_are_found() {
     // In memory on every Linux.

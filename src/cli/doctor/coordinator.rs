@@ -94,7 +94,7 @@ async fn ask(
 fn marks(config: &Config, resource: &ResourceConfig) -> Result<Vec<(FenceName, Token)>, String> {
     let mut marks = Vec::new();
     let mut read = |file: &Path, table: &str, owns: &dyn Fn(&FenceName) -> bool| -> Result<(), String> {
-        if !file.exists() {
+        if !file.try_exists().map_err(|error| error.to_string())? {
             return Ok(());
         }
         let conn: Connection = connect(file, Access::Read, Duration::from_secs(1)).map_err(|error| error.message)?;

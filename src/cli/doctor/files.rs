@@ -22,12 +22,13 @@ const SYNCS: usize = 15;
 /// Checks one place.
 pub fn check(place: &Place, report: &mut Report) {
     let there = nearest(&place.path);
-    if !place.path.exists() {
-        let what = format!(
-            "it isn't there yet: a gate that is started like this makes it. What follows is about {}",
-            there.display()
-        );
-        report.unknown("there", &place.name, what);
+    let why = match place.path.try_exists() {
+        Ok(true) => None,
+        Ok(false) => Some("it isn't there yet: a gate that is started like this makes it".to_owned()),
+        Err(error) => Some(format!("it can't be looked at ({error}): run this as root, or as the gate's own user")),
+    };
+    if let Some(why) = why {
+        report.unknown("there", &place.name, format!("{why}. What follows is about {}", there.display()));
     }
     file_system(place, &there, report);
     rights(&place.name, &place.path, place.is_database, report);

@@ -9,8 +9,10 @@ use rusqlite::{Connection, ErrorCode, OptionalExtension as _, ffi, params};
 use crate::fail::{self, Point};
 use crate::fence::{Holder, Mark, Token};
 use crate::files::{self, Place};
-use crate::lock::{LockError, LockFile};
+use crate::lock::LockFile;
 use crate::resource::Look;
+use crate::resource::opening;
+pub use crate::resource::opening::OpenError;
 use crate::resource::records::{self, Line};
 use crate::resource::refusals::{Knocks, Presenter};
 use crate::resource::sqlite::db::{Access, connect};
@@ -30,50 +32,8 @@ pub const FILE_NAME: &str = "fences.db";
 pub const JOURNAL_NAME: &str = "fences.journal";
 /// Held locked while a gate has the two.
 pub const LOCK_NAME: &str = "fences.lock";
-/// The table in which refinery keeps which migrations were run.
-const MIGRATIONS_TABLE: &str = "fencegate_migrations";
 /// How long to wait for another connection that writes to the database.
 const BUSY: Duration = Duration::from_millis(500);
-
-/// Why the fences of a data directory can't be opened.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum OpenError {
-    /// Another gate has them.
-    #[error("{file} is in use by another gate ({holder}); stop that one first, or give this one another --data-dir (lock: {lock})",
-        file = file.display(), lock = lock.display())]
-    Locked {
-        /// The database file.
-        file: PathBuf,
-        /// What the other gate wrote about itself.
-        holder: String,
-        /// The lock file.
-        lock: PathBuf,
-    },
-    /// They were written by a newer fencegate.
-    #[error("{file} was written by a newer fencegate (it has schema {migration}); use that version or a later one",
-        file = file.display())]
-    Newer {
-        /// The database file.
-        file: PathBuf,
-        /// The migration that this program doesn't know.
-        migration: String,
-    },
-    /// A file can't be used.
-    #[error("{file} can't be opened: {why}", file = file.display())]
-    File {
-        /// The file.
-        file: PathBuf,
-        /// What SQLite or the operating system said.
-        why: String,
-    },
-}
-
-impl OpenError {
-    /// This file can't be used.
-    pub fn file(file: &Path, why: &impl ToString) -> OpenError {
-        OpenError::File { file: file.to_owned(), why: why.to_string() }
-    }
-}
 
 /// One mark as it is stored.
 #[derive(Debug)]
@@ -142,20 +102,6 @@ pub struct Store {
     pub lock: LockFile,
 }
 
-fn migrate(file: &Path, conn: &mut Connection) -> Result<(), OpenError> {
-    let mut runner = embedded::migrations::runner().set_abort_divergent(true).set_abort_missing(true).set_grouped(true);
-    runner.set_migration_table_name(MIGRATIONS_TABLE);
-    match runner.run(conn) {
-        Ok(_) => Ok(()),
-        Err(error) => Err(match error.kind() {
-            refinery::error::Kind::MissingVersion(migration) => {
-                OpenError::Newer { file: file.to_owned(), migration: migration.to_string() }
-            }
-            _ => OpenError::file(file, &error),
-        }),
-    }
-}
-
 /// The number of the store, made where it has none yet.
 fn store_id(conn: &Connection) -> rusqlite::Result<StoreId> {
     let known: Option<StoreId> = conn.query_row("SELECT id FROM store", [], |row| row.get(0)).optional()?;
@@ -176,14 +122,11 @@ impl Store {
     pub fn open(dir: &Path) -> Result<Store, OpenError> {
         files::make_dir(dir).map_err(|error| OpenError::file(dir, &error))?;
         let file = dir.join(FILE_NAME);
-        let lock = LockFile::take(&dir.join(LOCK_NAME)).map_err(|error| match error {
-            LockError::Held { path, holder } => OpenError::Locked { file: file.clone(), holder, lock: path },
-            LockError::Io { path, source } => OpenError::file(&path, &source),
-        })?;
+        let lock = opening::lock(&file, &dir.join(LOCK_NAME), "--data-dir")?;
         let cannot = |error: SqliteError| OpenError::file(&file, &error.message);
         let mut writer = connect(&file, Access::Write, BUSY).map_err(cannot)?;
         files::resync(&writer, &file).map_err(|error| OpenError::file(&file, &error))?;
-        migrate(&file, &mut writer)?;
+        opening::migrate(&file, &mut writer, embedded::migrations::runner())?;
         let reader = connect(&file, Access::Read, BUSY).map_err(cannot)?;
         let id = store_id(&writer).map_err(|error| OpenError::file(&file, &error))?;
         let highest = "SELECT ifnull(max(id), 0) FROM mark";

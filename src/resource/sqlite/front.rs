@@ -29,7 +29,7 @@ use super::answers::{Delivery, Waiting};
 use super::asked::{self, Asked, Endpoint};
 use super::believe::Entered;
 use super::db::Db;
-use super::fences::{FenceSet, TableFences};
+use super::fences::{FENCES_MAX, FenceSet, TableFences};
 use super::hrana::{self, Pipeline, Version};
 use super::once::key::Key;
 use super::once::unusable;
@@ -71,12 +71,12 @@ impl Sqlite {
     /// [`OpenError`].
     pub fn open(options: Options) -> Result<Sqlite, OpenError> {
         let Options { name, file, fence, tables, limits, enforce, trust } = options;
-        let fences = TableFences::new(fence, &tables).ok_or(OpenError::TooManyFences)?;
+        let fences = TableFences::new(fence, &tables).ok_or(OpenError::TooManyFences { max: FENCES_MAX })?;
         let lock = store::lock(&file)?;
         store::migrate(&file, limits.lock_wait)?;
         let readers = limits.readers;
         let shared = Arc::new(Shared::new(name, file, fences, limits, enforce, trust));
-        let cannot = |why: String| OpenError::File { file: shared.file.clone(), why };
+        let cannot = |why: String| OpenError::file(&shared.file, &why);
         let writer = Writer::open(&shared).map_err(|error| cannot(error.message))?;
         let admin = reader::open(&shared).map_err(|error| cannot(error.message))?;
         let start =

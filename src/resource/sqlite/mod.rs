@@ -53,6 +53,8 @@ pub use front::Sqlite;
 pub use limits::Limits;
 pub use sandbox::RESERVED;
 
+pub use crate::resource::opening::OpenError;
+
 /// What to open.
 #[derive(Clone)]
 #[allow(missing_debug_implementations, reason = "who is asked is a trait object")]
@@ -72,42 +74,6 @@ pub struct Options {
     pub enforce: bool,
     /// Who is asked before a mark rises.
     pub trust: Trust,
-}
-
-/// Why a database can't be opened.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum OpenError {
-    /// Another gate has it.
-    #[error("{file} is in use by another gate ({holder}); stop that one first, or give this one another file (lock: {lock})",
-        file = file.display(), lock = lock.display())]
-    Locked {
-        /// The database file.
-        file: PathBuf,
-        /// What the other gate wrote about itself.
-        holder: String,
-        /// The lock file.
-        lock: PathBuf,
-    },
-    /// It was written by a newer fencegate.
-    #[error("{file} was written by a newer fencegate (it has schema {migration}); use that version or a later one",
-        file = file.display())]
-    Newer {
-        /// The database file.
-        file: PathBuf,
-        /// The migration that this program doesn't know.
-        migration: String,
-    },
-    /// The file can't be used.
-    #[error("{file} can't be opened: {why}", file = file.display())]
-    File {
-        /// The file.
-        file: PathBuf,
-        /// What SQLite or the operating system said.
-        why: String,
-    },
-    /// More fences than one database can have.
-    #[error("one database has at most {} fences, its own included", fences::FENCES_MAX)]
-    TooManyFences,
 }
 
 /// Used by several threads.

@@ -9,8 +9,9 @@ use crate::fail::{self, Point};
 use crate::fence::ledger::Change;
 use crate::fence::{Claim, FenceName, Ledger, Mark, Refusal};
 use crate::files;
-use crate::lock::{LockError, LockFile};
+use crate::lock::LockFile;
 use crate::resource::Event;
+use crate::resource::opening;
 use crate::resource::records::{self, Line};
 use crate::resource::refusals::{Knocks, Presenter};
 
@@ -23,32 +24,17 @@ mod embedded {
     refinery::embed_migrations!("migrations/sqlite");
 }
 
-/// The table in which refinery keeps which migrations were run.
-const MIGRATIONS_TABLE: &str = "fencegate_migrations";
-
 /// Opens the database file, brings its schema up to date, and checks that this program knows the schema.
 ///
 /// # Errors
 /// [`OpenError`]: what can't be opened, and why.
 pub fn migrate(file: &Path, busy: std::time::Duration) -> Result<(), OpenError> {
-    let cannot = |error: SqliteError| OpenError::File { file: file.to_owned(), why: error.message };
-    let mut conn = db::connect(file, Access::Write, busy).map_err(cannot)?;
+    let mut conn = db::connect(file, Access::Write, busy).map_err(|error| OpenError::file(file, &error.message))?;
     fail::at(Point::SqliteOpened);
-    files::resync(&conn, file).map_err(|error| OpenError::File { file: file.to_owned(), why: error.to_string() })?;
-    let mut runner = embedded::migrations::runner().set_abort_divergent(true).set_abort_missing(true).set_grouped(true);
-    runner.set_migration_table_name(MIGRATIONS_TABLE);
-    match runner.run(&mut conn) {
-        Ok(_) => {
-            fail::at(Point::SqliteMigrated);
-            Ok(())
-        }
-        Err(error) => Err(match error.kind() {
-            refinery::error::Kind::MissingVersion(migration) => {
-                OpenError::Newer { file: file.to_owned(), migration: migration.to_string() }
-            }
-            _ => OpenError::File { file: file.to_owned(), why: error.to_string() },
-        }),
-    }
+    files::resync(&conn, file).map_err(|error| OpenError::file(file, &error))?;
+    opening::migrate(file, &mut conn, embedded::migrations::runner())?;
+    fail::at(Point::SqliteMigrated);
+    Ok(())
 }
 
 /// What is behind a database's name in that of its lock.
@@ -62,10 +48,7 @@ pub fn lock(database: &Path) -> Result<LockFile, OpenError> {
     let file = absolute(database);
     let mut name = file.clone().into_os_string();
     name.push(LOCK_ENDING);
-    LockFile::take(Path::new(&name)).map_err(|error| match error {
-        LockError::Held { path, holder } => OpenError::Locked { file, holder, lock: path },
-        LockError::Io { path, source } => OpenError::File { file: path, why: source.to_string() },
-    })
+    opening::lock(&file, Path::new(&name), "file")
 }
 
 /// The file by its real path, so that two names of one file give one lock.

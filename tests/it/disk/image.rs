@@ -28,9 +28,15 @@ impl Record {
         String::from_utf8(self.bytes.clone()).expect("UTF-8").into()
     }
 
+    fn paths(&self) -> (PathBuf, PathBuf) {
+        let both = std::str::from_utf8(&self.bytes).expect("UTF-8");
+        let (from, to) = both.split_once('\n').expect("two names");
+        (from.into(), to.into())
+    }
+
     /// Whether the disk may hold something else after it than before.
     pub fn is_turning_point(&self) -> bool {
-        matches!(self.op, b's' | b'e' | b'f' | b'u' | b't')
+        matches!(self.op, b's' | b'e' | b'f' | b'u' | b't' | b'r' | b'l')
     }
 }
 
@@ -68,12 +74,14 @@ enum Naming {
     Made(PathBuf, u64),
     Folder(PathBuf),
     Gone(PathBuf),
+    /// What had the first name, and all that is below it, has the second.
+    Renamed(PathBuf, PathBuf),
 }
 
 impl Naming {
     fn path(&self) -> &Path {
         match self {
-            Naming::Made(path, _) | Naming::Folder(path) | Naming::Gone(path) => path,
+            Naming::Made(path, _) | Naming::Folder(path) | Naming::Gone(path) | Naming::Renamed(_, path) => path,
         }
     }
 }
@@ -99,6 +107,8 @@ impl Luck {
 #[derive(Debug, Clone, Default)]
 pub struct Disk {
     files: HashMap<u64, File>,
+    /// Which file has a number of the file system's now: it gives that of a file that is gone to another one, whose bytes the first never had.
+    current: HashMap<u64, u64>,
     names: BTreeMap<PathBuf, Option<u64>>,
     namings: Vec<(usize, Naming)>,
     folders_syncing: HashMap<PathBuf, usize>,
@@ -180,24 +190,37 @@ impl Disk {
 
     /// One more call.
     pub fn take(&mut self, place: usize, record: &Record) {
-        let Record { op, number, at, bytes, .. } = record;
+        let Record { op, at, bytes, .. } = record;
+        let fresh = self.current.len() as u64 + place as u64;
+        let number = match op {
+            b'c' => {
+                self.current.insert(record.number, fresh);
+                fresh
+            }
+            _ => *self.current.entry(record.number).or_insert(fresh),
+        };
         match op {
             b'c' => {
-                self.files.insert(*number, File::default());
-                self.namings.push((place, Naming::Made(record.path(), *number)));
+                self.files.insert(number, File::default());
+                self.namings.push((place, Naming::Made(record.path(), number)));
             }
             b'm' => self.namings.push((place, Naming::Folder(record.path()))),
             b'u' => self.namings.push((place, Naming::Gone(record.path()))),
+            b'l' => self.namings.push((place, Naming::Made(record.paths().1, number))),
+            b'r' => {
+                let (from, to) = record.paths();
+                self.namings.push((place, Naming::Renamed(from, to)));
+            }
             b'w' => {
-                let file = self.files.entry(*number).or_default();
+                let file = self.files.entry(number).or_default();
                 file.pending.push((place, Change::Write(*at, bytes.clone())));
             }
-            b't' => self.files.entry(*number).or_default().pending.push((place, Change::Cut(*at))),
+            b't' => self.files.entry(number).or_default().pending.push((place, Change::Cut(*at))),
             b's' => {
-                self.files.entry(*number).or_default().syncing = Some(place);
+                self.files.entry(number).or_default().syncing = Some(place);
                 self.folders_syncing.insert(record.path(), place);
             }
-            b'e' | b'f' => self.synced(*number, &record.path(), *op == b'e'),
+            b'e' | b'f' => self.synced(number, &record.path(), *op == b'e'),
             other => panic!("no call is called {}", char::from(*other)),
         }
     }
@@ -253,6 +276,15 @@ fn rename(names: &mut BTreeMap<PathBuf, Option<u64>>, naming: Naming) {
         Naming::Made(path, number) => drop(names.insert(path, Some(number))),
         Naming::Folder(path) => drop(names.insert(path, None)),
         Naming::Gone(path) => drop(names.remove(&path)),
+        Naming::Renamed(from, to) => {
+            let below: Vec<PathBuf> = names.keys().filter(|path| path.starts_with(&from)).cloned().collect();
+            for path in below {
+                let rest = path.strip_prefix(&from).expect("it is below");
+                let new = if rest.as_os_str().is_empty() { to.clone() } else { to.join(rest) };
+                let number = names.remove(&path).expect("it is there");
+                names.insert(new, number);
+            }
+        }
     }
 }
 

@@ -11,6 +11,7 @@ use crate::process::Gate;
 mod errors;
 mod image;
 mod power;
+mod restored;
 
 /// The shim, compiled once; `None`, and said so, where there is no C compiler.
 fn shim(test: &str) -> Option<&'static Path> {
@@ -95,19 +96,30 @@ impl BadDisk {
 
     /// As [`Gate::try_start`].
     pub fn try_start(&self, args: &[&str], more: &[(&str, &str)], is_logged: bool) -> Result<Gate, String> {
-        let text = |path: &Path| path.to_str().expect("UTF-8").to_owned();
-        let (log, plan) = (text(&self.log()), text(&self.control.path().join("plan")));
-        let (dir, shim) = (text(self.dir.path()), text(self.shim));
-        let mut variables = vec![
-            ("LD_PRELOAD", shim.as_str()),
-            ("FENCEGATE_DISK_DIR", dir.as_str()),
-            ("FENCEGATE_DISK_PLAN", plan.as_str()),
-        ];
-        if is_logged {
-            variables.push(("FENCEGATE_DISK_LOG", log.as_str()));
-        }
+        let own = self.variables(is_logged);
+        let mut variables: Vec<(&str, &str)> = own.iter().map(|(name, value)| (*name, value.as_str())).collect();
         variables.extend(more);
         Gate::try_start_with(self.dir.path(), args, &variables, &|_| {})
+    }
+
+    /// What puts the shim before a program's files.
+    fn variables(&self, is_logged: bool) -> Vec<(&'static str, String)> {
+        let text = |path: &Path| path.to_str().expect("UTF-8").to_owned();
+        let mut variables = vec![
+            ("LD_PRELOAD", text(self.shim)),
+            ("FENCEGATE_DISK_DIR", text(self.dir.path())),
+            ("FENCEGATE_DISK_PLAN", text(&self.control.path().join("plan"))),
+        ];
+        if is_logged {
+            variables.push(("FENCEGATE_DISK_LOG", text(&self.log())));
+        }
+        variables
+    }
+
+    /// `fencegate` with these arguments, in the folder of this disk, and everything written down.
+    pub fn run(&self, args: &[&str]) -> std::process::Output {
+        let mut command = Command::new(crate::process::PROGRAM);
+        command.args(args).current_dir(self.dir.path()).envs(self.variables(true)).output().expect("it runs")
     }
 
     fn word(&self, number: u64) -> u32 {

@@ -285,6 +285,58 @@ int unlink(const char *given) {
     return result;
 }
 
+/* Both names of a file: the one that it had, a line's end, the one that it has. */
+static void note_paths(char op, uint64_t number, const char *from, const char *to) {
+    char both[8192];
+    int len = snprintf(both, sizeof both, "%s\n%s", from, to);
+    if (len < 0 || (size_t)len >= sizeof both) abort();
+    note(op, number, 0, both, (size_t)len);
+}
+
+static int named(char op, const char *given_from, const char *given_to, int (*really)(const char *, const char *)) {
+    char *from = whole(given_from), *to = whole(given_to);
+    pthread_mutex_lock(&turn);
+    int result = is_below(to) && fails(MAKE, to) ? -1 : really(given_from, given_to);
+    int error = errno;
+    struct stat found;
+    if (result == 0 && is_below(to) && stat(to, &found) == 0) note_paths(op, found.st_ino, from, to);
+    pthread_mutex_unlock(&turn);
+    free(from);
+    free(to);
+    errno = error;
+    return result;
+}
+
+int rename(const char *from, const char *to) {
+    REAL(int, rename, const char *, const char *);
+    return named('r', from, to, real_rename);
+}
+
+int link(const char *from, const char *to) {
+    REAL(int, link, const char *, const char *);
+    return named('l', from, to, real_link);
+}
+
+int linkat(int at, const char *from, int other, const char *to, int flags) {
+    REAL(int, linkat, int, const char *, int, const char *, int);
+    return at == AT_FDCWD && other == AT_FDCWD && !flags ? link(from, to) : real_linkat(at, from, other, to, flags);
+}
+
+/* Whoever copies files by these writes them itself then. */
+ssize_t copy_file_range(int from, off64_t *at, int to, off64_t *other, size_t len, unsigned flags) {
+    REAL(ssize_t, copy_file_range, int, off64_t *, int, off64_t *, size_t, unsigned);
+    if (!known(to)) return real_copy_file_range(from, at, to, other, len, flags);
+    errno = ENOSYS;
+    return -1;
+}
+
+ssize_t sendfile64(int to, int from, off64_t *at, size_t len) {
+    REAL(ssize_t, sendfile64, int, int, off64_t *, size_t);
+    if (!known(to)) return real_sendfile64(to, from, at, len);
+    errno = ENOSYS;
+    return -1;
+}
+
 int mkdir(const char *given, mode_t mode) {
     REAL(int, mkdir, const char *, mode_t);
     char *path = whole(given);
