@@ -336,7 +336,8 @@ fn open_doors_are_found() {
         let mut params = rcgen::CertificateParams::new(vec!["gate.example".to_owned()]).expect("a name");
         let (begins, ends) = match name {
             "old" => (rcgen::date_time_ymd(2019, 1, 1), rcgen::date_time_ymd(2020, 1, 1)),
-            "soon" => (rcgen::date_time_ymd(2019, 1, 1), (SystemTime::now() + 5 * DAY).into()),
+            // Half a day more, so that it is the same number of days a moment later.
+            "soon" => (rcgen::date_time_ymd(2019, 1, 1), (SystemTime::now() + 5 * DAY + DAY / 2).into()),
             "early" => ((SystemTime::now() + 5 * DAY).into(), rcgen::date_time_ymd(4000, 1, 1)),
             _ => (params.not_before, params.not_after),
         };
@@ -371,7 +372,7 @@ fn open_doors_are_found() {
     std::fs::set_permissions(place.path("good.key"), Permissions::from_mode(0o600)).expect("changed");
     config(&tls("good"), "").expect("secret", "good.key", "ok", "only its owner");
     config(&tls("old"), "").expect("certificate", "old.pem", "problem", "it ended");
-    config(&tls("soon"), "").expect("certificate", "soon.pem", "warning", "it ends in 4 days");
+    config(&tls("soon"), "").expect("certificate", "soon.pem", "warning", "it ends in 5 days");
     config(&tls("early"), "").expect("certificate", "early.pem", "problem", "it is not valid yet");
     // Of several authorities, one that is valid is enough; of a chain, all are needed.
     let read = |name: &str| std::fs::read_to_string(place.path(name)).expect("read");

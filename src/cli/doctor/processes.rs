@@ -51,7 +51,8 @@ pub struct Connection {
     pub remote: SocketAddr,
     /// Whether it is one that waits for connections.
     pub is_listener: bool,
-    socket: u64,
+    /// The number of its socket.
+    pub socket: u64,
 }
 
 /// Looks at all processes.

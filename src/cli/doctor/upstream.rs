@@ -1,7 +1,7 @@
 //! Routes to an HTTP service around the gate.
 
 use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream, ToSocketAddrs as _};
+use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs as _};
 use std::time::{Duration, SystemTime};
 
 use crate::resource::http::Upstream;
@@ -38,9 +38,9 @@ fn strangers(subject: &str, addresses: &[SocketAddr], seen: &Seen, report: &mut 
     let open = seen.connections.iter().filter(|connection| !connection.is_listener);
     let mut found = Vec::new();
     for connection in open {
-        if addresses.contains(&connection.remote) {
+        if is_at(connection.remote, addresses, seen) {
             found.extend(seen.stranger(connection));
-        } else if addresses.contains(&connection.local) && !is_here(connection.remote, seen) {
+        } else if is_at(connection.local, addresses, seen) && !is_here(connection.remote, seen) {
             found.push(format!("the machine at {}", connection.remote.ip()));
         }
     }
@@ -50,6 +50,20 @@ fn strangers(subject: &str, addresses: &[SocketAddr], seen: &Seen, report: &mut 
         let what = format!("{} is connected to it past the gate: nothing checks its token", found.join(", "));
         report.problem(CHECK, subject, what, ADVICE);
     }
+}
+
+/// Whether the service is at this address: by its own, or, where it is on this machine and listens on every address, by another of the machine's.
+fn is_at(address: SocketAddr, addresses: &[SocketAddr], seen: &Seen) -> bool {
+    let is_local = |ip: IpAddr| ip.is_loopback() || seen.connections.iter().any(|one| one.local.ip() == ip);
+    let is_wide = |port: u16| {
+        let mut listeners = seen.connections.iter().filter(|one| one.is_listener && one.local.port() == port);
+        listeners.any(|one| one.local.ip().is_unspecified())
+    };
+    let port = address.port();
+    addresses.contains(&address)
+        || addresses.iter().any(|own| own.port() == port && is_local(own.ip()))
+            && is_local(address.ip())
+            && is_wide(port)
 }
 
 /// Whether an address is this machine's: it is the near end of some connection, or can only be.
@@ -177,6 +191,27 @@ mod tests {
         assert!(found == Level::Warning && what.contains("198.51.100.7:9000, where other machines"), "{what}");
         assert_eq!(level("127.0.0.1:9000").0, Level::Good);
         assert_eq!(level("[::1]:9000").0, Level::Good);
+    }
+
+    #[test]
+    fn another_machine_that_is_connected_by_another_address_is_found() {
+        use crate::cli::doctor::processes::Connection;
+        let told = |listens: &str, local: &str, remote: &str| {
+            let [listens, local, remote] = [listens, local, remote].map(|text| text.parse().unwrap());
+            let nobody = "0.0.0.0:0".parse().unwrap();
+            let listener = Connection { local: listens, remote: nobody, is_listener: true, socket: 1 };
+            let open = Connection { local, remote, is_listener: false, socket: 2 };
+            let mut seen = Seen::default();
+            seen.connections = vec![listener, open];
+            let mut report = Report::default();
+            strangers("service", &["127.0.0.1:9000".parse().unwrap()], &seen, &mut report);
+            report.findings.first().map(|finding| finding.what.contains("the machine at 198.51.100.7"))
+        };
+        let far = "198.51.100.7:4444";
+        assert_eq!(told("0.0.0.0:9000", "192.0.2.5:9000", far), Some(true));
+        assert_eq!(told("[::]:9000", "192.0.2.5:9000", far), Some(true));
+        assert_eq!(told("127.0.0.1:9000", "192.0.2.5:9000", far), None, "that is another service");
+        assert_eq!(told("0.0.0.0:9000", "192.0.2.5:9001", far), None);
     }
 
     #[test]

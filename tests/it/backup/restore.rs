@@ -142,6 +142,11 @@ fn nobody_of_after_the_backup_gets_in() {
     let events: Vec<_> =
         events["events"].as_array().expect("a list").iter().map(|event| event["event"].clone()).collect();
     assert_eq!(events[..2], ["advanced", "restored"], "{events:?}");
+    let document = gate.admin().get("/v1/openapi.json").json();
+    let documented =
+        &document["components"]["schemas"]["History"]["properties"]["events"]["items"]["properties"]["event"]["enum"];
+    let documented = documented.as_array().expect("a list");
+    assert!(events.iter().all(|event| documented.contains(event)), "{documented:?}");
     // What was there is kept, whole.
     let aside: Vec<_> =
         said.json()["files"].as_array().expect("a list").iter().map(|file| file["aside"].clone()).collect();

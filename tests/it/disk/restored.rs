@@ -106,6 +106,13 @@ impl Scene {
         }
         (count, wrong)
     }
+
+    /// The judge finds nothing wrong.
+    fn holds(&self, part: &Part, look: &dyn Fn(&Path, bool) -> Vec<String>) {
+        let (count, wrong) = self.judge(part, false, look);
+        eprintln!("{count} disks judged");
+        assert!(wrong.is_empty(), "{} wrong, the first: {}", wrong.len(), wrong[0]);
+    }
 }
 
 /// The number that this gives; 0 where there is none, or no such file.
@@ -161,9 +168,7 @@ fn a_restore_with_the_power_lost_at_any_moment_lets_nobody_in() {
     let part = scene.run(&["restore", "--config", "here.toml", "--replace", "--above", "stock=embedded", "backup"]);
     let last = scene.last;
     let judged = |dir: &Path, is_done| look(&dir.join("app.db"), &dir.join("data"), last, last, is_done);
-    let (count, wrong) = scene.judge(&part, false, &judged);
-    eprintln!("{count} disks judged");
-    assert!(wrong.is_empty(), "{} wrong, the first: {}", wrong.len(), wrong[0]);
+    scene.holds(&part, &judged);
     let (_, wrong) = scene.judge(&part, true, &judged);
     assert!(!wrong.is_empty(), "with a disk that lies, the judge has to see it");
 }
@@ -178,8 +183,7 @@ fn a_restore_on_another_machine_is_there_once_it_says_so() {
         let there = dir.join("there");
         look(&there.join("app.db"), &there.join("data"), 0, last, is_done)
     };
-    let (_, wrong) = scene.judge(&part, false, &judged);
-    assert!(wrong.is_empty(), "{} wrong, the first: {}", wrong.len(), wrong[0]);
+    scene.holds(&part, &judged);
 }
 
 #[test]
@@ -195,9 +199,7 @@ fn a_backup_with_the_power_lost_at_any_moment_is_none_or_whole() {
         let output = std::process::Command::new(PROGRAM).args(check).output().expect("it runs");
         if output.status.success() { Vec::new() } else { vec![String::from_utf8_lossy(&output.stderr).into_owned()] }
     };
-    let (count, wrong) = scene.judge(&part, false, &judged);
-    eprintln!("{count} disks judged");
-    assert!(wrong.is_empty(), "{} wrong, the first: {}", wrong.len(), wrong[0]);
+    scene.holds(&part, &judged);
     let (_, wrong) = scene.judge(&part, true, &judged);
     assert!(!wrong.is_empty(), "with a disk that lies, the judge has to see it");
 }
