@@ -103,7 +103,7 @@ impl BadDisk {
     }
 
     /// What puts the shim before a program's files.
-    fn variables(&self, is_logged: bool) -> Vec<(&'static str, String)> {
+    pub fn variables(&self, is_logged: bool) -> Vec<(&'static str, String)> {
         let text = |path: &Path| path.to_str().expect("UTF-8").to_owned();
         let mut variables = vec![
             ("LD_PRELOAD", text(self.shim)),

@@ -34,14 +34,14 @@ impl World {
             upstream.url()
         );
         std::fs::write(dir.path().join("gate.toml"), config).expect("written");
-        let gate = Place { clock: Some(&clock), resolver: None }.start(dir.path(), &dir.path().join("gate.toml"));
+        let gate = Place { clock: Some(&clock), ..Place::default() }.start(dir.path(), &dir.path().join("gate.toml"));
         Some(World { gate, clock, _upstream: upstream, dir })
     }
 
     fn restart(self) -> World {
         let World { gate, clock, _upstream, dir } = self;
         gate.kill();
-        let gate = Place { clock: Some(&clock), resolver: None }.start(dir.path(), &dir.path().join("gate.toml"));
+        let gate = Place { clock: Some(&clock), ..Place::default() }.start(dir.path(), &dir.path().join("gate.toml"));
         World { gate, clock, _upstream, dir }
     }
 

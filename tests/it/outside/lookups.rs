@@ -88,7 +88,7 @@ fn gate(dir: &Path, names: &Names, port: u16, more: &str) -> Gate {
          connect_time = \"1s\"\n{more}\n"
     );
     std::fs::write(&config, resource).expect("written");
-    Place { clock: None, resolver: Some(&names.resolver) }.start(dir, &config)
+    Place { resolver: Some(&names.resolver), ..Place::default() }.start(dir, &config)
 }
 
 fn assert_unreachable(answer: &Answer) {

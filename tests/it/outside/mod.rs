@@ -8,6 +8,8 @@ use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::disk::BadDisk;
+use crate::lead::text;
 use crate::process::{Gate, PROGRAM};
 
 mod clock;
@@ -49,15 +51,19 @@ impl WallClock {
         self.offset.write_all_at(&nanoseconds.to_ne_bytes(), 0).expect("written");
     }
 
-    fn put(&self, command: &mut Command) {
-        command.env("LD_PRELOAD", &self.library).env("FENCEGATE_TEST_CLOCK", &self.path);
+    /// What puts it into a program.
+    fn variables(&self) -> Variables {
+        vec![("LD_PRELOAD", text(&self.library)), ("FENCEGATE_TEST_CLOCK", text(&self.path))]
     }
 }
 
-/// Where a gate is started: with a clock of its own, and names that are looked up elsewhere.
+type Variables = Vec<(&'static str, String)>;
+
+/// Where a gate is started: with a clock and a disk of its own, and names that are looked up elsewhere.
 #[derive(Default)]
 pub struct Place<'a> {
     pub clock: Option<&'a WallClock>,
+    pub disk: Option<&'a BadDisk>,
     /// What stands in place of `/etc/resolv.conf`. Takes root.
     pub resolver: Option<&'a Path>,
 }
@@ -74,9 +80,12 @@ impl Place<'_> {
                 command
             }
         };
-        if let Some(clock) = self.clock {
-            clock.put(&mut command);
-        }
+        let clock = self.clock.map(WallClock::variables);
+        let disk = self.disk.map(|disk| disk.variables(false));
+        let (libraries, others): (Variables, Variables) =
+            clock.into_iter().chain(disk).flatten().partition(|(name, _)| *name == "LD_PRELOAD");
+        let libraries: Vec<String> = libraries.into_iter().map(|(_, library)| library).collect();
+        command.env("LD_PRELOAD", libraries.join(":")).envs(others);
         command.arg("serve").arg("--config").arg(config);
         Gate::run(command, dir).unwrap_or_else(|error| panic!("the gate did not start: {error}"))
     }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use rusqlite::Connection;
 
 use crate::dice::{Dice, seed};
+use crate::disk::BadDisk;
 use crate::gate::LONG;
 use crate::outside::names::{NAME, Names, Says};
 use crate::outside::{WallClock, skip};
@@ -121,6 +122,8 @@ struct Report {
     history: History,
     wrong: Vec<Violation>,
     told: String,
+    /// How many calls to the disk failed, where it is one that can.
+    disk_hits: Option<u64>,
 }
 
 impl Report {
@@ -134,26 +137,28 @@ impl Report {
 }
 
 fn run(rules: &Rules, seed: u64) -> Report {
-    let dir = tempfile::tempdir().expect("a directory");
+    let disk = BadDisk::new("soak: a disk that fails");
+    let own = disk.is_none().then(|| tempfile::tempdir().expect("a directory"));
+    let dir = own.as_ref().or(disk.as_ref().map(|disk| &disk.dir)).expect("one of them is there").path();
     for (file, _, table) in TABLES {
-        let db = Connection::open(dir.path().join(file)).expect("a database");
+        let db = Connection::open(dir.join(file)).expect("a database");
         let table = format!("CREATE TABLE {table} (n INTEGER PRIMARY KEY, id INTEGER NOT NULL, term INTEGER NOT NULL)");
         db.execute(&table, []).expect("it is made");
     }
-    let upstream = Hostile::start(dir.path());
+    let upstream = Hostile::start(dir);
     let etcd = upstream::has("soak", "etcd").then(|| Etcd::start(&ONE));
-    let names = Names::start(dir.path(), Says::Address(std::net::Ipv4Addr::LOCALHOST));
+    let names = Names::start(dir, Says::Address(std::net::Ipv4Addr::LOCALHOST));
     if names.is_none() {
         skip("soak: names that can't be looked up", "a name server of one's own takes root");
     }
-    let config = dir.path().join("fencegate.toml");
+    let config = dir.join("fencegate.toml");
     let text = configuration(&upstream, names.as_ref(), etcd.as_ref(), rules);
     std::fs::write(&config, text).expect("written");
-    let clock = WallClock::new(dir.path());
+    let clock = WallClock::new(dir);
     let world = &World::new(&lines(etcd.is_some()), etcd.as_ref().map(|etcd| etcd.members[0].client.addr));
     let mut dice = Dice::new(seed);
-    let around = Around { upstream, etcd, clock, names, config };
-    let mut nemesis = Nemesis::new(dir.path(), world, dice.split(), around);
+    let around = Around { upstream, etcd, clock, names, config, disk: disk.as_ref() };
+    let mut nemesis = Nemesis::new(dir, world, dice.split(), around);
     let gate = nemesis.start();
     let (notes, mut gate) = std::thread::scope(|scope| {
         let mut all = Vec::new();
@@ -195,7 +200,7 @@ fn run(rules: &Rules, seed: u64) -> Report {
     }
     gate.kill();
     nemesis.kills.push(world.now());
-    judged(dir.path(), world, &nemesis, notes, seed)
+    judged(dir, world, &nemesis, notes, seed)
 }
 
 /// Every fence lets a newer leader in before long.
@@ -262,7 +267,7 @@ fn judged(dir: &Path, world: &World, nemesis: &Nemesis<'_>, notes: Vec<Notes>, s
         wrong.retain(|violation| violation.rule != Rule::Fell);
     }
     let told = tell(&history, nemesis, releases, seed, world.elapsed());
-    Report { history, wrong, told }
+    Report { history, wrong, told, disk_hits: nemesis.disk.map(|_| nemesis.disk_hits) }
 }
 
 fn rows(dir: &Path, table: &str) -> Vec<Applied> {
@@ -289,7 +294,7 @@ fn tell(history: &History, nemesis: &Nemesis<'_>, releases: usize, seed: u64, ti
         FAULTS.iter().zip(nemesis.deeds).map(|(fault, times)| format!("{fault:?} {times}")).collect();
     format!(
         "seed {seed}, {} s: {} operations ({} writes, {} claims, {} reads, {} looks at marks, {} resets), {} done, {} refused, {} of \
-         unknown outcome; {} rows applied, of {leaders} leaders; {releases} releases; {}; all at once {}",
+         unknown outcome; {} rows applied, of {leaders} leaders; {releases} releases; {}; all at once {}; {} calls to the disk failed",
         time.as_secs(),
         history.ops.len(),
         count(&|op| matches!(op.what, What::Write(_))),
@@ -303,6 +308,7 @@ fn tell(history: &History, nemesis: &Nemesis<'_>, releases: usize, seed: u64, ti
         history.fences.iter().map(|fence| fence.applied.len()).sum::<usize>(),
         deeds.join(", "),
         nemesis.storms,
+        nemesis.disk_hits,
     )
 }
 
@@ -321,6 +327,7 @@ fn a_day_of_mixed_work_while_everything_fails() {
         assert!(of(Told::Done) > 20 && of(Told::Refused) > 2, "seed {seed}: hardly anything on {}", fence.name);
     }
     assert!(report.count(|op| op.told == Told::Unknown) > 5, "seed {seed}: everything was known");
+    assert!(report.disk_hits != Some(0), "seed {seed}: the disk never failed");
     seeded::every_violation_is_found_in(&report.history, seed);
 }
 

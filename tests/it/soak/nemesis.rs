@@ -4,10 +4,12 @@ use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::world::World;
 use crate::dice::Dice;
+use crate::disk::{self, BadDisk};
 use crate::gate::LONG;
 use crate::outside::names::{Names, Says};
 use crate::outside::{NoMoreFiles, Place, WallClock};
@@ -31,9 +33,11 @@ pub enum Fault {
     NoNames,
     ClockSet,
     NoFiles,
+    /// What is written or synced fails, at once or after a while, once or until it is mended.
+    DiskFails,
 }
 
-pub const FAULTS: [Fault; 10] = [
+pub const FAULTS: [Fault; 11] = [
     Fault::Kill,
     Fault::Stop,
     Fault::Freeze,
@@ -44,7 +48,13 @@ pub const FAULTS: [Fault; 10] = [
     Fault::NoNames,
     Fault::ClockSet,
     Fault::NoFiles,
+    Fault::DiskFails,
 ];
+
+/// The files of which writes or syncs fail, by how their names end: all, all logs, and one log by itself.
+const FILES: [&str; 8] = ["", "", "-wal", "-wal", "shop.db-wal", "led.db-wal", "fences.db-wal", "gate.db-wal"];
+/// How.
+const ERRORS: [Errno; 3] = [Errno::IO, Errno::NOSPC, Errno::ROFS];
 
 impl Fault {
     /// For how long at most, in milliseconds. An upstream is stopped for far less than `settle`: a write that lies in its sockets
@@ -56,6 +66,7 @@ impl Fault {
             Fault::UpstreamKilled | Fault::UpstreamStopped => 400,
             Fault::Freeze | Fault::CoordinatorKilled | Fault::CoordinatorStopped => 1500,
             Fault::NoNames | Fault::NoFiles => 1200,
+            Fault::DiskFails => 1000,
         }
     }
 }
@@ -72,6 +83,7 @@ pub struct Nemesis<'a> {
     pub clock: Option<WallClock>,
     pub names: Option<Names>,
     pub config: PathBuf,
+    pub disk: Option<&'a BadDisk>,
     files: Option<NoMoreFiles>,
     stopped_at: Option<Instant>,
     /// For how long the upstream was stopped at most, which on a busy machine is longer than it should be.
@@ -81,11 +93,13 @@ pub struct Nemesis<'a> {
     /// How often each thing was done, in the order of [`FAULTS`].
     pub deeds: [usize; FAULTS.len()],
     pub storms: usize,
+    /// How many calls to the disk have failed.
+    pub disk_hits: u64,
 }
 
 impl<'a> Nemesis<'a> {
-    pub fn new(dir: &'a Path, world: &'a World, dice: Dice, around: Around) -> Nemesis<'a> {
-        let Around { upstream, etcd, clock, names, config } = around;
+    pub fn new(dir: &'a Path, world: &'a World, dice: Dice, around: Around<'a>) -> Nemesis<'a> {
+        let Around { upstream, etcd, clock, names, config, disk } = around;
         Nemesis {
             dir,
             world,
@@ -95,18 +109,20 @@ impl<'a> Nemesis<'a> {
             clock,
             names,
             config,
+            disk,
             files: None,
             stopped_at: None,
             longest_stop: Duration::ZERO,
             kills: Vec::new(),
             deeds: [0; FAULTS.len()],
             storms: 0,
+            disk_hits: 0,
         }
     }
 
     pub fn start(&self) -> Gate {
-        let place =
-            Place { clock: self.clock.as_ref(), resolver: self.names.as_ref().map(|names| names.resolver.as_path()) };
+        let resolver = self.names.as_ref().map(|names| names.resolver.as_path());
+        let place = Place { clock: self.clock.as_ref(), disk: self.disk, resolver };
         let gate = place.start(self.dir, &self.config);
         self.world.set(Some((gate.data, gate.admin)));
         gate
@@ -119,6 +135,10 @@ impl<'a> Nemesis<'a> {
             gate = self.bring(gate, &[fault]);
         }
         gate = self.storm(gate);
+        // It may be well again before anybody has written.
+        while self.disk.is_some() && self.disk_hits == 0 && self.world.elapsed() < LONG {
+            gate = self.bring(gate, &[Fault::DiskFails]);
+        }
         while self.world.elapsed() < time || (!self.world.is_enough() && self.world.elapsed() < time + LONG) {
             pass_time(100 + self.dice.roll(900));
             gate = match self.dice.roll(8) {
@@ -193,6 +213,16 @@ impl<'a> Nemesis<'a> {
                 drop(self.files.take());
                 self.files = Some(NoMoreFiles::of(&gate, self.dice.roll(3)));
             }
+            Fault::DiskFails => {
+                let fault = disk::Fault {
+                    ops: [disk::WRITE, disk::SYNC, disk::WRITE | disk::SYNC][self.dice.index(3)],
+                    file: FILES[self.dice.index(FILES.len())],
+                    nth: 1 + self.dice.index(5) as u32,
+                    error: ERRORS[self.dice.index(ERRORS.len())].raw_os_error(),
+                    stays: self.dice.roll(4) > 0,
+                };
+                self.disk.iter().for_each(|disk| disk.fail(fault));
+            }
         }
         gate
     }
@@ -221,17 +251,19 @@ impl<'a> Nemesis<'a> {
             Fault::CoordinatorStopped => self.etcd.iter().for_each(|etcd| etcd.members[0].try_signal(Signal::CONT)),
             Fault::NoNames => self.names.iter().for_each(|names| names.say(Says::Address(Ipv4Addr::LOCALHOST))),
             Fault::NoFiles => drop(self.files.take()),
+            Fault::DiskFails => self.disk_hits += self.disk.map_or(0, |disk| u64::from(disk.mend())),
         }
     }
 }
 
 /// What the gate has around it.
-pub struct Around {
+pub struct Around<'a> {
     pub upstream: Hostile,
     pub etcd: Option<Etcd>,
     pub clock: Option<WallClock>,
     pub names: Option<Names>,
     pub config: PathBuf,
+    pub disk: Option<&'a BadDisk>,
 }
 
 /// To a process that may be gone.
