@@ -13,6 +13,11 @@ use crate::fail::{self, Point};
 /// Bytes that are written anew at a time.
 const PIECE: usize = 1 << 20;
 
+/// The folder that something is in.
+pub fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
 /// Makes a directory and those above it that are missing, so that they outlive a loss of power: a new entry is durable once its
 /// parent is synced.
 ///
@@ -22,7 +27,7 @@ pub fn make_dir(dir: &Path) -> io::Result<()> {
     if dir.is_dir() {
         return Ok(());
     }
-    let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let parent = folder_of(dir);
     make_dir(parent)?;
     match fs::create_dir(dir) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),

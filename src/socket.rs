@@ -19,7 +19,7 @@ thread_local! {
 }
 
 /// Writes what lies in several places, or the beginning of it; how much that was.
-pub fn poll_write_all(
+pub fn poll_write_pieces(
     socket: Pin<&mut TcpStream>,
     cx: &mut Context<'_>,
     pieces: &[IoSlice<'_>],
@@ -59,7 +59,7 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         pieces: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        poll_write_all(Pin::new(&mut self.0), cx, pieces)
+        poll_write_pieces(Pin::new(&mut self.0), cx, pieces)
     }
 
     fn is_write_vectored(&self) -> bool {

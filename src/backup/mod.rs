@@ -76,7 +76,6 @@ pub fn pieces(config: &Config) -> Vec<Piece> {
 /// # Errors
 /// A folder that can't be opened or synced.
 pub fn sync_folder(folder: &Path) -> Result<(), BackupError> {
-    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
     let synced = std::fs::File::open(folder).and_then(|folder| folder.sync_all());
     synced.map_err(|error| BackupError::file(folder, error))
 }

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use crate::config::{Config, KindConfig, SqliteConfig};
 use crate::coordinator::embedded::store as elections;
 use crate::fail::{self, Point};
-use crate::files::make_dir;
+use crate::files::{folder_of, make_dir};
 use crate::lock::{LockError, LockFile};
 use crate::resource::http::store as fences;
 use crate::resource::sqlite::db::{Access, connect};
@@ -131,11 +131,7 @@ fn plan<'a>(manifest: &'a Manifest, config: &Config) -> Result<Vec<Move<'a>>, Ba
         piece.file = piece.file.canonicalize().unwrap_or(piece.file);
         let entry = manifest.files.iter().find(|entry| entry.of == piece.of)?;
         let staged = match &piece.of {
-            Of::Database { .. } => {
-                let mut name = piece.file.clone().into_os_string();
-                name.push(".restore-partial");
-                PathBuf::from(name)
-            }
+            Of::Database { .. } => beside(&piece.file, ".restore-partial"),
             Of::Fences | Of::Elections => config.data_dir.join(STAGING).join(&entry.name),
         };
         Some(Move { entry, piece, staged })
@@ -167,7 +163,7 @@ fn lock(config: &Config, moves: &[Move<'_>]) -> Result<Vec<LockFile>, BackupErro
     let mut locks = Vec::new();
     for Move { piece: Piece { of, file }, .. } in moves {
         let path = match of {
-            Of::Database { .. } => beside(file, store::LOCK_ENDING),
+            Of::Database { .. } => store::lock_of(file),
             Of::Fences => config.data_dir.join(fences::LOCK_NAME),
             Of::Elections => config.data_dir.join(elections::LOCK_FILE_NAME),
         };
@@ -287,10 +283,6 @@ fn give(file: &Path, target: &Path) -> Result<(), BackupError> {
         std::os::unix::fs::chown(file, Some(like.uid()), Some(like.gid())).map_err(failed)?;
     }
     Ok(())
-}
-
-fn folder_of(file: &Path) -> &Path {
-    file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// What is there before.

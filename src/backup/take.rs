@@ -10,6 +10,7 @@ use rusqlite::Connection;
 
 use crate::config::{Config, KindConfig};
 use crate::fail::{self, Point};
+use crate::files::folder_of;
 use crate::lock::{LockError, LockFile};
 
 use super::copy::copy;
@@ -44,7 +45,7 @@ impl Partial {
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let why = "there is no such folder to make a backup in; make it first (mkdir -p), or mount its disk";
-                return Err(BackupError::file(parent_of(to), why));
+                return Err(BackupError::file(folder_of(to), why));
             }
             Err(error) => return Err(BackupError::file(&folder, error)),
             Ok(()) => {}
@@ -91,7 +92,7 @@ impl Partial {
         self.lock = None;
         let lock = to.join(LOCK_NAME);
         fs::remove_file(&lock).map_err(|error| BackupError::file(&lock, error))?;
-        sync_folder(parent_of(to))
+        sync_folder(folder_of(to))
     }
 }
 
@@ -196,11 +197,6 @@ fn look(of: &Of, conn: &Connection) -> rusqlite::Result<Seen> {
         }
     }
     Ok(seen)
-}
-
-/// The folder that something is in.
-fn parent_of(path: &Path) -> &Path {
-    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// Whether a database has this table.

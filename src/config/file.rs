@@ -11,6 +11,7 @@ use serde_spanned::Spanned;
 
 use crate::access::Access;
 use crate::fence::FenceName;
+use crate::files::folder_of;
 use crate::resource::sqlite::fences::{FENCES_MAX, TableFences};
 use crate::resource::sqlite::{RESERVED, TableFence};
 
@@ -199,7 +200,7 @@ pub fn parse(path: &Path, text: &str) -> Result<Config, ConfigError> {
     let source = Source { path, text };
     let file: FileToml = toml::from_str(text)
         .map_err(|error| source.at(error.span().unwrap_or(0..0), error.message().trim().replace('\n', "; ")))?;
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = folder_of(path);
     let mut limits = Limits::default();
     for (name, value) in &file.limits {
         limits.set(name, value.get_ref()).map_err(|why| source.at(value.span(), format!("limit {name}: {why}")))?;

@@ -14,6 +14,7 @@ use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant, SystemTime};
 
 use super::failure::Failure;
+use crate::files::folder_of;
 use args::What;
 use clock::CpuClock;
 use folder::Folder;
@@ -194,8 +195,7 @@ fn tell(args: &BenchArgs, run: &Run<'_>, out: &mut dyn Write) -> Result<(), Fail
 /// That a page can't be written is better known before a minute of measuring than after it.
 fn check_report(args: &BenchArgs) -> Result<(), Failure> {
     let Some(file) = &args.report else { return Ok(()) };
-    let parent = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(std::path::Path::new("."));
-    let why = if !parent.is_dir() {
+    let why = if !folder_of(file).is_dir() {
         "its folder isn't there"
     } else if file.is_dir() {
         "it is a folder"

@@ -24,6 +24,7 @@ use tokio::sync::mpsc;
 use crate::coordinator::Coordinator;
 use crate::coordinator::any::AnyCoordinator;
 use crate::coordinator::candidate::CandidateId;
+use crate::files::folder_of;
 
 use super::failure::Failure;
 use super::lead::signals;
@@ -155,8 +156,7 @@ pub fn run(args: &DemoArgs, out: &mut dyn Write) -> Result<(), Failure> {
 /// That a page can't be written is said before all of it is played.
 fn look_at_report(args: &DemoArgs) -> Result<(), Failure> {
     let Some(file) = &args.report else { return Ok(()) };
-    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
-    if file.is_dir() || folder.is_some_and(|folder| !folder.is_dir()) {
+    if file.is_dir() || !folder_of(file).is_dir() {
         return Err(Failure::Usage(format!("--report {}: no file can be written there", file.display())));
     }
     Ok(())

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use crate::config::{Config, KindConfig};
 use crate::coordinator::embedded::store::LOCK_FILE_NAME as ELECTIONS_LOCK;
 use crate::resource::http::store::LOCK_NAME as FENCES_LOCK;
-use crate::resource::sqlite::store::LOCK_ENDING;
+use crate::resource::sqlite::store::lock_of;
 use crate::server::descriptors::fit;
 use crate::server::threads;
 
@@ -129,21 +129,17 @@ fn databases(config: &Config) -> Vec<(&str, &Path)> {
 }
 
 fn locks(config: &Config) -> Vec<PathBuf> {
-    let beside = |file: &Path| {
-        let mut name = file.canonicalize().unwrap_or_else(|_| file.to_owned()).into_os_string();
-        name.push(LOCK_ENDING);
-        PathBuf::from(name)
-    };
     let own = [FENCES_LOCK, ELECTIONS_LOCK].map(|name| config.data_dir.join(name));
-    databases(config).into_iter().map(|(_, file)| beside(file)).chain(own).collect()
+    databases(config).into_iter().map(|(_, file)| lock_of(file)).chain(own).collect()
 }
 
 /// Checks who has the databases open, and how many files the gate may have open.
 pub fn check(config: &Config, seen: &Seen, report: &mut Report) {
+    let unseen = unseen(seen.hidden);
     for (name, file) in databases(config) {
-        open_by(name, file, seen, report);
+        open_by(name, file, seen, unseen.is_none(), report);
     }
-    if let Some(why) = unseen(seen.hidden) {
+    if let Some(why) = unseen {
         report.unknown("processes", "open files", why);
     }
     descriptors(config, seen, report);
@@ -175,7 +171,8 @@ fn unseen(hidden: usize) -> Option<String> {
     }
 }
 
-fn open_by(name: &str, file: &Path, seen: &Seen, report: &mut Report) {
+/// `is_all`: all processes of the machine were seen.
+fn open_by(name: &str, file: &Path, seen: &Seen, is_all: bool, report: &mut Report) {
     const CHECK: &str = "open";
     let subject = format!("database of {name} ({})", file.display());
     // By the database itself: SQLite opens the log for writing also where somebody only reads.
@@ -190,7 +187,7 @@ fn open_by(name: &str, file: &Path, seen: &Seen, report: &mut Report) {
     writers.dedup();
     if writers.is_empty() {
         let readers = if others.is_empty() { "" } else { " for writing" };
-        let seen = if unseen(seen.hidden).is_none() { "" } else { " that can be seen" };
+        let seen = if is_all { "" } else { " that can be seen" };
         return report.good(CHECK, subject, format!("no process{seen} but the gate has it open{readers}"));
     }
     report.problem(

@@ -15,7 +15,7 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
-use crate::socket::poll_write_all;
+use crate::socket::poll_write_pieces;
 
 /// A connection's socket; nothing once it is cut.
 #[derive(Debug)]
@@ -79,7 +79,7 @@ impl AsyncWrite for Io {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.0.with(|socket| poll_write_all(socket, cx, bufs))
+        self.0.with(|socket| poll_write_pieces(socket, cx, bufs))
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -37,28 +37,26 @@ pub fn migrate(file: &Path, busy: std::time::Duration) -> Result<(), OpenError> 
     Ok(())
 }
 
-/// What is behind a database's name in that of its lock.
-pub const LOCK_ENDING: &str = "-fencegate.lock";
-
 /// Locks the database file against a second gate, through a file of its own beside it (`NAME-fencegate.lock`).
 ///
 /// # Errors
 /// [`OpenError::Locked`], with what the holder wrote about itself; or a file that can't be made.
 pub fn lock(database: &Path) -> Result<LockFile, OpenError> {
-    let file = absolute(database);
-    let mut name = file.clone().into_os_string();
-    name.push(LOCK_ENDING);
-    opening::lock(&file, Path::new(&name), "file")
+    opening::lock(&absolute(database), &lock_of(database), "file")
+}
+
+/// Where that file is.
+pub fn lock_of(database: &Path) -> PathBuf {
+    let mut name = absolute(database).into_os_string();
+    name.push("-fencegate.lock");
+    name.into()
 }
 
 /// The file by its real path, so that two names of one file give one lock.
 fn absolute(file: &Path) -> PathBuf {
-    file.canonicalize().unwrap_or_else(|_| {
-        let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        match (folder.canonicalize(), file.file_name()) {
-            (Ok(folder), Some(name)) => folder.join(name),
-            _ => file.to_owned(),
-        }
+    file.canonicalize().unwrap_or_else(|_| match (files::folder_of(file).canonicalize(), file.file_name()) {
+        (Ok(folder), Some(name)) => folder.join(name),
+        _ => file.to_owned(),
     })
 }
 

@@ -325,14 +325,14 @@ impl Warden {
     /// Each gets SIGCONT once: with a second one, a Ctrl-Z that was typed as soon as it went on would be taken back.
     fn resume(&mut self) {
         self.suspended = false;
-        let is_of_main = |process: &Process| self.main.is_some_and(|main| process.is_in(main));
-        for process in
-            self.stopped.drain(..).filter(|process| !Process::read(process.pid).is_some_and(|now| is_of_main(&now)))
-        {
+        let main = self.main;
+        let is_of_main =
+            |process: &Process| main.zip(Process::read(process.pid)).is_some_and(|(main, now)| now.is_in(main));
+        for process in self.stopped.drain(..).filter(|process| !is_of_main(process)) {
             let _ = process.signal(Signal::CONT);
         }
         // With those that the terminal has stopped, before this was asked to.
-        if let Some(main) = self.main {
+        if let Some(main) = main {
             let _ = kill_process_group(main, Signal::CONT);
         }
     }
