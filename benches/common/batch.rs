@@ -94,7 +94,7 @@ async fn serve(
     resource: Arc<Sqlite>,
     request: Request<hyper::body::Incoming>,
 ) -> Result<Response<fencegate::resource::Body>, Infallible> {
-    let (parts, body) = Received::split(request);
+    let (parts, body) = Received::of(request).into_parts();
     let peer = SocketAddr::from(([127, 0, 0, 1], 1));
     let hyper::http::request::Parts { method, uri, version, headers, .. } = parts;
     let (below, is_secure, caller, upgrade) = (0, false, None, None);

@@ -17,6 +17,7 @@ pub mod headers;
 pub mod hrana;
 pub mod json;
 pub mod paths;
+pub mod plain;
 pub mod requests;
 pub mod sql;
 
@@ -48,7 +49,7 @@ pub struct Target {
 }
 
 /// All targets.
-pub const TARGETS: [Target; 10] = [
+pub const TARGETS: [Target; 11] = [
     Target { name: "headers", check: headers::check, rounds: 20_000 },
     Target { name: "credentials", check: credentials::check, rounds: 3_000 },
     Target { name: "paths", check: paths::check, rounds: 20_000 },
@@ -58,6 +59,7 @@ pub const TARGETS: [Target; 10] = [
     Target { name: "sql", check: sql::check, rounds: 300 },
     Target { name: "answers", check: answers::check, rounds: 3_000 },
     Target { name: "requests", check: requests::check, rounds: 2_000 },
+    Target { name: "plain", check: plain::check, rounds: 2_000 },
     Target { name: "json", check: json::check, rounds: 20_000 },
 ];
 

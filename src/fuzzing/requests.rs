@@ -107,7 +107,7 @@ fn forwarded(passes: Passes, input: &[u8]) -> Result<Vec<Became>, String> {
 
 /// Passes one request on.
 async fn forward(passes: Passes, request: hyper::Request<hyper::body::Incoming>) -> Became {
-    let (parts, body) = Received::split(request);
+    let (parts, body) = Received::of(request).into_parts();
     let hyper::http::request::Parts { method, uri, version, headers, .. } = parts;
     let peer = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
     let mut call =

@@ -86,7 +86,7 @@ macro_rules! short_runs {
     };
 }
 
-short_runs!(headers, credentials, paths, hrana, batons, config, sql, answers, requests, json);
+short_runs!(headers, credentials, paths, hrana, batons, config, sql, answers, requests, plain, json);
 
 #[test]
 fn every_target_has_a_program_and_a_small_corpus() {

@@ -24,44 +24,54 @@ const REST_TIME: Duration = Duration::from_secs(5);
 /// connection can destroy the answer that is on its way.
 #[derive(Debug)]
 pub struct Received {
-    /// There until it is dropped.
-    body: Option<Incoming>,
+    body: Source,
     /// Whether the rest is of any use to the connection, and the client will send it.
     takes_rest: bool,
 }
 
+/// Where it comes from.
+#[derive(Debug)]
+enum Source {
+    /// All of it has come, and is here.
+    Here(Bytes),
+    /// As it comes.
+    Coming(Incoming),
+}
+
 impl Received {
+    /// One of which all is here.
+    pub fn whole(body: Bytes) -> Received {
+        Received { body: Source::Here(body), takes_rest: false }
+    }
+
     /// Takes the body of a request.
-    pub fn split(request: Request<Incoming>) -> (hyper::http::request::Parts, Received) {
-        let (parts, body) = request.into_parts();
+    pub fn of(request: Request<Incoming>) -> Request<Received> {
         // A client that waits to be asked for its body doesn't send it after a refusal.
-        let takes_rest = parts.version != Version::HTTP_2 && !parts.headers.contains_key(EXPECT);
-        (parts, Received { body: Some(body), takes_rest })
+        let takes_rest = request.version() != Version::HTTP_2 && !request.headers().contains_key(EXPECT);
+        request.map(|body| Received { body: Source::Coming(body), takes_rest })
     }
 
     /// Whether the client's connection ends with the answer if this is dropped now.
     pub fn ends_connection(&self) -> bool {
-        let is_taken_in = self.takes_rest && self.is_short();
-        !is_taken_in && !self.is_end_stream()
+        match &self.body {
+            Source::Here(_) => false,
+            Source::Coming(body) => !(body.is_end_stream() || self.takes_rest && is_short(body)),
+        }
     }
+}
 
-    fn is_short(&self) -> bool {
-        self.size_hint().lower() <= REST_BYTES_MAX as u64
-    }
+fn is_short(body: &Incoming) -> bool {
+    body.size_hint().lower() <= REST_BYTES_MAX as u64
+}
 
-    /// The next frame. Whoever reads the connection is woken where there may be more.
-    fn next(body: &mut Incoming, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        turn::hushed(|| {
-            let frame = Pin::new(&mut *body).poll_frame(cx);
-            // By the length that was announced: then all of it has been read from the connection before.
-            let is_last = frame.is_ready() && body.is_end_stream();
-            (frame, !is_last)
-        })
-    }
-
-    fn body(&self) -> &Incoming {
-        self.body.as_ref().expect("it is there until it is dropped")
-    }
+/// The next frame. Whoever reads the connection is woken where there may be more.
+fn next(body: &mut Incoming, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    turn::hushed(|| {
+        let frame = Pin::new(&mut *body).poll_frame(cx);
+        // By the length that was announced: then all of it has been read from the connection before.
+        let is_last = frame.is_ready() && body.is_end_stream();
+        (frame, !is_last)
+    })
 }
 
 impl Body for Received {
@@ -69,29 +79,38 @@ impl Body for Received {
     type Error = hyper::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        Received::next(self.body.as_mut().expect("it is there until it is dropped"), cx)
+        match &mut self.body {
+            Source::Here(body) if body.is_empty() => Poll::Ready(None),
+            Source::Here(body) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(body))))),
+            Source::Coming(body) => next(body, cx),
+        }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body().is_end_stream()
+        match &self.body {
+            Source::Here(body) => body.is_empty(),
+            Source::Coming(body) => body.is_end_stream(),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body().size_hint()
+        match &self.body {
+            Source::Here(body) => SizeHint::with_exact(body.len() as u64),
+            Source::Coming(body) => body.size_hint(),
+        }
     }
 }
 
 impl Drop for Received {
     fn drop(&mut self) {
-        let is_wanted = self.takes_rest && self.is_short();
-        let Some(mut body) = self.body.take() else { return };
-        if !is_wanted {
+        if !matches!(&self.body, Source::Coming(body) if self.takes_rest && is_short(body)) {
             return;
         }
+        let Source::Coming(mut body) = std::mem::replace(&mut self.body, Source::Here(Bytes::new())) else { return };
         // Mostly all of it came with the head, and no task is needed for it.
         let mut cx = Context::from_waker(Waker::noop());
         while !body.is_end_stream() {
-            match Received::next(&mut body, &mut cx) {
+            match next(&mut body, &mut cx) {
                 // Each look takes in a piece, which is at most as large as what hyper reads at once.
                 Poll::Ready(Some(Ok(_))) => {}
                 Poll::Ready(_) => return,

@@ -1,7 +1,7 @@
 //! The admin listener: what operators see and do.
 
+use bytes::Bytes;
 use http_body_util::{Either, Full};
-use hyper::body::Incoming;
 use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use hyper::{Request, Response, StatusCode};
 use metrics::{counter, gauge};
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::access::Who;
 use crate::fence::{FenceName, Token};
 use crate::problem::{Kind, Problem};
-use crate::resource::Look;
+use crate::resource::{Look, Received};
 use crate::resource::threads::now_ms;
 
 use super::data::{no_fence, readyz, segments, small_body};
@@ -29,23 +29,30 @@ const PAGE_MAX: usize = 1000;
 const NAMES_MAX: usize = 200;
 
 /// An answer in memory, or a stream of events.
-pub type AdminAnswer = Response<Either<Full<bytes::Bytes>, EventBody>>;
+pub type AdminAnswer = Response<Either<Full<Bytes>, EventBody>>;
 
-impl AnswerBody for Either<Full<bytes::Bytes>, EventBody> {
-    fn empty() -> Either<Full<bytes::Bytes>, EventBody> {
-        Either::Left(Full::default())
+impl AnswerBody for Either<Full<Bytes>, EventBody> {
+    fn of(whole: Bytes) -> Either<Full<Bytes>, EventBody> {
+        Either::Left(Full::new(whole))
+    }
+
+    fn take(&mut self) -> Option<Bytes> {
+        match self {
+            Either::Left(whole) => whole.take(),
+            Either::Right(_) => None,
+        }
     }
 }
 
 /// Answers one request.
-pub async fn handle(gate: &Gate, request: Request<Incoming>) -> AdminAnswer {
+pub async fn handle(gate: &Gate, request: Request<Received>) -> AdminAnswer {
     let refused = |problem| respond::problem(&problem, Style::Problem).map(Either::Left);
     let mut answer = admit(gate, request).await.unwrap_or_else(refused);
     origin::harden(&mut answer);
     answer
 }
 
-async fn admit(gate: &Gate, request: Request<Incoming>) -> Result<AdminAnswer, Problem> {
+async fn admit(gate: &Gate, request: Request<Received>) -> Result<AdminAnswer, Problem> {
     // Where a secret is asked for, which no browser adds by itself, a name that isn't known gives nobody anything.
     let names = gate.guard.access.is_none().then_some(&*gate.admin_hosts);
     origin::check(&request, names)?;
@@ -125,7 +132,7 @@ async fn answer(
     gate: &Gate,
     route: Route,
     named: &str,
-    request: Request<Incoming>,
+    request: Request<Received>,
     who: Option<&Who>,
 ) -> Result<Answer, Problem> {
     match route {

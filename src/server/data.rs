@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Incoming;
 use hyper::header::{CONNECTION, HeaderValue};
 use hyper::upgrade::OnUpgrade;
 use hyper::{Request, Response, StatusCode, Version};
@@ -42,7 +42,7 @@ enum Route<'a> {
     /// The resource of this number is about to answer. True where the connection has to end if it refuses.
     Resource(usize, bool, Boxed<'a, Result<Served, Problem>>),
     /// The gate itself has to.
-    Reserved(Request<Incoming>),
+    Reserved(Request<Received>),
 }
 
 /// Answers one request.
@@ -51,7 +51,7 @@ enum Route<'a> {
 /// None.
 pub async fn handle(
     gate: Arc<Gate>,
-    request: Request<Incoming>,
+    request: Request<Received>,
     peer: SocketAddr,
 ) -> Result<Response<Body>, Infallible> {
     let (answer, is_refusal) = match route(&gate, request, peer) {
@@ -93,12 +93,19 @@ fn is_refusal(problem: &Problem) -> bool {
 }
 
 impl AnswerBody for Body {
-    fn empty() -> Body {
-        Body::Whole(Full::default())
+    fn of(whole: Bytes) -> Body {
+        Body::Whole(Full::new(whole))
+    }
+
+    fn take(&mut self) -> Option<Bytes> {
+        match self {
+            Body::Whole(whole) => whole.take(),
+            Body::Streamed(_) => None,
+        }
     }
 }
 
-fn route(gate: &Gate, mut request: Request<Incoming>, peer: SocketAddr) -> Route<'_> {
+fn route(gate: &Gate, mut request: Request<Received>, peer: SocketAddr) -> Route<'_> {
     let path = request.uri().path();
     if path == "/-" || path.starts_with("/-/") {
         return Route::Reserved(request);
@@ -149,8 +156,8 @@ fn nothing_here(gate: &Gate, path: &str) -> Response<Body> {
 }
 
 /// What a resource is told of a request, `below` being where in its path that below the mount point begins.
-fn call(below: usize, request: Request<Incoming>, peer: SocketAddr, caller: Option<Box<Caller>>) -> Call {
-    let (mut parts, body) = Received::split(request);
+fn call(below: usize, request: Request<Received>, peer: SocketAddr, caller: Option<Box<Caller>>) -> Call {
+    let (mut parts, body) = request.into_parts();
     // hyper puts it there where the client's connection can become something else.
     let upgrade = parts.extensions.remove::<OnUpgrade>();
     let is_secure = parts.extensions.get::<Arc<Secured>>().is_some();
@@ -236,7 +243,7 @@ pub const ROUTES: &[Row<Reserved>] = &[
 ];
 
 /// The reserved paths.
-async fn reserved(gate: &Gate, request: Request<Incoming>) -> Result<Answer, Problem> {
+async fn reserved(gate: &Gate, request: Request<Received>) -> Result<Answer, Problem> {
     let path = request.uri().path();
     let segments = segments(path)?;
     if let [_, first, election @ ..] = segments.as_slice()
@@ -259,7 +266,7 @@ async fn reserved(gate: &Gate, request: Request<Incoming>) -> Result<Answer, Pro
     }
 }
 
-async fn election(gate: &Gate, path: &[String], request: Request<Incoming>) -> Result<Answer, Problem> {
+async fn election(gate: &Gate, path: &[String], request: Request<Received>) -> Result<Answer, Problem> {
     let Some(coordinator) = &gate.coordinator else {
         return Err(Problem::new(Kind::NotFound, "this gate has no embedded coordinator"));
     };
@@ -334,7 +341,7 @@ fn fence(gate: &Gate, name: &str) -> Result<Answer, Problem> {
     ))
 }
 
-async fn claim(gate: &Gate, name: &str, mut request: Request<Incoming>) -> Result<Answer, Problem> {
+async fn claim(gate: &Gate, name: &str, mut request: Request<Received>) -> Result<Answer, Problem> {
     guard::fence(gate, &request, Right::Claim, name)?;
     let resource = gate.resource_of(name).ok_or_else(|| no_fence(name))?;
     let caller = guard::caller(gate, &**resource, &mut request)?;
@@ -373,7 +380,7 @@ async fn claim(gate: &Gate, name: &str, mut request: Request<Incoming>) -> Resul
 ///
 /// # Errors
 /// One that is too large or breaks off.
-pub async fn small_body(body: Incoming) -> Result<bytes::Bytes, Problem> {
+pub async fn small_body(body: Received) -> Result<Bytes, Problem> {
     match Limited::new(body, BODY_BYTES_MAX).collect().await {
         Ok(body) => Ok(body.to_bytes()),
         Err(error) if error.is::<http_body_util::LengthLimitError>() => {

@@ -3,14 +3,15 @@
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::net::{SocketAddr, TcpListener};
-use std::pin::pin;
-use std::sync::Arc;
+use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::body::{Body, Incoming};
+use hyper::body::Body;
 use hyper::header::{HeaderValue, RETRY_AFTER};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
@@ -21,14 +22,15 @@ use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
-use crate::resource::BodyError;
 use crate::resource::seat::Waiting;
 use crate::resource::turn::Turn;
+use crate::resource::{BodyError, Received};
 use crate::socket::Socket;
 use crate::tls::server::ServerTls;
 
 use super::in_work::{GIVEN_UP, InWork, Leaving};
 use super::places::{HeadTime, Place, Places};
+use super::plain::{self, Rest};
 use super::{respond, tls};
 
 /// Largest head of a request: request line and headers, in bytes. Larger ones are answered 431. And the most that is read at once of what a
@@ -71,13 +73,25 @@ pub struct Settings {
 
 /// The body of an answer.
 pub trait AnswerBody: Body<Data: Send, Error: Into<BodyError>> + Unpin + Send + 'static {
-    /// One with nothing in it.
-    fn empty() -> Self;
+    /// This.
+    fn of(whole: Bytes) -> Self;
+
+    /// All of it, where it is in memory.
+    fn take(&mut self) -> Option<Bytes>;
 }
 
 impl AnswerBody for Full<Bytes> {
-    fn empty() -> Full<Bytes> {
-        Full::default()
+    fn of(whole: Bytes) -> Full<Bytes> {
+        Full::new(whole)
+    }
+
+    fn take(&mut self) -> Option<Bytes> {
+        let mut cx = Context::from_waker(Waker::noop());
+        match Pin::new(self).poll_frame(&mut cx) {
+            Poll::Ready(Some(Ok(frame))) => frame.into_data().ok(),
+            // An empty one.
+            _ => Some(Bytes::new()),
+        }
     }
 }
 
@@ -93,7 +107,7 @@ pub async fn accept<S, F, B>(
     serve: S,
 ) -> std::io::Result<()>
 where
-    S: Fn(Request<Incoming>, SocketAddr) -> F + Clone + Send + Sync + 'static,
+    S: Fn(Request<Received>, SocketAddr) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Result<Response<B>, Infallible>> + Send + 'static,
     B: AnswerBody,
 {
@@ -173,7 +187,7 @@ async fn secured<S, F, B>(
     mut stopping: watch::Receiver<bool>,
     serve: S,
 ) where
-    S: Fn(Request<Incoming>, SocketAddr) -> F + Send + Sync + 'static,
+    S: Fn(Request<Received>, SocketAddr) -> F + Send + Sync + 'static,
     F: Future<Output = Result<Response<B>, Infallible>> + Send + 'static,
     B: AnswerBody,
 {
@@ -184,7 +198,7 @@ async fn secured<S, F, B>(
         () = Waiting::from_now(&place.seat) => None,
     };
     let Some(tls::Connection { stream, is_http2, secured }) = shaken else { return };
-    let serve = move |mut request: Request<Incoming>, peer| {
+    let serve = move |mut request: Request<Received>, peer| {
         request.extensions_mut().insert(Arc::clone(&secured));
         serve(request, peer)
     };
@@ -200,7 +214,7 @@ async fn connection<S, F, B>(
     stopping: watch::Receiver<bool>,
     serve: S,
 ) where
-    S: Fn(Request<Incoming>, SocketAddr) -> F + Send + Sync + 'static,
+    S: Fn(Request<Received>, SocketAddr) -> F + Send + Sync + 'static,
     F: Future<Output = Result<Response<B>, Infallible>> + Send + 'static,
     B: AnswerBody,
 {
@@ -216,7 +230,7 @@ async fn connection<S, F, B>(
 }
 
 /// Speaks one version of HTTP on a connection to its end.
-async fn speak<I, S, F, B>(
+pub(crate) async fn speak<I, S, F, B>(
     stream: I,
     is_http2: bool,
     peer: SocketAddr,
@@ -226,29 +240,27 @@ async fn speak<I, S, F, B>(
 ) -> Result<(), BodyError>
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    S: Fn(Request<Incoming>, SocketAddr) -> F + Send + Sync + 'static,
+    S: Fn(Request<Received>, SocketAddr) -> F + Send + Sync + 'static,
     F: Future<Output = Result<Response<B>, Infallible>> + Send + 'static,
     B: AnswerBody,
 {
     if is_http2 {
         return speak_http2(stream, peer, place, &mut stopping, serve).await;
     }
-    let service = service_fn(|request| serve(request, peer));
-    let mut builder = http1::Builder::new();
-    builder.timer(HeadTime(Arc::clone(&place.seat))).header_read_timeout(place.places().header_time());
-    builder.max_buf_size(HEAD_BYTES_MAX as usize);
-    let connection = builder.serve_connection(TokioIo::new(stream), service).with_upgrades();
-    tokio::pin!(connection);
-    let stopping = &mut stopping;
+    let closing = AtomicBool::new(false);
+    let mut spoken = pin!(async {
+        match plain::speak(stream, peer, &place, &closing, &serve).await? {
+            Some(rest) => speak_http1(rest, peer, &place, &closing, &serve).await,
+            None => Ok(()),
+        }
+    });
     let heard = stopping.clone();
-    let mut stopped = pin!(stopped(stopping));
-    let (mut asker, mut turn): (Option<Waker>, Option<Waker>) = (None, None);
-    let result = poll_fn(|cx| {
-        // It has all of its requests in this task, and so needs no waking for the end of a body.
-        let waker = turn.get_or_insert_with(|| Turn::waker(cx));
-        let polled = place.seat.seated(|| connection.as_mut().poll(&mut Context::from_waker(waker)));
-        if let Poll::Ready(result) = polled {
-            return Poll::Ready(Some(result));
+    let mut stopped = pin!(stopped(&mut stopping));
+    let mut asker: Option<Waker> = None;
+    poll_fn(|cx| {
+        let polled = place.seat.seated(|| spoken.as_mut().poll(cx));
+        if polled.is_ready() || closing.load(Ordering::Relaxed) {
+            return polled;
         }
         // Once asked, it wakes whoever asked: to ask again each time that something comes would be for nothing.
         if asker.as_ref().is_some_and(|asker| asker.will_wake(cx.waker())) && heard.has_changed().is_ok_and(|has| !has)
@@ -256,17 +268,68 @@ where
             return Poll::Pending;
         }
         asker = Some(cx.waker().clone());
-        stopped.as_mut().poll(cx).map(|()| None)
-    });
-    let result = match result.await {
-        Some(result) => result,
-        None => {
-            // From here on, only what is in work on it.
-            connection.as_mut().graceful_shutdown();
-            connection.await
+        if stopped.as_mut().poll(cx).is_pending() {
+            return Poll::Pending;
         }
-    };
-    result.map_err(BodyError::from)
+        // From here on, only what is in work on it.
+        closing.store(true, Ordering::Relaxed);
+        place.seat.seated(|| spoken.as_mut().poll(cx))
+    })
+    .await
+}
+
+/// Speaks HTTP/1.1, whatever form it has, on the rest of a connection.
+async fn speak_http1<I, S, F, B>(
+    rest: Rest<I, B>,
+    peer: SocketAddr,
+    place: &Place,
+    closing: &AtomicBool,
+    serve: &S,
+) -> Result<(), BodyError>
+where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: Fn(Request<Received>, SocketAddr) -> F,
+    F: Future<Output = Result<Response<B>, Infallible>>,
+    B: AnswerBody,
+{
+    let Rest { stream, answer } = rest;
+    let answered = Mutex::new(answer);
+    let service = service_fn(|request| {
+        let request = Received::of(request);
+        let answer = lock(&answered).take();
+        let (answer, request) = match answer {
+            // Its body was read before, with the rest of it.
+            Some(answer) => (Err(answer), Some(request)),
+            None => (Ok(serve(request, peer)), None),
+        };
+        async move {
+            drop(request);
+            match answer {
+                Ok(answer) => answer.await,
+                Err(answer) => Ok(answer),
+            }
+        }
+    });
+    let mut builder = http1::Builder::new();
+    builder.timer(HeadTime(Arc::clone(&place.seat))).header_read_timeout(place.places().header_time());
+    builder.max_buf_size(HEAD_BYTES_MAX as usize);
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service).with_upgrades());
+    let (mut turn, mut is_told): (Option<Waker>, bool) = (None, false);
+    poll_fn(|cx| {
+        // It has all of its requests in this task, and so needs no waking for the end of a body.
+        let waker = turn.get_or_insert_with(|| Turn::waker(cx));
+        // An answer that is there already is for a request that hyper has yet to read; it says itself where it is the last.
+        let is_to_end = closing.load(Ordering::Relaxed) && lock(&answered).is_none();
+        if is_to_end && !std::mem::replace(&mut is_told, true) {
+            connection.as_mut().graceful_shutdown();
+        }
+        connection.as_mut().poll(&mut Context::from_waker(waker)).map_err(BodyError::from)
+    })
+    .await
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Speaks HTTP/2 on a connection to its end; once the gate stops or the connection is over for another reason, only to the end of what is in
@@ -280,7 +343,7 @@ async fn speak_http2<I, S, F, B>(
 ) -> Result<(), BodyError>
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    S: Fn(Request<Incoming>, SocketAddr) -> F + Send + Sync + 'static,
+    S: Fn(Request<Received>, SocketAddr) -> F + Send + Sync + 'static,
     F: Future<Output = Result<Response<B>, Infallible>> + Send + 'static,
     B: AnswerBody,
 {
@@ -290,7 +353,7 @@ where
     let requests = InWork::new(place.places());
     let service = service_fn(|request| {
         let ticket = requests.begin();
-        let answer = ticket.is_welcome.then(|| serve(request, peer));
+        let answer = ticket.is_welcome.then(|| serve(Received::of(request), peer));
         async move {
             let answer = match answer {
                 Some(answer) => answer.await?,
@@ -324,7 +387,7 @@ where
 
 /// The answer to a request for which there is no place.
 fn crowded<B: AnswerBody>() -> Response<B> {
-    let mut answer = Response::new(B::empty());
+    let mut answer = Response::new(B::of(Bytes::new()));
     *answer.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
     answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
     answer.headers_mut().insert(respond::PROXY_STATUS, HeaderValue::from_static(CROWDED));

@@ -44,6 +44,7 @@ pub mod openapi;
 pub mod origin;
 pub mod pace;
 pub mod places;
+pub mod plain;
 pub mod respond;
 pub mod routes;
 mod serve;

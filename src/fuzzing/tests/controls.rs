@@ -1,13 +1,18 @@
 //! Each property with a mistake in what it looks at: it must see it.
 
+use std::pin::Pin;
+use std::sync::Arc;
+
+use bytes::Bytes;
 use hyper::HeaderMap;
 use hyper::header::HeaderValue;
+use tokio::io::{AsyncReadExt as _, DuplexStream};
 
 use crate::access::credential::{Credential, CredentialError};
 use crate::config::{Config, ConfigError, KindConfig, Place, file};
 use crate::fence::claim::PresentedTokens;
 use crate::fence::{FenceName, Presented, Token};
-use crate::resource::Call;
+use crate::resource::{Call, Received};
 use crate::resource::http::Template;
 use crate::resource::http::decode::Kept;
 use crate::resource::http::head;
@@ -16,7 +21,7 @@ use crate::resource::http::seen::Seen;
 use crate::resource::sqlite::hrana::{Pipeline, ProtocolError, Request, Version};
 use crate::resource::sqlite::stream::{Stream, Streams};
 
-use super::super::{Checked, answers, batons, config, credentials, headers, hrana, json, paths, requests, sql};
+use super::super::{Checked, answers, batons, config, credentials, headers, hrana, json, paths, plain, requests, sql};
 
 /// The property holds for what is right, and doesn't for what is wrong.
 #[allow(clippy::needless_pass_by_value, reason = "what two calls give, where they are made")]
@@ -263,5 +268,52 @@ fn texts_that_are_written_carelessly() {
     }
     for text in ["a\"b", "a\\", "a\nb", "\u{1}"] {
         seen(json::check(text.as_bytes()), json::agrees(careless, text.as_bytes()));
+    }
+}
+
+#[test]
+fn connections_that_are_read_carelessly() {
+    /// The request that this begins with, read line by line, with the last length that is given and without a look at anything else.
+    fn first(bytes: &[u8]) -> Option<(hyper::Request<Bytes>, usize)> {
+        let end = bytes.windows(2).position(|two| two == b"\n\n" || two == b"\n\r")?;
+        let text = String::from_utf8_lossy(&bytes[..end]).into_owned();
+        let end = end + if bytes[end + 1] == b'\r' { 3 } else { 2 };
+        let mut lines = text.lines();
+        let mut words = lines.next()?.split_whitespace();
+        let mut request = hyper::Request::builder().method(words.next()?).uri(words.next()?);
+        let mut length = 0;
+        for line in lines {
+            let (name, value) = line.split_once(':')?;
+            if name.trim().eq_ignore_ascii_case("content-length") {
+                length = value.trim().parse().ok()?;
+            }
+            request = request.header(name.trim(), value.trim());
+        }
+        let body = Bytes::copy_from_slice(bytes.get(end..end + length)?);
+        Some((request.body(body).ok()?, end + length))
+    }
+    fn careless(mut stream: DuplexStream, asked: plain::Asked) -> Pin<Box<dyn Future<Output = ()>>> {
+        Box::pin(async move {
+            let (mut bytes, mut at) = (Vec::new(), 0);
+            let _ = stream.read_to_end(&mut bytes).await;
+            while let Some((request, len)) = first(&bytes[at..]) {
+                at += len;
+                let _ = plain::answer(Arc::clone(&asked), request.map(Received::whole)).await;
+            }
+        })
+    }
+    let then = "GET /b HTTP/1.1\r\nHost: x\r\n\r\n";
+    for input in [
+        "POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nContent-Length: 3\r\n\r\nhello",
+        "POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: +3\r\n\r\nabc",
+        "POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        "POST /a HTTP/1.1\r\nHost: x\r\nContent-Length : 3\r\n\r\nabc",
+        "GET /a HTTP/1.1\r\nHost: x\r\nA: b\r\n c: d\r\n\r\n",
+        "GET /c HTTP/1.1\r\nHost: x\r\n\r\n",
+    ] {
+        let input = format!("\u{7f}{input}{then}");
+        let wrong = plain::agrees(careless, input.as_bytes());
+        assert!(wrong.as_ref().is_err_and(|why| why.contains("was asked, and to hyper")), "{wrong:?}");
+        seen(plain::check(input.as_bytes()), wrong);
     }
 }

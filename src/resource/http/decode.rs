@@ -13,7 +13,7 @@ use hyper::ext::ReasonPhrase;
 use hyper::header::{CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue};
 use hyper::{StatusCode, Version};
 
-use super::lines::{Header, Lines, NO_HEADER};
+use super::lines::{self, Header, Lines};
 use super::message::{Broken, Head};
 use super::seen::Seen;
 
@@ -66,6 +66,9 @@ pub struct Decoder {
     is_delimited: bool,
     is_reusable: bool,
 }
+
+/// What is said of a line that is no header, whoever finds it.
+const NO_HEADER: Broken = Broken::Protocol("what came is no answer of HTTP/1.1");
 
 fn malformed(error: httparse::Error) -> Broken {
     match error {
@@ -302,20 +305,9 @@ fn plain(from: &[u8], ends: &mut [usize; PLAIN_LINES_MAX]) -> Option<(StatusCode
     if !words.starts_with(b"\r\n") {
         return None;
     }
-    let mut start = from.len() - words.len() + 2;
-    ends[0] = start;
-    for (before, end) in (1..).zip(&mut ends[1..]) {
-        let len = memchr::memchr(b'\n', &from[start..])?;
-        if len == 0 || from[start + len - 1] != b'\r' {
-            return None;
-        }
-        start += len + 1;
-        *end = start;
-        if len == 1 {
-            return Some((status, before + 1));
-        }
-    }
-    None
+    ends[0] = from.len() - words.len() + b"\r\n".len();
+    let start = ends[0];
+    Some((status, 1 + lines::ends(from, start, &mut ends[1..])?))
 }
 
 /// Where in a head a header's name and value are.
@@ -372,7 +364,9 @@ impl Said {
     /// By the lines that end at these places, but for the first, which has the status.
     fn by_plain(text: &[u8], ends: &[usize], kept: &mut Kept) -> Result<Said, Broken> {
         let Kept { room, lines } = kept;
-        let line = |(number, ends): (usize, &[usize])| lines.read(number, &text[ends[0]..ends[1] - b"\r\n".len()]);
+        let line = |(number, ends): (usize, &[usize])| {
+            lines.read(number, &text[ends[0]..ends[1] - b"\r\n".len()]).ok_or(NO_HEADER)
+        };
         Said::by_all(ends.windows(2).enumerate().map(line), ends.len(), std::mem::take(room))
     }
 

@@ -1,12 +1,11 @@
-//! The header lines of a connection's answers.
+//! The header lines of a connection's messages.
 //!
-//! What a server says of its answers it mostly says again: who it is, the date, of what type they are. So each line of an answer is
-//! compared with the same line of the one before, and read anew only where it is another one.
+//! What a server says of its answers it mostly says again: who it is, the date, of what type they are. So does a client of its requests.
+//! So each line of a message is compared with the same line of the one before, and read anew only where it is another one.
 
 use bytes::Bytes;
 use hyper::header::{HeaderName, HeaderValue};
 
-use super::message::Broken;
 use super::seen::Seen;
 
 /// Longest line that is remembered, in bytes.
@@ -25,18 +24,15 @@ pub struct Header {
     pub seen: Seen,
 }
 
-/// The lines of the last answer.
+/// The lines of the last message.
 #[derive(Debug, Default)]
 pub struct Lines(Vec<(Bytes, Header)>);
 
 impl Lines {
-    /// Reads the line that has this number in its answer.
-    ///
-    /// # Errors
-    /// One that is no header.
-    pub fn read(&mut self, number: usize, line: &[u8]) -> Result<Header, Broken> {
+    /// Reads the line that has this number in its message. Nothing for one that is no header.
+    pub fn read(&mut self, number: usize, line: &[u8]) -> Option<Header> {
         if let Some((_, header)) = self.0.get(number).filter(|(known, _)| *known == *line) {
-            return Ok(header.clone());
+            return Some(header.clone());
         }
         let text = Bytes::copy_from_slice(line);
         let header = read(&text)?;
@@ -48,27 +44,41 @@ impl Lines {
                 None => {}
             }
         }
-        Ok(header)
+        Some(header)
     }
 }
 
-fn read(line: &Bytes) -> Result<Header, Broken> {
+/// Finds where the lines of a head end, from the second one on, which begins at `start`: each with CR and LF, the last one empty. How many
+/// they are; nothing where not all of them are there, or one ends in another way, or there are more than fit.
+pub fn ends(from: &[u8], mut start: usize, ends: &mut [usize]) -> Option<usize> {
+    for (number, end) in (1..).zip(ends) {
+        let len = memchr::memchr(b'\n', &from[start..])?;
+        if len == 0 || from[start + len - 1] != b'\r' {
+            return None;
+        }
+        start += len + 1;
+        *end = start;
+        if len == 1 {
+            return Some(number);
+        }
+    }
+    None
+}
+
+fn read(line: &Bytes) -> Option<Header> {
     let is_blank = |byte: &&u8| matches!(**byte, b' ' | b'\t');
     // Without a colon the name has all of the line, and is none.
     let colon = memchr::memchr(b':', line).unwrap_or(line.len());
     let (name, rest) = line.split_at(colon);
-    let rest = rest.get(1..).ok_or(NO_HEADER)?;
+    let rest = rest.get(1..)?;
     let blanks = rest.iter().take_while(is_blank).count();
     let start = colon + 1 + blanks;
     let end = line.len() - rest[blanks..].iter().rev().take_while(is_blank).count();
-    let name = HeaderName::from_bytes(name).map_err(|_| NO_HEADER)?;
-    let value = HeaderValue::from_maybe_shared(line.slice(start..end)).map_err(|_| NO_HEADER)?;
+    let name = HeaderName::from_bytes(name).ok()?;
+    let value = HeaderValue::from_maybe_shared(line.slice(start..end)).ok()?;
     let seen = Seen::one(name.as_str());
-    Ok(Header { name, value, seen })
+    Some(Header { name, value, seen })
 }
-
-/// What is said of a line that is no header, whoever finds it.
-pub const NO_HEADER: Broken = Broken::Protocol("what came is no answer of HTTP/1.1");
 
 #[cfg(test)]
 mod tests {
@@ -78,7 +88,7 @@ mod tests {
     fn a_line_that_has_changed_is_read_anew() {
         let mut lines = Lines::default();
         let mut read = |number, line: &str| {
-            lines.read(number, line.as_bytes()).ok().map(|header| format!("{}={:?}", header.name, header.value))
+            lines.read(number, line.as_bytes()).map(|header| format!("{}={:?}", header.name, header.value))
         };
         for _ in 0..2 {
             assert_eq!(read(0, "Server: x").as_deref(), Some("server=\"x\""));

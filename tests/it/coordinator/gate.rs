@@ -9,12 +9,12 @@ use fencegate::coordinator::embedded::Options;
 use fencegate::coordinator::embedded::clock::ManualClock;
 use fencegate::coordinator::{Coordinator, CoordinatorError, Embedded, GateCoordinator, Leadership, View};
 use fencegate::fence::FenceName;
+use fencegate::resource::Received;
 use fencegate::server::places::Places;
 use fencegate::server::respond::Answer;
 use fencegate::server::{data, elections, http};
 use http_body_util::BodyExt;
 use hyper::Request;
-use hyper::body::Incoming;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -33,7 +33,7 @@ struct Remote {
     dir: tempfile::TempDir,
 }
 
-async fn answer(coordinator: Embedded, request: Request<Incoming>) -> Result<Answer, Infallible> {
+async fn answer(coordinator: Embedded, request: Request<Received>) -> Result<Answer, Infallible> {
     let (parts, body) = request.into_parts();
     let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
     let path = data::segments(parts.uri.path().strip_prefix("/-/elections").unwrap()).unwrap();

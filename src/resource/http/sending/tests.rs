@@ -87,7 +87,7 @@ fn sent(request: &[u8], peers: Vec<Peer>, is_certain: bool) -> (Result<(), Stopp
         let service = service_fn(move |request| {
             let (tell, mut peers) = (tell.clone(), given.lock().expect("one request").take().expect("one request"));
             async move {
-                let (parts, body) = Received::split(request);
+                let (parts, body) = Received::of(request).into_parts();
                 let mut headers = parts.headers;
                 headers.remove(TRANSFER_ENCODING);
                 let target = parts.uri.path_and_query().cloned().expect("a path");

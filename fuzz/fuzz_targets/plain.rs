@@ -1,0 +1,3 @@
+#![no_main]
+
+fencegate_fuzz::target!("plain");
