@@ -11,8 +11,8 @@ use serde_json::{Value, json};
 use crate::access::Who;
 use crate::fence::{FenceName, Token};
 use crate::problem::{Kind, Problem};
-use crate::resource::{Look, Received};
 use crate::resource::threads::now_ms;
+use crate::resource::{Look, Received};
 
 use super::data::{no_fence, readyz, segments, small_body};
 use super::events::EventBody;

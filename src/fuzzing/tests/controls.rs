@@ -12,7 +12,6 @@ use crate::access::credential::{Credential, CredentialError};
 use crate::config::{Config, ConfigError, KindConfig, Place, file};
 use crate::fence::claim::PresentedTokens;
 use crate::fence::{FenceName, Presented, Token};
-use crate::resource::{Call, Received};
 use crate::resource::http::Template;
 use crate::resource::http::decode::Kept;
 use crate::resource::http::head;
@@ -20,6 +19,7 @@ use crate::resource::http::message::Broken;
 use crate::resource::http::seen::Seen;
 use crate::resource::sqlite::hrana::{Pipeline, ProtocolError, Request, Version};
 use crate::resource::sqlite::stream::{Stream, Streams};
+use crate::resource::{Call, Received};
 
 use super::super::{Checked, answers, batons, config, credentials, headers, hrana, json, paths, plain, requests, sql};
 

@@ -5,15 +5,12 @@
 //! here only where it is as simple.
 
 use std::cell::RefCell;
-use std::io::Write as _;
 use std::ops::Range;
 use std::time::SystemTime;
 
 use bytes::Bytes;
 use hyper::ext::ReasonPhrase;
-use hyper::header::{
-    CONNECTION, CONTENT_LENGTH, DATE, HeaderMap, HeaderValue, TRAILER, TRANSFER_ENCODING, UPGRADE,
-};
+use hyper::header::{CONNECTION, CONTENT_LENGTH, DATE, HeaderMap, HeaderValue, TRAILER, TRANSFER_ENCODING, UPGRADE};
 use hyper::http::response;
 use hyper::{Method, Request, StatusCode, Uri};
 
@@ -23,8 +20,6 @@ use crate::resource::http::sending::write_line;
 
 /// Most lines of a head, with the empty one.
 const LINES_MAX: usize = 32;
-/// How many headers a request gains on its way to an upstream, about.
-const GAINED: usize = 4;
 
 /// What is of use from one request on a connection to the next.
 #[derive(Debug, Default)]
@@ -48,7 +43,7 @@ pub fn request(from: &Bytes, kept: &mut Kept) -> Option<(Request<Bytes>, usize)>
     let mut ends = [start; LINES_MAX];
     let count = lines::ends(from, start, &mut ends[1..])?;
     let mut headers = std::mem::take(&mut kept.room);
-    headers.reserve(count + GAINED);
+    headers.reserve(count);
     let mut length = None;
     for (number, ends) in ends[..count].windows(2).enumerate() {
         let line = &from[ends[0]..ends[1] - b"\r\n".len()];
@@ -110,8 +105,7 @@ pub fn answer(to: &mut Vec<u8>, head: &response::Parts, len: usize, mut ends: bo
         write_line(to, name.as_str(), value.as_bytes());
     }
     if !has_length {
-        // Writing to memory doesn't fail.
-        let _ = write!(to, "content-length: {len}\r\n");
+        write_length(to, len);
     }
     if ends && !says_close {
         to.extend_from_slice(b"connection: close\r\n");
@@ -121,6 +115,17 @@ pub fn answer(to: &mut Vec<u8>, head: &response::Parts, len: usize, mut ends: bo
     }
     to.extend_from_slice(b"\r\n");
     Some(ends)
+}
+
+/// Digit by digit: a formatter takes five times as long, for most answers of the gate's own.
+fn write_length(to: &mut Vec<u8>, len: usize) {
+    let (mut digits, mut start, mut rest) = ([b'0'; 20], 20, len);
+    while rest > 0 || start == 20 {
+        start -= 1;
+        digits[start] = b"0123456789"[rest % 10];
+        rest /= 10;
+    }
+    write_line(to, "content-length", &digits[start..]);
 }
 
 fn write_status(to: &mut Vec<u8>, head: &response::Parts) {
