@@ -295,18 +295,16 @@ where
     let Rest { stream, answer } = rest;
     let answered = Mutex::new(answer);
     let service = service_fn(|request| {
-        let request = Received::of(request);
-        let answer = lock(&answered).take();
-        let (answer, request) = match answer {
-            // Its body was read before, with the rest of it.
-            Some(answer) => (Err(answer), Some(request)),
-            None => (Ok(serve(request, peer)), None),
-        };
+        let given = lock(&answered).take();
+        // What answers is made where it stays: to move it costs more than the rest of this.
         async move {
-            drop(request);
-            match answer {
-                Ok(answer) => answer.await,
-                Err(answer) => Ok(answer),
+            match given {
+                Some(answer) => {
+                    // Its body was read before; what is left of it is taken in.
+                    drop(Received::of(request));
+                    Ok(answer)
+                }
+                None => serve(Received::of(request), peer).await,
             }
         }
     });

@@ -21,16 +21,31 @@ use crate::resource::http::sending::write_line;
 /// Most lines of a head, with the empty one.
 const LINES_MAX: usize = 32;
 
+/// Longest headers that are remembered as they are, in bytes.
+const BLOCK_BYTES_MAX: usize = 1024;
+
 /// What is of use from one request on a connection to the next.
 #[derive(Debug, Default)]
 pub struct Kept {
     /// An empty map, whose memory is used for the headers.
     pub room: HeaderMap,
-    /// What was read before.
+    /// What was read before, line by line.
     lines: Lines,
+    /// The headers of the last request as they came.
+    block: Vec<u8>,
+    /// What they say, once they have come twice: some clients send the same again and again, and others never do.
+    read: Option<Headers>,
     /// The last target.
     target: Bytes,
     uri: Uri,
+}
+
+/// What the headers of a request say.
+#[derive(Debug, Clone)]
+struct Headers {
+    all: HeaderMap,
+    /// How long the body is.
+    length: usize,
 }
 
 /// Headers of a request that say more than this reads.
@@ -40,32 +55,55 @@ const ELSEWHERE: Seen = Seen::TRANSFER_ENCODING.or(Seen::UPGRADE).or(Seen::TE).o
 pub fn request(from: &Bytes, kept: &mut Kept) -> Option<(Request<Bytes>, usize)> {
     let start = memchr::memchr(b'\n', from)? + 1;
     let (method, target) = from[..start].strip_suffix(b" HTTP/1.1\r\n").and_then(request_line)?;
-    let mut ends = [start; LINES_MAX];
-    let count = lines::ends(from, start, &mut ends[1..])?;
-    let mut headers = std::mem::take(&mut kept.room);
-    headers.reserve(count);
-    let mut length = None;
-    for (number, ends) in ends[..count].windows(2).enumerate() {
-        let line = &from[ends[0]..ends[1] - b"\r\n".len()];
-        let Header { name, value, seen } = kept.lines.read(number, line)?;
-        if seen.has(Seen::CONTENT_LENGTH.or(Seen::CONNECTION).or(ELSEWHERE)) {
-            match seen {
-                Seen::CONTENT_LENGTH if length.is_none() => length = Some(number_in(&value)?),
-                Seen::CONNECTION if value.as_bytes().eq_ignore_ascii_case(b"keep-alive") => {}
-                _ => return None,
-            }
-        }
-        headers.append(name, value);
-    }
-    let (head, length) = (ends[count], length.unwrap_or(0));
+    let (Headers { all, length }, len) = kept.headers(&from[start..])?;
+    let head = start + len;
     let end = head.checked_add(length).filter(|end| *end <= from.len())?;
     if kept.target != from[target.clone()] {
         let target = Bytes::copy_from_slice(&from[target]);
         (kept.uri, kept.target) = (Uri::from_maybe_shared(target.clone()).ok()?, target);
     }
     let mut request = Request::new(from.slice(head..end));
-    (*request.method_mut(), *request.uri_mut(), *request.headers_mut()) = (method, kept.uri.clone(), headers);
+    (*request.method_mut(), *request.uri_mut(), *request.headers_mut()) = (method, kept.uri.clone(), all);
     Some((request, end))
+}
+
+impl Kept {
+    /// The headers that these bytes begin with, and how many bytes they take.
+    fn headers(&mut self, from: &[u8]) -> Option<(Headers, usize)> {
+        let len = self.block.len();
+        // It ends with an empty line, and there is no other in it.
+        let is_same = len > 0 && from.starts_with(&self.block);
+        if let Some(read) = self.read.as_ref().filter(|_| is_same) {
+            return Some((read.clone(), len));
+        }
+        let (headers, len) = self.read(from)?;
+        self.read = is_same.then(|| headers.clone());
+        if !is_same {
+            self.block.clear();
+            self.block.extend_from_slice(from.get(..len).filter(|_| len <= BLOCK_BYTES_MAX).unwrap_or_default());
+        }
+        Some((headers, len))
+    }
+
+    fn read(&mut self, from: &[u8]) -> Option<(Headers, usize)> {
+        let mut ends = [0; LINES_MAX];
+        let count = lines::ends(from, 0, &mut ends[1..])?;
+        let (mut all, mut length) = (std::mem::take(&mut self.room), None);
+        all.reserve(count);
+        for (number, ends) in ends[..count].windows(2).enumerate() {
+            let line = &from[ends[0]..ends[1] - b"\r\n".len()];
+            let Header { name, value, seen } = self.lines.read(number, line)?;
+            if seen.has(Seen::CONTENT_LENGTH.or(Seen::CONNECTION).or(ELSEWHERE)) {
+                match seen {
+                    Seen::CONTENT_LENGTH if length.is_none() => length = Some(number_in(&value)?),
+                    Seen::CONNECTION if value.as_bytes().eq_ignore_ascii_case(b"keep-alive") => {}
+                    _ => return None,
+                }
+            }
+            all.append(name, value);
+        }
+        Some((Headers { all, length: length.unwrap_or(0) }, ends[count]))
+    }
 }
 
 /// The method, and where the target is. A tunnel, and what only asks for the head of an answer, are read elsewhere.
