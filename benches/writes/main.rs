@@ -106,11 +106,8 @@ fn main() {
     println!("{} rounds of {:?}, {} clients", options.rounds, options.time, options.clients);
     for round in 1..=options.rounds {
         print!("round {round}:");
-        // Each second one the other way round.
-        let mut order: Vec<usize> = (0..=talks.len()).collect();
-        if round % 2 == 0 {
-            order.reverse();
-        }
+        // Each begins with another.
+        let order = (0..=talks.len()).map(|place| (round + place) % (talks.len() + 1));
         for index in order {
             let (name, rate) = match talks.get(index) {
                 Some((name, talk)) => (*name, load::load(talk, options.clients, options.time)),
