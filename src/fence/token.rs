@@ -64,14 +64,7 @@ impl Token {
 
     /// The number as text, for where a formatter would take longer than all the rest.
     pub fn digits(self) -> Digits {
-        let mut digits = Digits { bytes: [b'0'; DIGITS_MAX], start: DIGITS_MAX };
-        let mut rest = self.get();
-        while rest > 0 {
-            digits.start -= 1;
-            digits.bytes[digits.start] = b"0123456789"[(rest % 10) as usize];
-            rest /= 10;
-        }
-        digits
+        Digits::of(self.get())
     }
 
     /// The next higher token; `None` at [`Token::MAX`].
@@ -95,10 +88,10 @@ impl Token {
     }
 }
 
-/// How many digits a token has at most.
-const DIGITS_MAX: usize = 19;
+/// How many digits a number has at most.
+const DIGITS_MAX: usize = 20;
 
-/// A token's number as text.
+/// A number as text.
 #[derive(Debug, Clone, Copy)]
 pub struct Digits {
     bytes: [u8; DIGITS_MAX],
@@ -107,6 +100,18 @@ pub struct Digits {
 }
 
 impl Digits {
+    /// Of this number.
+    pub fn of(number: u64) -> Digits {
+        let mut digits = Digits { bytes: [b'0'; DIGITS_MAX], start: DIGITS_MAX };
+        let mut rest = number;
+        while rest > 0 || digits.start == DIGITS_MAX {
+            digits.start -= 1;
+            digits.bytes[digits.start] = b"0123456789"[(rest % 10) as usize];
+            rest /= 10;
+        }
+        digits
+    }
+
     /// The text.
     pub fn as_str(&self) -> &str {
         std::str::from_utf8(&self.bytes[self.start..]).expect("digits are ASCII")
@@ -149,6 +154,13 @@ impl<'de> serde::Deserialize<'de> for Token {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_number_is_written_as_it_is() {
+        for number in [0, 9, 10, 1_234_567_890, Token::MAX.get(), u64::MAX] {
+            assert_eq!(Digits::of(number).as_str(), number.to_string());
+        }
+    }
 
     #[test]
     fn every_form_of_a_number_that_is_no_token_is_refused() {

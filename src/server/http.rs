@@ -258,22 +258,24 @@ where
     let mut stopped = pin!(stopped(&mut stopping));
     let mut asker: Option<Waker> = None;
     poll_fn(|cx| {
-        let polled = place.seat.seated(|| spoken.as_mut().poll(cx));
-        if polled.is_ready() || closing.load(Ordering::Relaxed) {
-            return polled;
+        loop {
+            let polled = place.seat.seated(|| spoken.as_mut().poll(cx));
+            if polled.is_ready() || closing.load(Ordering::Relaxed) {
+                return polled;
+            }
+            // Once asked, it wakes whoever asked: to ask again each time that something comes would be for nothing.
+            if asker.as_ref().is_some_and(|asker| asker.will_wake(cx.waker()))
+                && heard.has_changed().is_ok_and(|has| !has)
+            {
+                return Poll::Pending;
+            }
+            asker = Some(cx.waker().clone());
+            if stopped.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+            // From here on, only what is in work on it.
+            closing.store(true, Ordering::Relaxed);
         }
-        // Once asked, it wakes whoever asked: to ask again each time that something comes would be for nothing.
-        if asker.as_ref().is_some_and(|asker| asker.will_wake(cx.waker())) && heard.has_changed().is_ok_and(|has| !has)
-        {
-            return Poll::Pending;
-        }
-        asker = Some(cx.waker().clone());
-        if stopped.as_mut().poll(cx).is_pending() {
-            return Poll::Pending;
-        }
-        // From here on, only what is in work on it.
-        closing.store(true, Ordering::Relaxed);
-        place.seat.seated(|| spoken.as_mut().poll(cx))
     })
     .await
 }

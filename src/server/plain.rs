@@ -183,10 +183,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Plain<I> {
             text.extend_from_slice(&body);
             self.stream.write_all(&text).await?;
         } else {
-            let mut both = text.chain(body);
-            while both.has_remaining() {
-                self.stream.write_buf(&mut both).await?;
-            }
+            self.stream.write_all_buf(&mut text.chain(body)).await?;
         }
         self.stream.flush().await?;
         if ends { self.stream.shutdown().await } else { Ok(()) }
