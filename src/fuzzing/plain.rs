@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
-use hyper::header::{CONNECTION, CONTENT_LENGTH, HeaderValue};
+use hyper::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{HeaderMap, Request, Response, StatusCode};
@@ -22,8 +22,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 use tokio::sync::watch;
 
 use crate::resource::http::body::Kept;
-use crate::resource::{Body, Received};
-use crate::server::http::{self, HEAD_BYTES_MAX};
+use crate::resource::{Body, Received, Repeated};
+use crate::server::http::{self, AnswerBody as _, HEAD_BYTES_MAX};
 use crate::server::places::Places;
 
 use super::{Checked, hold};
@@ -69,6 +69,10 @@ pub async fn answer(asked: Asked, request: Request<Received>) -> Result<Response
             *answer.body_mut() = Body::Streamed(Box::pin(Kept::new(Bytes::from_static(b"piece"), HeaderMap::new())));
         }
         Some(b'w') => *answer.body_mut() = Body::Whole(Full::new(Bytes::from(vec![b'w'; 20 * 1024]))),
+        Some(b't') => {
+            let headers = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static("text/plain"))]);
+            *answer.body_mut() = Body::Repeated(Arc::new(Repeated::new(headers, said.into())));
+        }
         Some(b'z') => *answer.status_mut() = StatusCode::PRECONDITION_FAILED,
         _ => {}
     }
@@ -93,7 +97,10 @@ pub fn gate(stream: DuplexStream, asked: Asked) -> Pin<Box<dyn Future<Output = (
 /// As hyper does.
 fn hyper(stream: DuplexStream, asked: Asked) -> Pin<Box<dyn Future<Output = ()>>> {
     Box::pin(async move {
-        let service = service_fn(move |request| answer(Arc::clone(&asked), Received::of(request)));
+        let service = service_fn(move |request| {
+            let answer = answer(Arc::clone(&asked), Received::of(request));
+            async move { answer.await.map(Body::complete) }
+        });
         let mut builder = http1::Builder::new();
         builder.max_buf_size(HEAD_BYTES_MAX as usize);
         let _ = builder.serve_connection(TokioIo::new(stream), service).with_upgrades().await;

@@ -8,22 +8,18 @@ use std::pin::Pin;
 use std::sync::{Mutex, PoisonError};
 
 use std::net::SocketAddr;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
-use hyper::body::{Frame, SizeHint};
 use hyper::header::HOST;
 use hyper::http::uri::Authority;
 use hyper::upgrade::OnUpgrade;
 use hyper::{HeaderMap, Method, Response, Uri, Version};
 
-use http_body_util::Full;
-
 use crate::access::Caller;
 use crate::fence::{Claim, FenceName, Holder, Presented, Token, Verdict};
 use crate::problem::Problem;
 
+pub mod body;
 pub mod headers;
 pub mod http;
 pub mod issuer;
@@ -36,6 +32,7 @@ pub mod sqlite;
 pub mod threads;
 pub mod turn;
 
+pub use body::{Body, BodyError, Repeated};
 pub use issuer::Issuer;
 pub use received::Received;
 
@@ -114,50 +111,6 @@ impl Call {
     /// [`Kind::TokenMalformed`](crate::problem::Kind::TokenMalformed).
     pub fn presented(&self, own: Option<&FenceName>) -> Result<Option<Presented>, Problem> {
         Ok(headers::presented(&self.headers, own)?)
-    }
-}
-
-/// An error of a body that is streamed.
-pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
-
-/// The body of an answer.
-#[allow(missing_debug_implementations, reason = "a streamed body is a trait object")]
-pub enum Body {
-    /// In memory.
-    Whole(Full<Bytes>),
-    /// As it comes from elsewhere.
-    Streamed(Pin<Box<dyn hyper::body::Body<Data = Bytes, Error = BodyError> + Send>>),
-}
-
-impl From<Full<Bytes>> for Body {
-    fn from(whole: Full<Bytes>) -> Body {
-        Body::Whole(whole)
-    }
-}
-
-impl hyper::body::Body for Body {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        match self.get_mut() {
-            Body::Whole(whole) => Pin::new(whole).poll_frame(cx).map_err(|never| match never {}),
-            Body::Streamed(streamed) => streamed.as_mut().poll_frame(cx),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match self {
-            Body::Whole(whole) => whole.is_end_stream(),
-            Body::Streamed(streamed) => streamed.is_end_stream(),
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match self {
-            Body::Whole(whole) => whole.size_hint(),
-            Body::Streamed(streamed) => streamed.size_hint(),
-        }
     }
 }
 

@@ -16,7 +16,7 @@ use crate::resource::{Look, Received};
 
 use super::data::{no_fence, readyz, segments, small_body};
 use super::events::EventBody;
-use super::http::AnswerBody;
+use super::http::{AnswerBody, Whole};
 use super::respond::{self, Answer, Style, timestamp};
 use super::routes::{self, GET, POST, Row, row};
 use super::{Gate, console, digits, guard, listing, openapi, origin};
@@ -36,9 +36,9 @@ impl AnswerBody for Either<Full<Bytes>, EventBody> {
         Either::Left(Full::new(whole))
     }
 
-    fn take(&mut self) -> Option<Bytes> {
+    fn whole(&self) -> Option<Whole<'_>> {
         match self {
-            Either::Left(whole) => whole.take(),
+            Either::Left(whole) => whole.whole(),
             Either::Right(_) => None,
         }
     }

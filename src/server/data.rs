@@ -21,7 +21,7 @@ use crate::resource::seat::{Seat, Waiting};
 use crate::resource::{Answering, Body, Boxed, Call, Judged, Quarantined, Received, Resource, Served, headers};
 
 use super::elections::Leads;
-use super::http::AnswerBody;
+use super::http::{AnswerBody, Whole};
 use super::respond::{self, Answer, Style};
 use super::routes::{self, GET, POST, Row, row};
 use super::tls::Secured;
@@ -97,11 +97,21 @@ impl AnswerBody for Body {
         Body::Whole(Full::new(whole))
     }
 
-    fn take(&mut self) -> Option<Bytes> {
+    fn whole(&self) -> Option<Whole<'_>> {
         match self {
-            Body::Whole(whole) => whole.take(),
+            Body::Whole(whole) => whole.whole(),
+            Body::Repeated(repeated) => Some(Whole { body: repeated.body().clone(), lines: repeated.lines() }),
             Body::Streamed(_) => None,
         }
+    }
+
+    fn complete(mut answer: Response<Body>) -> Response<Body> {
+        if let Body::Repeated(repeated) = answer.body() {
+            let (mut headers, body) = (repeated.headers().clone(), repeated.body().clone());
+            headers.extend(std::mem::take(answer.headers_mut()));
+            (*answer.headers_mut(), *answer.body_mut()) = (headers, Body::of(body));
+        }
+        answer
     }
 }
 
@@ -181,7 +191,7 @@ fn told(gate: &Gate, index: usize, served: Result<Served, Problem>, ends_connect
         Err(problem) => {
             counters.refused(&problem);
             tracing::debug!(resource = resource.name(), %problem, "refused");
-            let mut answer = refused(&**resource, &problem).map(Body::Whole);
+            let mut answer = refused(&**resource, &problem);
             if ends_connection {
                 // Said, so that the client's next request doesn't run into a closed door.
                 answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
@@ -192,8 +202,8 @@ fn told(gate: &Gate, index: usize, served: Result<Served, Problem>, ends_connect
 }
 
 /// The answer to a request that a resource refused, or that failed there.
-fn refused(resource: &dyn Resource, problem: &Problem) -> Answer {
-    respond::problem(problem, if resource.kind() == "sqlite" { Style::Sql } else { Style::Proxied })
+fn refused(resource: &dyn Resource, problem: &Problem) -> Response<Body> {
+    respond::refusal(problem, if resource.kind() == "sqlite" { Style::Sql } else { Style::Proxied })
 }
 
 /// A refusal that names no fence is about the one that a bare token speaks for: its mark is told, too.

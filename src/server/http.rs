@@ -72,12 +72,26 @@ pub struct Settings {
 }
 
 /// The body of an answer.
-pub trait AnswerBody: Body<Data: Send, Error: Into<BodyError>> + Unpin + Send + 'static {
+pub trait AnswerBody: Body<Data: Send, Error: Into<BodyError>> + Unpin + Send + Sized + 'static {
     /// This.
     fn of(whole: Bytes) -> Self;
 
     /// All of it, where it is in memory.
-    fn take(&mut self) -> Option<Bytes>;
+    fn whole(&self) -> Option<Whole<'_>>;
+
+    /// The same answer with all of its headers among its own.
+    fn complete(answer: Response<Self>) -> Response<Self> {
+        answer
+    }
+}
+
+/// The body of an answer, in memory.
+#[derive(Debug)]
+pub struct Whole<'a> {
+    /// The body.
+    pub body: Bytes,
+    /// Headers that the answer has besides its own, `Content-Length` among them, as HTTP/1.1 has them. Mostly none.
+    pub lines: &'a [u8],
 }
 
 impl AnswerBody for Full<Bytes> {
@@ -85,13 +99,14 @@ impl AnswerBody for Full<Bytes> {
         Full::new(whole)
     }
 
-    fn take(&mut self) -> Option<Bytes> {
+    fn whole(&self) -> Option<Whole<'_>> {
         let mut cx = Context::from_waker(Waker::noop());
-        match Pin::new(self).poll_frame(&mut cx) {
-            Poll::Ready(Some(Ok(frame))) => frame.into_data().ok(),
+        let body = match Pin::new(&mut self.clone()).poll_frame(&mut cx) {
+            Poll::Ready(Some(Ok(frame))) => frame.into_data().ok()?,
             // An empty one.
-            _ => Some(Bytes::new()),
-        }
+            _ => Bytes::new(),
+        };
+        Some(Whole { body, lines: &[] })
     }
 }
 
@@ -306,7 +321,7 @@ where
                     drop(Received::of(request));
                     Ok(answer)
                 }
-                None => serve(Received::of(request), peer).await,
+                None => serve(Received::of(request), peer).await.map(B::complete),
             }
         }
     });
@@ -356,7 +371,7 @@ where
         let answer = ticket.is_welcome.then(|| serve(Received::of(request), peer));
         async move {
             let answer = match answer {
-                Some(answer) => answer.await?,
+                Some(answer) => B::complete(answer.await?),
                 None => crowded(),
             };
             Ok::<_, Infallible>(answer.map(|body| Leaving::new(body, ticket.answered())))

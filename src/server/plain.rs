@@ -163,16 +163,11 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Plain<I> {
         .await
     }
 
-    async fn send<B: AnswerBody>(&mut self, answer: Response<B>, closing: &AtomicBool) -> Sent<B> {
-        let (head, mut body) = answer.into_parts();
-        let Some(bytes) = body.take() else { return Sent::Not(Response::from_parts(head, body)) };
-        let mut text = Vec::with_capacity(HEAD_BYTES + bytes.len().min(TOGETHER_MAX));
-        let Some(ends) = head::answer(&mut text, &head, bytes.len(), closing.load(Ordering::Relaxed)) else {
-            return Sent::Not(Response::from_parts(head, B::of(bytes)));
-        };
-        self.kept.room = head.headers;
+    async fn send<B: AnswerBody>(&mut self, mut answer: Response<B>, closing: &AtomicBool) -> Sent<B> {
+        let Some((text, body, ends)) = written(&answer, closing) else { return Sent::Not(B::complete(answer)) };
+        self.kept.room = std::mem::take(answer.headers_mut());
         self.kept.room.clear();
-        match self.write(text, bytes, ends).await {
+        match self.write(text, body, ends).await {
             Ok(()) if !ends => Sent::Goes,
             result => Sent::Ends(result),
         }
@@ -188,6 +183,14 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Plain<I> {
         self.stream.flush().await?;
         if ends { self.stream.shutdown().await } else { Ok(()) }
     }
+}
+
+/// The head of an answer, its body, and whether it is the last one. Nothing where it isn't of the plain form.
+fn written<B: AnswerBody>(answer: &Response<B>, closing: &AtomicBool) -> Option<(Vec<u8>, Bytes, bool)> {
+    let whole = answer.body().whole()?;
+    let mut text = Vec::with_capacity(HEAD_BYTES + whole.body.len().min(TOGETHER_MAX));
+    let ends = head::answer(&mut text, answer, &whole, closing.load(Ordering::Relaxed))?;
+    Some((text, whole.body, ends))
 }
 
 /// A connection of which this was read before.

@@ -1,6 +1,7 @@
 //! The one place where an outcome becomes an HTTP response.
 
 use std::cell::RefCell;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -11,6 +12,7 @@ use crate::fence::{Token, Verdict};
 use crate::headers::{FENCING_HIGHEST, FENCING_VERDICT};
 use crate::json;
 use crate::problem::{Kind, Problem};
+use crate::resource::{Body, Repeated};
 
 /// A response whose body is in memory.
 pub type Answer = Response<Full<Bytes>>;
@@ -77,37 +79,38 @@ const HEADERS: usize = 8;
 /// `Proxy-Status` (RFC 9209), on whatever the gate answers in an upstream's place.
 pub const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 
-/// What a problem is told in: it can be said again.
-#[derive(Clone)]
-struct Words {
-    headers: HeaderMap,
-    body: Bytes,
+/// A problem as a response: an RFC 9457 body with `code`, `message`, `fence`, `presented`, `highest`, `applied`.
+pub fn problem(problem: &Problem, style: Style) -> Answer {
+    let mut answer = with_status(problem, Full::from(render(problem)));
+    *answer.headers_mut() = headers(problem, style);
+    answer
 }
 
-impl Words {
-    fn of(problem: &Problem, style: Style) -> Words {
-        Words { headers: headers(problem, style), body: render(problem).into() }
-    }
+fn with_status<B>(problem: &Problem, body: B) -> Response<B> {
+    let mut answer = Response::new(body);
+    *answer.status_mut() = StatusCode::from_u16(problem.kind.row().status).expect("the table has only real statuses");
+    answer
 }
 
 thread_local! {
     /// The last stale write that was refused on this thread: whoever floods the gate with them is mostly refused in the same words.
-    static LAST: RefCell<Option<(Problem, Style, Words)>> = const { RefCell::new(None) };
+    static LAST: RefCell<Option<(Problem, Style, Arc<Repeated>)>> = const { RefCell::new(None) };
 }
 
-/// A problem as a response: an RFC 9457 body with `code`, `message`, `fence`, `presented`, `highest`, `applied`.
-pub fn problem(problem: &Problem, style: Style) -> Answer {
-    let Words { headers, body } = match problem.kind {
-        Kind::StaleToken => LAST.with_borrow_mut(|last| match last {
-            Some((known, told, words)) if *told == style && *known == *problem => words.clone(),
-            _ => last.insert((problem.clone(), style, Words::of(problem, style))).2.clone(),
-        }),
-        _ => Words::of(problem, style),
-    };
-    let mut answer = Response::new(Full::new(body));
-    *answer.status_mut() = StatusCode::from_u16(problem.kind.row().status).expect("the table has only real statuses");
-    *answer.headers_mut() = headers;
-    answer
+/// The same, where a resource refuses.
+pub fn refusal(problem: &Problem, style: Style) -> Response<Body> {
+    if problem.kind != Kind::StaleToken {
+        return self::problem(problem, style).map(Body::Whole);
+    }
+    let told = LAST.with_borrow_mut(|last| match last {
+        Some((known, in_style, told)) if *in_style == style && *known == *problem => Arc::clone(told),
+        _ => {
+            let told = Arc::new(Repeated::new(headers(problem, style), render(problem).into()));
+            *last = Some((problem.clone(), style, Arc::clone(&told)));
+            told
+        }
+    });
+    with_status(problem, Body::Repeated(told))
 }
 
 fn headers(problem: &Problem, style: Style) -> HeaderMap {

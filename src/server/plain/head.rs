@@ -11,8 +11,7 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use hyper::ext::ReasonPhrase;
 use hyper::header::{CONNECTION, CONTENT_LENGTH, DATE, HeaderMap, HeaderValue, TRAILER, TRANSFER_ENCODING, UPGRADE};
-use hyper::http::response;
-use hyper::{Method, Request, StatusCode, Uri};
+use hyper::{Method, Request, Response, StatusCode, Uri};
 
 use crate::fence::token::Digits;
 use crate::resource::http::lines::{self, Header, Lines};
@@ -20,6 +19,7 @@ use crate::resource::http::seen::Seen;
 use crate::resource::http::sending::write_line;
 
 use super::super::digits;
+use super::super::http::Whole;
 
 /// Most lines of a head, with the empty one.
 const LINES_MAX: usize = 32;
@@ -123,17 +123,18 @@ fn number_in(value: &HeaderValue) -> Option<usize> {
     value.to_str().ok().and_then(digits)?.parse().ok()
 }
 
-/// Writes the head of an answer with a body of so many bytes. Whether the connection ends with it; nothing, and nothing of use written, where
+/// Writes the head of an answer with this body. Whether the connection ends with it; nothing, and nothing of use written, where
 /// it isn't of the plain form.
-pub fn answer(to: &mut Vec<u8>, head: &response::Parts, len: usize, mut ends: bool) -> Option<bool> {
-    let status = head.status;
+pub fn answer<B>(to: &mut Vec<u8>, answer: &Response<B>, whole: &Whole<'_>, mut ends: bool) -> Option<bool> {
+    let (status, len) = (answer.status(), whole.body.len());
     let is_empty = status == StatusCode::NO_CONTENT;
     if status.as_u16() < 200 || status == StatusCode::NOT_MODIFIED || is_empty && len > 0 {
         return None;
     }
-    write_status(to, head);
-    let (mut has_length, mut has_date, mut says_close) = (is_empty, false, false);
-    for (name, value) in &head.headers {
+    write_status(to, answer);
+    to.extend_from_slice(whole.lines);
+    let (mut has_length, mut has_date, mut says_close) = (is_empty || !whole.lines.is_empty(), false, false);
+    for (name, value) in answer.headers() {
         match *name {
             CONTENT_LENGTH if is_empty || has_length || number_in(value) != Some(len) => return None,
             CONTENT_LENGTH => has_length = true,
@@ -157,14 +158,15 @@ pub fn answer(to: &mut Vec<u8>, head: &response::Parts, len: usize, mut ends: bo
     Some(ends)
 }
 
-fn write_status(to: &mut Vec<u8>, head: &response::Parts) {
-    if head.extensions.is_empty() && head.status == StatusCode::OK {
+fn write_status<B>(to: &mut Vec<u8>, answer: &Response<B>) {
+    let status = answer.status();
+    if answer.extensions().is_empty() && status == StatusCode::OK {
         to.extend_from_slice(b"HTTP/1.1 200 OK\r\n");
         return;
     }
-    let usual = head.status.canonical_reason().unwrap_or_default().as_bytes();
-    let reason = head.extensions.get::<ReasonPhrase>().map_or(usual, ReasonPhrase::as_bytes);
-    for part in [b"HTTP/1.1 ", head.status.as_str().as_bytes(), b" ", reason, b"\r\n"] {
+    let usual = status.canonical_reason().unwrap_or_default().as_bytes();
+    let reason = answer.extensions().get::<ReasonPhrase>().map_or(usual, ReasonPhrase::as_bytes);
+    for part in [b"HTTP/1.1 ", status.as_str().as_bytes(), b" ", reason, b"\r\n"] {
         to.extend_from_slice(part);
     }
 }

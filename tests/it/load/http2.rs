@@ -3,14 +3,14 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http_body_util::Full;
+use http_body_util::{BodyExt as _, Full};
 use hyper::Request;
 use hyper::client::conn::http2::{Builder, Connection, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpStream;
 
 use crate::gate::LONG;
-use crate::process::Gate;
+use crate::process::{Answer, Gate};
 
 use super::{gate, metric};
 
@@ -121,6 +121,49 @@ fn requests_on_one_connection_have_their_number() {
                 200 => break,
                 status => assert_eq!(status, 503),
             }
+        }
+    });
+}
+
+#[test]
+fn a_stale_write_is_refused_in_the_same_words_however_it_comes() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let gate = gate(dir.path(), "");
+    assert_eq!(gate.client().sql(Some("7"), &["CREATE TABLE t (v)"]).status, 200);
+    let body = r#"{"requests":[{"type":"execute","stmt":{"sql":"INSERT INTO t VALUES (1)"}}]}"#;
+    let http1 = |version: &str, more: &str| {
+        let (mut client, len) = (gate.client(), body.len());
+        let head =
+            format!("POST /v3/pipeline HTTP/{version}\r\nhost: gate\r\nfencing-token: 6\r\ncontent-length: {len}\r\n");
+        client.send(format!("{head}{more}\r\n{body}").as_bytes()).expect("sent");
+        client.read_answer().expect("an answer")
+    };
+    let words = |answer: &Answer| {
+        let told = ["content-type", "content-length", "fencing-verdict", "fencing-highest"];
+        (answer.status, told.map(|name| answer.header(name).map(str::to_owned)), answer.body.clone())
+    };
+    // The first is written for it, the others are told again; hyper writes those of HTTP/1.0, and those after what it has read by itself.
+    let first = http1("1.1", "");
+    assert_eq!(
+        (first.status, first.header("fencing-highest"), first.header("fencing-verdict")),
+        (412, Some("7"), Some("stale"))
+    );
+    for (version, more) in [("1.1", ""), ("1.0", ""), ("1.1", "connection: close\r\n"), ("1.1", "te: trailers\r\n")] {
+        assert_eq!(words(&http1(version, more)), words(&first), "{version} {more}");
+    }
+    run(async {
+        let (mut sender, connection) = connect(&gate).await;
+        tokio::spawn(connection);
+        for _ in 0..2 {
+            let request = Request::post(format!("http://{}/v3/pipeline", gate.data)).header("fencing-token", "6");
+            let answer =
+                sender.send_request(request.body(Full::from(body)).expect("a request")).await.expect("an answer");
+            let (head, body) = answer.into_parts();
+            let body = body.collect().await.expect("all of it").to_bytes();
+            let lines = head.headers.iter().map(|(name, value)| format!("\n{name}: {}", value.to_str().expect("text")));
+            let (status, head) = (head.status.as_u16(), lines.collect());
+            let answer = Answer { status, head, body: body.to_vec() };
+            assert_eq!(words(&answer), words(&first));
         }
     });
 }
