@@ -3,7 +3,8 @@
 //! (`appendfsync always`, the token compared and the write made by one script), PostgreSQL (the same in one statement) and etcd (in
 //! one transaction).
 //!
-//! `cargo bench --bench writes` (`-- --rounds 9 --clients 256 --seconds 2 --without etcd,PostgreSQL --json FILE`). What isn't installed is left
+//! `cargo bench --bench writes` (`-- --rounds 9 --clients 256 --seconds 2 --without etcd,PostgreSQL --json FILE`; `--slower-disk-ms 2`: as if the
+//! disk took so much longer for each `fsync`, for Redis and the gate). What isn't installed is left
 //! out, and said: `redis-server`, PostgreSQL, etcd, a C compiler for the gate without `fsync`. The load generator is one thread, and shares the processors.
 #![allow(clippy::print_stdout, reason = "a benchmark prints what it measured")]
 
@@ -26,6 +27,8 @@ struct Options {
     rounds: usize,
     clients: usize,
     time: Duration,
+    /// How much longer a disk takes, as if it were a slower one; milliseconds.
+    slower_ms: f64,
 }
 
 fn options() -> Options {
@@ -33,6 +36,7 @@ fn options() -> Options {
         rounds: option("--rounds", 5),
         clients: option("--clients", 64),
         time: Duration::from_secs_f64(option("--seconds", 2.0)),
+        slower_ms: option("--slower-disk-ms", 0.0),
     }
 }
 
@@ -69,8 +73,14 @@ fn main() {
     // Beside the build, not in /tmp, which may be memory.
     let dirs = [(); 6].map(|()| tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory"));
     let [dir, open, unsafe_dir, redis_dir, postgres_dir, etcd_dir] = dirs.each_ref().map(|dir| dir.path());
-    let fenced = servers::gate(dir, &[], None);
-    let unchecked = servers::gate(open, &["--no-enforce"], None);
+    let is_slower = options.slower_ms > 0.0;
+    let slower = is_slower.then(|| {
+        let longer = Duration::from_secs_f64(options.slower_ms / 1e3);
+        servers::slow_fsync(dir, longer).expect("a C compiler")
+    });
+    let slower = slower.as_deref();
+    let fenced = servers::gate(dir, &[], slower);
+    let unchecked = servers::gate(open, &["--no-enforce"], slower);
     let unsynced = servers::no_fsync(unsafe_dir).map(|library| servers::gate(unsafe_dir, &[], Some(&library)));
     let mut talks: Vec<(&str, Talk)> = vec![
         ("fenced", servers::through_gate(&fenced, 7, "200")),
@@ -78,18 +88,22 @@ fn main() {
         ("check off", servers::through_gate(&unchecked, 7, "200")),
     ];
     talks.extend(unsynced.as_ref().map(|gate| ("fsync off", servers::through_gate(gate, 7, "200"))));
-    let without = list("--without");
+    let mut without = list("--without");
+    if is_slower {
+        // Who reads no library of ours: a program that links none, another user's, this one itself.
+        without.extend(["etcd", "PostgreSQL", "fsync off", LOOP].map(str::to_owned));
+    }
     let wanted = |name: &str| !without.iter().any(|other| other == name);
     let mut missing: Vec<&str> = Vec::new();
     if unsynced.is_none() {
         missing.push("fsync off");
     }
     let mut others = Vec::new();
-    type Start = fn(&Path) -> Option<(servers::Server, Talk)>;
-    let starts: [(&str, &Path, Start); 3] = [
-        ("Redis", redis_dir, servers::redis),
-        ("PostgreSQL", postgres_dir, servers::postgres),
-        ("etcd", etcd_dir, servers::etcd),
+    type Start<'a> = &'a dyn Fn(&Path) -> Option<(servers::Server, Talk)>;
+    let starts: [(&str, &Path, Start<'_>); 3] = [
+        ("Redis", redis_dir, &|dir| servers::redis(dir, slower)),
+        ("PostgreSQL", postgres_dir, &servers::postgres),
+        ("etcd", etcd_dir, &servers::etcd),
     ];
     for (name, dir, start) in starts.into_iter().filter(|(name, ..)| wanted(name)) {
         match start(dir) {
@@ -102,12 +116,13 @@ fn main() {
     }
     missing.iter().for_each(|name| println!("{name} isn't here, and is left out"));
     talks.retain(|(name, _)| wanted(name));
-    let mut rates = vec![Vec::new(); talks.len() + 1];
+    let count = talks.len() + usize::from(wanted(LOOP));
+    let mut rates = vec![Vec::new(); count];
     println!("{} rounds of {:?}, {} clients", options.rounds, options.time, options.clients);
     for round in 1..=options.rounds {
         print!("round {round}:");
         // Each begins with another.
-        let order = (0..=talks.len()).map(|place| (round + place) % (talks.len() + 1));
+        let order = (0..count).map(|place| (round + place) % count);
         for index in order {
             let (name, rate) = match talks.get(index) {
                 Some((name, talk)) => (*name, load::load(talk, options.clients, options.time)),
@@ -122,7 +137,8 @@ fn main() {
     let names: Vec<&str> = talks.iter().map(|(name, _)| *name).chain([LOOP]).collect();
     names.iter().zip(&rates).for_each(|(name, other)| report(name, other, &rates[0]));
     let each = names.iter().zip(&rates).map(|(name, rates)| rounds_of(name, rates.iter().map(Rate::json)));
-    let group = json!({ "name": format!("durable writes, {} connections", options.clients), "servers": each.collect::<Vec<_>>() });
+    let disk = if is_slower { format!(", {} ms more for each fsync", options.slower_ms) } else { String::new() };
+    let group = json!({ "name": format!("durable writes, {} connections{disk}", options.clients), "servers": each.collect::<Vec<_>>() });
     let told =
         json!({ "rounds": options.rounds, "seconds": options.time.as_secs_f64(), "connections": options.clients });
     write_json(&json!({ "options": told, "groups": [group], "missing": missing }));

@@ -83,10 +83,7 @@ pub fn create(server: &Server) {
 
 /// A gate with these arguments.
 pub fn gate_with(dir: &Path, args: &[&str], preload: Option<&Path>) -> Server {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_fencegate"));
-    if let Some(preload) = preload {
-        command.env("LD_PRELOAD", preload);
-    }
+    let mut command = preloading(env!("CARGO_BIN_EXE_fencegate"), preload);
     command
         .args(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--fence", "app", "--log", "error"])
         .args(args)
@@ -94,6 +91,12 @@ pub fn gate_with(dir: &Path, args: &[&str], preload: Option<&Path>) -> Server {
         .arg(dir.join("data"));
     let (child, addr) = listening(&mut command);
     Server { child, addr }
+}
+
+fn preloading(program: &str, preload: Option<&Path>) -> Command {
+    let mut command = Command::new(program);
+    command.envs(preload.map(|preload| ("LD_PRELOAD", preload)));
+    command
 }
 
 /// Writes with this token, each answered so.
@@ -111,8 +114,26 @@ pub fn through_gate(server: &Server, token: u64, wanted: &str) -> Talk {
 
 /// A library whose `fsync` does nothing; `None` where there is no C compiler.
 pub fn no_fsync(dir: &Path) -> Option<PathBuf> {
-    let (source, library) = (dir.join("nosync.c"), dir.join("nosync.so"));
-    std::fs::write(&source, "int fsync(int f) { return 0; }\nint fdatasync(int f) { return 0; }\n").ok()?;
+    library(dir, "int fsync(int f) { return 0; }\nint fdatasync(int f) { return 0; }\n")
+}
+
+/// A library whose `fsync` takes so much longer, likewise.
+pub fn slow_fsync(dir: &Path, longer: Duration) -> Option<PathBuf> {
+    let (s, ns) = (longer.as_secs(), longer.subsec_nanos());
+    library(
+        dir,
+        &format!(
+            "#include <sys/syscall.h>\n#include <time.h>\n#include <unistd.h>\n\
+             static void longer(void) {{ struct timespec t = {{ {s}, {ns} }}; nanosleep(&t, 0); }}\n\
+             int fsync(int f) {{ longer(); return syscall(SYS_fsync, f); }}\n\
+             int fdatasync(int f) {{ longer(); return syscall(SYS_fdatasync, f); }}\n"
+        ),
+    )
+}
+
+fn library(dir: &Path, text: &str) -> Option<PathBuf> {
+    let (source, library) = (dir.join("sync.c"), dir.join("sync.so"));
+    std::fs::write(&source, text).ok()?;
     let built = Command::new("cc").args(["-shared", "-fPIC", "-o"]).arg(&library).arg(&source).status();
     built.is_ok_and(|status| status.success()).then_some(library)
 }
@@ -143,9 +164,9 @@ fn redis_len(answer: &[u8]) -> Option<usize> {
 }
 
 /// Redis with the script, by which each write is compared and made; `None` where there is no `redis-server`.
-pub fn redis(dir: &Path) -> Option<(Server, Talk)> {
+pub fn redis(dir: &Path, preload: Option<&Path>) -> Option<(Server, Talk)> {
     let addr = free_addr();
-    let child = Command::new("redis-server")
+    let child = preloading("redis-server", preload)
         .args(["--bind", "127.0.0.1", "--appendonly", "yes", "--appendfsync", "always", "--save", ""])
         .args(["--auto-aof-rewrite-percentage", "0", "--port", &addr.port().to_string(), "--dir"])
         .arg(dir)

@@ -75,6 +75,7 @@ impl Writer {
             let _ = self.db.own("ROLLBACK");
         }
         if let Some(group) = self.group.take() {
+            self.linger.failed();
             group.admissions.iter().rev().for_each(|admission| self.ledger.undo(admission));
             debug_assert!(group.done.is_empty(), "the requests were taken out first");
         }
@@ -97,11 +98,13 @@ impl Writer {
         // Its marks stand all the same, for as long as the gate runs: they only keep others out.
         let gone = self.place.check().err().map(|why| lost(&why));
         let name = || self.shared.name.clone();
-        histogram!("fencegate_sqlite_commit_seconds", "resource" => name()).record(started.elapsed());
+        let took = started.elapsed();
+        histogram!("fencegate_sqlite_commit_seconds", "resource" => name()).record(took);
         histogram!("fencegate_sqlite_commit_requests", "resource" => name()).record(done.len() as f64);
         if gone.is_none() && self.shared.failing_since_ms.swap(0, Ordering::Relaxed) != 0 {
             tracing::info!(resource = self.shared.name, "the database can be written again");
         }
+        self.linger.committed(done.len(), self.shared.writer.waiting(), started, took);
         let Some(group) = self.group.take() else { return true };
         self.publish(&group);
         fail::at(Point::SqlitePublished);

@@ -23,6 +23,7 @@ pub mod errors;
 pub mod fences;
 pub mod front;
 mod functions;
+mod gather;
 pub mod group;
 pub mod guard;
 pub mod hrana;

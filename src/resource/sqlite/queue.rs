@@ -118,6 +118,8 @@ struct State<T> {
     closed: bool,
     /// How many wait in [`Queue::take`]. To notify is a system call even where nobody waits.
     takers: usize,
+    /// Of these, who waits in [`Queue::take_when`] waits for so many items.
+    wanted: usize,
 }
 
 impl<T> State<T> {
@@ -135,11 +137,17 @@ impl<T> State<T> {
             poked: false,
             closed: false,
             takers: 0,
+            wanted: 0,
         }
     }
 
     fn waiting(&self) -> usize {
         self.ready + self.urgent
+    }
+
+    /// Whether what there is is what one waits for who wants so many.
+    fn is_awaited(&self) -> bool {
+        self.waiting() >= self.wanted || self.urgent > 0 || self.poked || self.closed
     }
 
     /// Whether one more may wait in this lane.
@@ -340,7 +348,7 @@ impl<T: Laned> Queue<T> {
 
     /// Wakes one who waits. Whoever begins to wait after this has looked at the queue under the same lock, as it is now.
     fn wake(&self, state: MutexGuard<'_, State<T>>) {
-        let waits = state.takers > 0;
+        let waits = state.takers > 0 && state.is_awaited();
         drop(state);
         if waits {
             self.changed.notify_one();
@@ -362,6 +370,24 @@ impl<T: Laned> Queue<T> {
     pub fn take_ready(&self, most: usize, spent: &mut Spent) -> Vec<Taken<T>> {
         let mut state = self.lock();
         state.settle(spent);
+        state.take(most)
+    }
+
+    /// Waits until there are so many items, or an urgent one, or until `until`, and takes up to `most` of those that are there. For one taker.
+    pub fn take_when(&self, wanted: usize, until: Instant, most: usize, spent: &mut Spent) -> Vec<Taken<T>> {
+        let mut state = self.lock();
+        state.settle(spent);
+        state.wanted = wanted;
+        while !state.is_awaited() {
+            let left = until.saturating_duration_since(Instant::now());
+            if left == Duration::ZERO {
+                break;
+            }
+            state.takers += 1;
+            state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+            state.takers -= 1;
+        }
+        state.wanted = 0;
         state.take(most)
     }
 

@@ -26,28 +26,22 @@ use crate::problem::{Kind, Problem};
 
 use super::commit::{Group, lost, moved, other_claims, partly};
 use super::db::{Access, Db};
+use super::gather::Linger;
 use super::group::GroupExec;
 use super::once::{Once, unusable};
 use super::own::{OwnExec, unavailable};
 use super::program::Halt;
-use super::queue::{Laned as _, Spent, Taken};
+use super::queue::{Laned as _, Spent};
 use super::raw::{self, SqliteError};
 use super::sandbox::JOB_SAVEPOINT;
 use super::shared::{Checkpoint, Item, Shared, Work};
 use super::store;
 use super::unadmitted::Unadmitted;
 
-/// Most requests in one shared transaction.
-const BATCH_MAX: usize = 1024;
 /// Most requests that are taken from the queue at once: what comes after them may be of a fence whose turn is before theirs.
-const PIECE_MAX: usize = 128;
-/// How long a shared transaction may take before it is committed: what another fence writes waits for no more than that, and the
-/// statement that runs.
-const BATCH_TIME_MAX: Duration = Duration::from_millis(50);
+pub(super) const PIECE_MAX: usize = 128;
 /// What the owner of a transaction is told that was ended for a newer leader whose mark hasn't risen.
 const ROLLED_BACK: &str = "the transaction was rolled back because a newer leader came";
-/// Bytes of answers after which a shared transaction is committed.
-const BATCH_BYTES_MAX: usize = 16 << 20;
 /// How often the writer looks after what nobody asks for: expired streams, counted refusals.
 pub(super) const TICK: Duration = Duration::from_millis(500);
 
@@ -64,7 +58,9 @@ pub struct Writer {
     /// Requests that wait until a client's transaction ends (`parked.rs`).
     pub(super) parked: VecDeque<Box<Work>>,
     /// How long requests have taken that the queue hasn't been told of yet.
-    spent: Spent,
+    pub(super) spent: Spent,
+    /// Whether it waits for more.
+    pub(super) linger: Linger,
     pub(super) refusals_at: Instant,
     pub(super) ticked_at: Instant,
     pub(super) once: Once,
@@ -90,6 +86,7 @@ impl Writer {
             group: None,
             parked: VecDeque::new(),
             spent: Spent::default(),
+            linger: Linger::default(),
             refusals_at: now,
             ticked_at: now,
             once: Once::new(&shared.limits, shared.states.len()),
@@ -119,41 +116,6 @@ impl Writer {
         }
         shared.refusals.fresh();
         self.flush_refusals(&shared.refusals.steady());
-    }
-
-    /// Runs these, and those that come in the meantime: they would wait for the disk twice, and be a small transaction.
-    fn gather(&mut self, mut items: Vec<Taken<Item>>) {
-        let mut room = BATCH_MAX;
-        let began = Instant::now();
-        let mut at = began;
-        while !items.is_empty() {
-            room = room.saturating_sub(items.len());
-            let mut left = items.into_iter();
-            while let Some(taken) = left.next() {
-                let (item, bill) = taken.split();
-                match item {
-                    Item::Work(work) => {
-                        self.process(work);
-                        if self.group.as_ref().is_some_and(|group| group.bytes > BATCH_BYTES_MAX) {
-                            self.commit();
-                        }
-                    }
-                    Item::Task(task) => {
-                        self.commit();
-                        task(self);
-                    }
-                }
-                let now = Instant::now();
-                self.spent.add(&bill, now - at);
-                at = now;
-                if now - began > BATCH_TIME_MAX {
-                    return self.shared.writer.give_back(left);
-                }
-            }
-            let most = room.min(PIECE_MAX);
-            let goes_on = self.group.is_some();
-            items = if goes_on { self.shared.writer.take_ready(most, &mut self.spent) } else { Vec::new() };
-        }
     }
 
     /// Judges one request and runs it, in the shared transaction or alone.

@@ -136,3 +136,28 @@ fn what_is_given_back_is_where_it_was() {
     let order = run(&queue, 10, |_| Duration::from_micros(20));
     assert_eq!(order, [One(A, 1), One(A, 2), One(A, 3), One(A, 4)]);
 }
+
+#[test]
+fn who_waits_for_several_is_woken_for_all_of_them_or_for_an_urgent_one() {
+    let queue = filled(16, &[(A, 1)]);
+    let taken = |wanted, until| {
+        let mut spent = Spent::default();
+        queue.take_when(wanted, until, 16, &mut spent).into_iter().map(|taken| taken.item.1).collect::<Vec<_>>()
+    };
+    let (soon, never) = (|| Instant::now() + Duration::from_millis(5), Instant::now() + Duration::from_secs(3600));
+    assert_eq!(taken(1, never), [0]);
+    assert!(taken(1, soon()).is_empty());
+    std::thread::scope(|scope| {
+        let waits = scope.spawn(|| taken(3, never));
+        for number in 1..=3 {
+            queue.push(One(A, number), false).expect("there is room");
+        }
+        assert_eq!(waits.join().expect("no panic"), [1, 2, 3]);
+        let waits = scope.spawn(|| taken(3, never));
+        queue.push(One(A, 4), true).expect("there is room");
+        assert_eq!(waits.join().expect("no panic"), [4]);
+        let waits = scope.spawn(|| taken(3, never));
+        queue.close();
+        assert!(waits.join().expect("no panic").is_empty());
+    });
+}
