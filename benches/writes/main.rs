@@ -81,21 +81,22 @@ fn main() {
     let slower = slower.as_deref();
     let fenced = servers::gate(dir, &[], slower);
     let unchecked = servers::gate(open, &["--no-enforce"], slower);
-    let unsynced = servers::no_fsync(unsafe_dir).map(|library| servers::gate(unsafe_dir, &[], Some(&library)));
-    let mut talks: Vec<(&str, Talk)> = vec![
-        ("fenced", servers::through_gate(&fenced, 7, "200")),
-        ("refusals", servers::through_gate(&fenced, 6, "412")),
-        ("check off", servers::through_gate(&unchecked, 7, "200")),
-    ];
-    talks.extend(unsynced.as_ref().map(|gate| ("fsync off", servers::through_gate(gate, 7, "200"))));
     let mut without = list("--without");
     if is_slower {
         // Who reads no library of ours: a program that links none, another user's, this one itself.
         without.extend(["etcd", "PostgreSQL", "fsync off", LOOP].map(str::to_owned));
     }
     let wanted = |name: &str| !without.iter().any(|other| other == name);
+    let unsynced = wanted("fsync off").then(|| servers::no_fsync(unsafe_dir)).flatten();
+    let unsynced = unsynced.map(|library| servers::gate(unsafe_dir, &[], Some(&library)));
+    let mut talks: Vec<(&str, Talk)> = vec![
+        ("fenced", servers::through_gate(&fenced, 7, "200")),
+        ("refusals", servers::through_gate(&fenced, 6, "412")),
+        ("check off", servers::through_gate(&unchecked, 7, "200")),
+    ];
+    talks.extend(unsynced.as_ref().map(|gate| ("fsync off", servers::through_gate(gate, 7, "200"))));
     let mut missing: Vec<&str> = Vec::new();
-    if unsynced.is_none() {
+    if wanted("fsync off") && unsynced.is_none() {
         missing.push("fsync off");
     }
     let mut others = Vec::new();

@@ -68,11 +68,11 @@ pub async fn answer(asked: Asked, request: Request<Received>) -> Result<Response
         Some(b's') => {
             *answer.body_mut() = Body::Streamed(Box::pin(Kept::new(Bytes::from_static(b"piece"), HeaderMap::new())));
         }
-        Some(b'w') => *answer.body_mut() = Body::Whole(Full::new(Bytes::from(vec![b'w'; 20 * 1024]))),
         Some(b't') => {
             let headers = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static("text/plain"))]);
             *answer.body_mut() = Body::Repeated(Arc::new(Repeated::new(headers, said.into())));
         }
+        Some(b'w') => *answer.body_mut() = Body::Whole(Full::new(Bytes::from(vec![b'w'; 20 * 1024]))),
         Some(b'z') => *answer.status_mut() = StatusCode::PRECONDITION_FAILED,
         _ => {}
     }

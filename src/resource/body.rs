@@ -70,13 +70,13 @@ impl hyper::body::Body for Body {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let body = self.get_mut();
-        if let Body::Repeated(repeated) = body {
-            *body = Body::Whole(Full::new(repeated.body.clone()));
-        }
         match body {
             Body::Whole(whole) => Pin::new(whole).poll_frame(cx).map_err(|never| match never {}),
+            Body::Repeated(repeated) => {
+                *body = Body::Whole(Full::new(repeated.body.clone()));
+                Pin::new(body).poll_frame(cx)
+            }
             Body::Streamed(streamed) => streamed.as_mut().poll_frame(cx),
-            Body::Repeated(_) => Poll::Ready(None),
         }
     }
 

@@ -106,8 +106,7 @@ pub fn refusal(problem: &Problem, style: Style) -> Response<Body> {
         Some((known, in_style, told)) if *in_style == style && *known == *problem => Arc::clone(told),
         _ => {
             let told = Arc::new(Repeated::new(headers(problem, style), render(problem).into()));
-            *last = Some((problem.clone(), style, Arc::clone(&told)));
-            told
+            Arc::clone(&last.insert((problem.clone(), style, told)).2)
         }
     });
     with_status(problem, Body::Repeated(told))

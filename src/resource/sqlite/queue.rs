@@ -355,6 +355,14 @@ impl<T: Laned> Queue<T> {
         }
     }
 
+    /// Waits to be woken, for so long at most.
+    fn wait<'a>(&self, mut state: MutexGuard<'a, State<T>>, time: Duration) -> MutexGuard<'a, State<T>> {
+        state.takers += 1;
+        state = self.changed.wait_timeout(state, time).unwrap_or_else(PoisonError::into_inner).0;
+        state.takers -= 1;
+        state
+    }
+
     /// Nothing more is taken in; what is in it can still be taken out.
     pub fn close(&self) {
         self.lock().closed = true;
@@ -383,9 +391,7 @@ impl<T: Laned> Queue<T> {
             if left == Duration::ZERO {
                 break;
             }
-            state.takers += 1;
-            state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
-            state.takers -= 1;
+            state = self.wait(state, left);
         }
         state.wanted = 0;
         state.take(most)
@@ -410,9 +416,7 @@ impl<T: Laned> Queue<T> {
             if std::mem::take(&mut state.poked) || left == Duration::ZERO {
                 return Some(Vec::new());
             }
-            state.takers += 1;
-            state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
-            state.takers -= 1;
+            state = self.wait(state, left);
         }
     }
 }

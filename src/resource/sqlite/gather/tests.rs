@@ -32,9 +32,7 @@ fn committed(closed: &Closed, commit: Duration, transactions: usize) -> (f64, us
             waiting = come(&mut coming, now);
         }
         let mut len = waiting;
-        let mut has_waited = false;
         while let Some((wanted, until)) = linger.until(len, now) {
-            has_waited = true;
             let nth = coming.clone().into_sorted_vec().into_iter().rev().nth(wanted - 1).map(|Reverse(at)| at);
             now = nth.filter(|at| *at < until).unwrap_or(until).max(now);
             len += come(&mut coming, now);
@@ -42,7 +40,7 @@ fn committed(closed: &Closed, commit: Duration, transactions: usize) -> (f64, us
         now += commit;
         waiting = come(&mut coming, now);
         let goal = linger.goal.map(|(goal, _)| goal);
-        in_vain += usize::from(has_waited && goal.is_some_and(|goal| len < goal));
+        in_vain += usize::from(goal.is_some_and(|goal| len < goal));
         linger.committed(len, waiting, now - commit, commit);
         coming.extend((0..len).map(|client| Reverse(now + closed.back + closed.apart * client as u32)));
         all += len;
