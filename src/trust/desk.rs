@@ -35,7 +35,7 @@ pub struct Limits {
     pub pace: Duration,
     /// Most questions under way at once.
     pub questions_max: usize,
-    /// Most elections that are asked about or wait for it.
+    /// Most elections that are asked about or wait for it, or were asked about less than [`Limits::pace`] ago.
     pub elections_max: usize,
     /// Most that wait for an answer.
     pub waiting_max: usize,
@@ -115,6 +115,11 @@ impl Desk {
     /// How many wait for a question that wasn't sent yet.
     pub fn waiting(&self) -> usize {
         self.lock().waiting
+    }
+
+    /// How many elections are asked about, or were just now: each has its place until the pace lets it be asked about again.
+    pub fn elections(&self) -> usize {
+        self.lock().open.len()
     }
 
     fn lock(&self) -> MutexGuard<'_, Desks> {

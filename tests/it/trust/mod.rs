@@ -248,8 +248,10 @@ impl World {
         world.coordinator.elect("led/jobs", 1, "");
         let schema = world.sql("app=1, jobs=1", &["CREATE TABLE t (v)", "CREATE TABLE jobs (v)"]);
         assert_eq!(schema.status, 200, "{schema:?}");
+        world.until_nothing_is_asked();
         world.coordinator.elect("shelf-7", 1, "");
         assert_eq!(world.write(Kind::Http, "1", "").status, 200);
+        world.until_nothing_is_asked();
         world
     }
 
@@ -268,6 +270,11 @@ impl World {
     /// Waits until so many wait for a question that isn't sent yet.
     pub fn until_waiting(&self, number: usize) {
         until("they wait for the next question", || self.trusted[0].desk.waiting() == number);
+    }
+
+    /// Waits until no election has a place among those that are asked about: of these there may be few.
+    pub fn until_nothing_is_asked(&self) {
+        until("nothing is asked", || self.trusted.iter().all(|trust| trust.desk.elections() == 0));
     }
 
     pub fn resource(&self, kind: Kind) -> &dyn Resource {
