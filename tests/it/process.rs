@@ -9,14 +9,27 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::gate::LONG;
+use crate::upstream::pass_time;
 
-/// Waits until the condition holds.
+/// Waits until the condition holds: looks at once and often, and soon less often, since the processors are for those it waits for.
 pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
     let started = Instant::now();
     while !condition() {
-        assert!(started.elapsed() < LONG, "not in time: {what}");
-        std::thread::yield_now();
+        let waited = started.elapsed();
+        assert!(waited < LONG, "not in time: {what}");
+        if waited < Duration::from_micros(200) {
+            std::thread::yield_now();
+        } else {
+            pass_time(1);
+        }
     }
+}
+
+/// Whether this process ignores a signal, as one does that a script or `nohup` has started in the background.
+pub fn is_ignored(signal: rustix::process::Signal) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").expect("it can be read");
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:\t")).expect("it is told");
+    u64::from_str_radix(ignored, 16).expect("a number") >> (signal.as_raw() - 1) & 1 == 1
 }
 
 /// All processes that have this variable in the environment that they were started with: `NAME=VALUE`.

@@ -6,7 +6,7 @@ use rustix::process::{Signal, getpgrp};
 use serde_json::{Value, json};
 
 use super::{World, stat};
-use crate::process::PROGRAM;
+use crate::process::{PROGRAM, is_ignored};
 
 #[test]
 fn the_commands_own_status() {
@@ -194,13 +194,6 @@ fn signals_are_passed_on() {
     }
     lead.signal(Signal::USR2);
     assert_eq!(lead.wait().status, Some(9), "it led to the end");
-}
-
-/// Whether this process ignores a signal, as one does that a script has started in the background.
-fn is_ignored(signal: Signal) -> bool {
-    let status = std::fs::read_to_string("/proc/self/status").expect("it can be read");
-    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:\t")).expect("it is told");
-    u64::from_str_radix(ignored, 16).expect("a number") >> (signal.as_raw() - 1) & 1 == 1
 }
 
 #[test]
