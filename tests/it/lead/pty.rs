@@ -26,7 +26,8 @@ impl Shell {
         let name = ptsname(&master, Vec::new()).expect("it has a name").into_string().expect("UTF-8");
         let slave = || Stdio::from(File::options().read(true).write(true).open(&name).expect("the other end"));
         let shell = Command::new("setsid")
-            .args(["--ctty", "bash", "--norc", "--noprofile", "-i"])
+            // A terminal's shell ignores nothing that whoever runs the tests may ignore.
+            .args(["--ctty", "env", "--default-signal=HUP,INT,QUIT", "bash", "--norc", "--noprofile", "-i"])
             .current_dir(dir)
             .env("PS1", "ready> ")
             .env("DIR", dir)
