@@ -5,13 +5,13 @@
 //! have reached the gate. Everything else that is no whole answer is [`ExchangeError::NoAnswer`]: it may have been applied. And a
 //! request is sent a second time only where the first was surely not sent, or where its sender says that it may be.
 
+use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
-use hyper::client::conn::http1::SendRequest;
 use hyper::header::{AUTHORIZATION, HOST, HeaderName, HeaderValue};
 use hyper::{HeaderMap, Method, Request, Uri};
 use tokio::net::TcpStream;
@@ -26,12 +26,12 @@ mod identity;
 
 #[cfg(feature = "tls")]
 use dial::secure;
-use dial::speak;
+use dial::{Connection, speak};
 pub use identity::{Identity, SecretError};
 
 /// How long a connection that isn't used is kept: less than the gate keeps it (`header_time`, by default 75 s).
 const IDLE_MAX: Duration = Duration::from_secs(30);
-/// The same for a request that can't be sent twice. The gate may have gone since, and be there again, and the end of the
+/// The same for a request that can't be sent twice. The gate's machine may have gone since, and be there again, and the end of the
 /// connection be noticed only when the request has been written to it, of which nobody could then say what became.
 const IDLE_MAX_UNREPEATABLE: Duration = Duration::from_secs(1);
 /// Connections kept for the next request.
@@ -90,7 +90,7 @@ struct Inner {
 
 #[derive(Debug)]
 struct Idle {
-    sender: SendRequest<Full<Bytes>>,
+    connection: Connection,
     since: Instant,
 }
 
@@ -326,34 +326,35 @@ impl Endpoint {
         // Made once to see whether it can be: later nothing of it can fail.
         self.request(call)?;
         // One that was kept may have ended meanwhile, and is the only kind that is ever tried in vain.
-        while let Some(sender) = self.kept(call.repeatable).await {
-            match self.attempt(sender, call, progress).await {
+        while let Some(connection) = self.kept(call.repeatable).await {
+            match self.attempt(connection, call, progress).await {
                 Ok(reply) => return Ok(reply),
                 Err(Failed::Unsent(_)) => {}
                 Err(Failed::Unanswered(NoAnswer::Broken(_))) if call.repeatable => {}
                 Err(Failed::Unanswered(why)) => return Err(self.no_answer(why)),
             }
         }
-        let sender = self.connect().await?;
-        match self.attempt(sender, call, progress).await {
+        let connection = self.connect().await?;
+        match self.attempt(connection, call, progress).await {
             Ok(reply) => Ok(reply),
             Err(Failed::Unsent(why)) => Err(self.not_sent(why)),
             Err(Failed::Unanswered(why)) => Err(self.no_answer(why)),
         }
     }
 
-    async fn connect(&self) -> Result<SendRequest<Full<Bytes>>, ExchangeError> {
+    async fn connect(&self) -> Result<Connection, ExchangeError> {
         let Inner { authority, options, .. } = &*self.inner;
         let connecting = async {
             let stream = TcpStream::connect(authority).await.map_err(|error| error.to_string())?;
             // A request is one write; waiting for more to send along only delays it.
             let _ = stream.set_nodelay(true);
+            let socket = stream.as_fd().try_clone_to_owned().map_err(|error| error.to_string())?;
             #[cfg(feature = "tls")]
             if let Some((tls, name)) = &self.inner.tls {
                 let shaken = tls.connector().connect(name.clone(), stream).await;
-                return speak(shaken.map_err(|error| cause(&error))?).await;
+                return speak(shaken.map_err(|error| cause(&error))?, socket).await;
             }
-            speak(stream).await
+            speak(stream, socket).await
         };
         let connected = tokio::time::timeout(options.connect_time, connecting).await;
         let connected = connected.unwrap_or_else(|_| Err(format!("no connection in {:?}", options.connect_time)));
@@ -361,28 +362,31 @@ impl Endpoint {
     }
 
     /// A connection that was used before and can be used again.
-    async fn kept(&self, repeatable: bool) -> Option<SendRequest<Full<Bytes>>> {
+    async fn kept(&self, repeatable: bool) -> Option<Connection> {
         let idle_max = if repeatable { IDLE_MAX } else { IDLE_MAX_UNREPEATABLE };
         loop {
-            let Idle { mut sender, since } = self.idle().pop()?;
+            let Idle { mut connection, since } = self.idle().pop()?;
             if since.elapsed() > idle_max {
                 if !repeatable {
                     // All others are older. Not for this request, but for the next that may be repeated.
-                    self.keep(Idle { sender, since });
+                    self.keep(Idle { connection, since });
                     return None;
                 }
                 continue;
             }
-            if let Ok(Ok(())) = tokio::time::timeout(READY_TIME, sender.ready()).await {
-                return Some(sender);
+            let ready = tokio::time::timeout(READY_TIME, connection.sender.ready()).await;
+            if let Ok(Ok(())) = ready
+                && connection.is_open()
+            {
+                return Some(connection);
             }
         }
     }
 
     fn keep(&self, idle: Idle) {
         let mut kept = self.idle();
-        kept.retain(|idle| !idle.sender.is_closed() && idle.since.elapsed() <= IDLE_MAX);
-        if kept.len() < IDLE_COUNT_MAX && !idle.sender.is_closed() {
+        kept.retain(|idle| !idle.connection.sender.is_closed() && idle.since.elapsed() <= IDLE_MAX);
+        if kept.len() < IDLE_COUNT_MAX && !idle.connection.sender.is_closed() {
             kept.push(idle);
         }
     }
@@ -391,18 +395,13 @@ impl Endpoint {
         self.inner.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn attempt(
-        &self,
-        mut sender: SendRequest<Full<Bytes>>,
-        call: &Call,
-        progress: &Progress,
-    ) -> Result<Reply, Failed> {
+    async fn attempt(&self, mut connection: Connection, call: &Call, progress: &Progress) -> Result<Reply, Failed> {
         let Options { answer_time, answer_bytes_max, .. } = self.inner.options;
         let answer_time = call.answer_time.unwrap_or(answer_time);
         let exchange = async {
             let request = self.request(call).map_err(|error| Failed::Unsent(error.to_string()))?;
             progress.leave()?;
-            let answer = sender.try_send_request(request).await.map_err(|mut error| {
+            let answer = connection.sender.try_send_request(request).await.map_err(|mut error| {
                 // The request comes back only where the connection has not begun with it.
                 let unsent = error.take_message().is_some();
                 let why = cause(&error.into_error());
@@ -423,7 +422,7 @@ impl Endpoint {
         };
         let late = |_| Err(Failed::Unanswered(NoAnswer::Late(answer_time)));
         let reply = tokio::time::timeout(answer_time, exchange).await.unwrap_or_else(late)?;
-        self.keep(Idle { sender, since: Instant::now() });
+        self.keep(Idle { connection, since: Instant::now() });
         Ok(reply)
     }
 

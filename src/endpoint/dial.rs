@@ -1,9 +1,13 @@
-//! The beginning of a connection to a gate.
+//! A connection to a gate, from its beginning.
+
+use std::os::fd::OwnedFd;
 
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, recv};
 use tokio::io::{AsyncRead, AsyncWrite};
 #[cfg(feature = "tls")]
 use tokio_rustls::rustls::pki_types::ServerName;
@@ -25,13 +29,30 @@ pub(super) fn secure(host: &str, identity: &Identity) -> Result<(ClientTls, Serv
     Ok((tls, name))
 }
 
-/// Begins HTTP/1.1 on a connection.
-pub(super) async fn speak<I>(stream: I) -> Result<SendRequest<Full<Bytes>>, String>
+/// A connection on which HTTP/1.1 is spoken.
+#[derive(Debug)]
+pub(super) struct Connection {
+    pub(super) sender: SendRequest<Full<Bytes>>,
+    /// Its socket once more, to look at.
+    socket: OwnedFd,
+}
+
+impl Connection {
+    /// Whether the gate has neither ended it nor said anything that it wasn't asked, as far as has come here. Whoever speaks on it hears
+    /// of that only when its turn comes, which may be after a request was written to it.
+    pub(super) fn is_open(&self) -> bool {
+        let seen = recv(&self.socket, &mut [0_u8; 1][..], RecvFlags::PEEK | RecvFlags::DONTWAIT);
+        matches!(seen, Err(Errno::AGAIN | Errno::INTR))
+    }
+}
+
+/// Begins HTTP/1.1 on a connection that has this socket.
+pub(super) async fn speak<I>(stream: I, socket: OwnedFd) -> Result<Connection, String>
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
     // Its end is seen by whoever waits for an answer on it.
     tokio::spawn(async move { drop(connection.await) });
-    Ok(sender)
+    Ok(Connection { sender, socket })
 }
