@@ -128,6 +128,26 @@ fn brought_back_within_its_lease_it_goes_on() {
 }
 
 #[test]
+fn ctrl_z_typed_again_at_once_stops_it_again() {
+    let world = World::new();
+    let name = unique("again");
+    let mut shell = Shell::start(world.dir.path());
+    // A shell that waits in the kernel, most of the time, until what it has started has begun.
+    let script = "'echo works; while :; do /bin/true; done'";
+    shell.types(&world.command_line(&name, "--ttl 10m", &format!("sh -c {script}")));
+    shell.sees("works");
+    for _ in 0..100 {
+        shell.types("\u{1a}");
+        shell.sees_stopped();
+        shell.types("fg\n");
+        until("it goes on", || family(&name).iter().all(|pid| !is_stopped(*pid)));
+    }
+    shell.types("\u{3}");
+    assert_eq!(shell.status(), "130");
+    assert_eq!(family(&name), []);
+}
+
+#[test]
 fn one_that_reads_gets_the_terminal_and_ctrl_c() {
     let world = World::new();
     let mut shell = Shell::start(world.dir.path());

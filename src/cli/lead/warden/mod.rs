@@ -325,6 +325,8 @@ impl Warden {
     /// Each gets SIGCONT once: with a second one, a Ctrl-Z that was typed as soon as it went on would be taken back.
     fn resume(&mut self) {
         self.suspended = false;
+        // From here on it is told anew: Ctrl-Z may be typed again before this has looked once.
+        self.is_half_stopped = false;
         let main = self.main;
         let is_of_main =
             |process: &Process| main.zip(Process::read(process.pid)).is_some_and(|(main, now)| now.is_in(main));
