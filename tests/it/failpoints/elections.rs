@@ -83,13 +83,13 @@ impl Plays for Player {
 
     fn look(&mut self) {
         let highest = self.told.iter().map(|told| told.1).max().unwrap_or(0);
-        let election = self.site.gate().0.client().get("/-/elections/app").json();
+        let election = self.site.gate().client().get("/-/elections/app").json();
         let last = election["last_token"].as_str().map_or(0, |token| token.parse().expect("a number"));
         if last < highest {
             self.wrong.push(format!("the last token is {last} after a restart, and {highest} was told"));
         }
         if let Some(leader) = self.leader {
-            let answer = post(self.site.gate().0, "renew", &json!({ "candidate": id(leader) })).expect("an answer");
+            let answer = post(self.site.gate(), "renew", &json!({ "candidate": id(leader) })).expect("an answer");
             if answer.status == 200 {
                 self.hear(leader, &answer);
             } else {

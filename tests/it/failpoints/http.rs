@@ -166,7 +166,7 @@ impl Player<'_> {
         let applied = self.stage.upstream.tokens(&fence).into_iter().max();
         let told = acknowledged.max(applied).unwrap_or(0);
         let path = format!("/-/fences/{}", fence.replace('/', "%2F"));
-        let mark = self.site.gate().0.client().get(&path).json()["highest"]
+        let mark = self.site.gate().client().get(&path).json()["highest"]
             .as_str()
             .map_or(0, |mark| mark.parse().expect("a number"));
         if mark < told {
@@ -194,7 +194,7 @@ impl Player<'_> {
             .max();
         if let Some(term) = highest.filter(|term| *term > 1) {
             let (note, head) = self.world.request(resource, term - 1, "");
-            if let Ok(mut client) = Client::connect(self.site.gate().0.data) {
+            if let Ok(mut client) = Client::connect(self.site.gate().data) {
                 let answer = client.send(head.as_bytes()).and_then(|()| client.read_answer());
                 self.world.note(note, &answer);
             }

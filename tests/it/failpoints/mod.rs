@@ -138,8 +138,9 @@ fn killed_and_stopped_anywhere_the_coordinator_issues_no_token_twice() {
 /// Each with a step left out, which the judge has to notice.
 fn finds(play: Play<'_>, mistakes: &[(&str, &str)]) {
     for (mistake, expected) in mistakes {
-        let wrong = play(mistake).wrong;
-        assert!(wrong.iter().any(|what| what.contains(expected)), "{mistake}: the judge saw only {wrong:?}");
+        let Played { wrong, hits, lives, .. } = play(mistake);
+        let is_found = wrong.iter().any(|what| what.contains(expected));
+        assert!(is_found, "{mistake}: in {lives} lives the judge saw only {wrong:?}; the first came to {hits:?}");
     }
 }
 

@@ -29,12 +29,13 @@ pub trait Plays {
     /// Looks what a gate knows that was started anew.
     fn look(&mut self);
 
-    /// The gate; one that was started anew has been looked at.
+    /// The gate; one that was started anew has been looked at, or will be the next time: any of these may find that it is gone.
     fn gate(&mut self) -> &mut Gate {
-        if self.site().gate().1 {
+        self.site().gate();
+        if std::mem::take(&mut self.site().is_unseen) {
             self.look();
         }
-        self.site().gate().0
+        self.site().gate()
     }
 }
 
@@ -46,6 +47,8 @@ pub struct Site {
     rules: String,
     /// How often a gate was started.
     pub lives: usize,
+    /// Whether the present one was started after another, and nobody has looked at it yet.
+    is_unseen: bool,
     /// How often it was stopped and woken.
     pub pauses: Arc<Mutex<usize>>,
     successor: Option<Box<dyn Successor>>,
@@ -62,6 +65,7 @@ impl Site {
             gate: None,
             rules: rules.into(),
             lives: 0,
+            is_unseen: false,
             pauses: Arc::default(),
             successor: Some(successor),
             waker: None,
@@ -79,14 +83,13 @@ impl Site {
         log.lines().map(str::to_owned).collect()
     }
 
-    /// The gate, started where there is none. True where another one was there before, and this one has only just started.
-    pub fn gate(&mut self) -> (&mut Gate, bool) {
-        let is_dead = self.gate.as_mut().is_none_or(|gate| !gate.is_running());
-        if is_dead {
+    /// The gate, started where there is none.
+    pub fn gate(&mut self) -> &mut Gate {
+        if !self.is_alive() {
             self.gate = None;
             self.start();
         }
-        (self.gate.as_mut().expect("just started"), is_dead && self.lives > 1)
+        self.gate.as_mut().expect("just started")
     }
 
     fn start(&mut self) {
@@ -115,6 +118,7 @@ impl Site {
             }
         }
         self.lives += 1;
+        self.is_unseen = true;
         self.rest();
         self.gate = Some(Gate::start(self.dir.path(), &args));
     }

@@ -135,7 +135,7 @@ impl Plays for Player {
 
     fn look(&mut self) {
         let acknowledged = self.world.acknowledged.load(Ordering::SeqCst);
-        let mut client = self.site.gate().0.client();
+        let mut client = self.site.gate().client();
         let mark =
             client.get("/-/fences/app").json()["highest"].as_str().map_or(0, |mark| mark.parse().expect("a number"));
         if mark < acknowledged && !self.resetting {
@@ -154,7 +154,7 @@ impl Player {
         }
         let (id, term) = (self.world.id(), acknowledged - 1);
         let requests = json!([self.world.insert(id, 0, term), { "type": "close" }]);
-        let answer = self.site.gate().0.client().pipeline(Some(&term.to_string()), None, &requests);
+        let answer = self.site.gate().client().pipeline(Some(&term.to_string()), None, &requests);
         let told = told(&answer);
         self.world.note(id, 1, term, told);
         if told == Told::Done {
