@@ -45,13 +45,14 @@ build: ## build target/release/fencegate
 	@scripts/ensure rust cc protoc
 	$(CARGO) build --release --locked
 
+# `nohup` and a script's background leave signals ignored, for whatever is started from there: tests send them.
 .PHONY: test
 test: ## everything: format, lints, tests, docs, drivers
 	@scripts/ensure rust cc protoc node python chromium nginx etcd iptables iproute2 systemd
 	$(CARGO) fmt --check
 	$(CARGO) clippy --all-targets --locked -- -D warnings
 	@$(MAKE) test-features
-	$(CARGO) test --locked
+	env --default-signal=HUP,INT,QUIT $(CARGO) test --locked
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps --locked
 	@$(MAKE) deny lint-deploy
 	@$(MAKE) test-drivers
