@@ -1,6 +1,7 @@
 //! A connection to a gate, from its beginning.
 
 use std::os::fd::OwnedFd;
+use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -33,15 +34,16 @@ pub(super) fn secure(host: &str, identity: &Identity) -> Result<(ClientTls, Serv
 #[derive(Debug)]
 pub(super) struct Connection {
     pub(super) sender: SendRequest<Full<Bytes>>,
-    /// Its socket once more, to look at.
-    socket: OwnedFd,
+    /// Its socket once more, to look at. It is closed with the connection, and doesn't keep it.
+    socket: Weak<OwnedFd>,
 }
 
 impl Connection {
     /// Whether the gate has neither ended it nor said anything that it wasn't asked, as far as has come here. Whoever speaks on it hears
     /// of that only when its turn comes, which may be after a request was written to it.
     pub(super) fn is_open(&self) -> bool {
-        let seen = recv(&self.socket, &mut [0_u8; 1][..], RecvFlags::PEEK | RecvFlags::DONTWAIT);
+        let Some(socket) = self.socket.upgrade() else { return false };
+        let seen = recv(&*socket, &mut [0_u8; 1][..], RecvFlags::PEEK | RecvFlags::DONTWAIT);
         matches!(seen, Err(Errno::AGAIN | Errno::INTR))
     }
 }
@@ -52,7 +54,12 @@ where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
+    let socket = Arc::new(socket);
+    let seen = Arc::downgrade(&socket);
     // Its end is seen by whoever waits for an answer on it.
-    tokio::spawn(async move { drop(connection.await) });
-    Ok(Connection { sender, socket })
+    tokio::spawn(async move {
+        drop(connection.await);
+        drop(socket);
+    });
+    Ok(Connection { sender, socket: seen })
 }
