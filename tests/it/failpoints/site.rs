@@ -29,13 +29,17 @@ pub trait Plays {
     /// Looks what a gate knows that was started anew.
     fn look(&mut self);
 
-    /// The gate; one that was started anew has been looked at, or will be the next time: any of these may find that it is gone.
+    /// The gate, started where there is none. One that was started anew has been looked at before anybody writes: a write may mend
+    /// what a look would find.
     fn gate(&mut self) -> &mut Gate {
-        self.site().gate();
-        if std::mem::take(&mut self.site().is_unseen) {
+        loop {
+            self.site().gate();
+            if !std::mem::take(&mut self.site().is_unseen) {
+                break;
+            }
             self.look();
         }
-        self.site().gate()
+        self.site().gate.as_mut().expect("just looked for")
     }
 }
 

@@ -152,10 +152,10 @@ impl Player {
         if acknowledged < 2 || self.resetting {
             return;
         }
+        let Ok(mut client) = Client::connect(self.site.gate().data) else { return };
         let (id, term) = (self.world.id(), acknowledged - 1);
         let requests = json!([self.world.insert(id, 0, term), { "type": "close" }]);
-        let answer = self.site.gate().client().pipeline(Some(&term.to_string()), None, &requests);
-        let told = told(&answer);
+        let told = told(&client.pipeline(Some(&term.to_string()), None, &requests));
         self.world.note(id, 1, term, told);
         if told == Told::Done {
             self.wrong.push(format!("term {term} was let in after {acknowledged}"));
