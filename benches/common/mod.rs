@@ -6,7 +6,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::str::FromStr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -14,6 +14,19 @@ use tempfile::TempDir;
 /// The number that stands behind this option on the command line.
 pub fn option<T: FromStr>(name: &str, default: T) -> T {
     std::env::args().skip_while(|arg| arg != name).nth(1).and_then(|value| value.parse().ok()).unwrap_or(default)
+}
+
+/// Waits until the condition holds, for 20 seconds at most; whether it does.
+pub fn comes_to(mut condition: impl FnMut() -> bool) -> bool {
+    let until = Instant::now() + Duration::from_secs(20);
+    let (_open, never) = std::sync::mpsc::channel::<()>();
+    while !condition() {
+        if Instant::now() > until {
+            return false;
+        }
+        let _ = never.recv_timeout(Duration::from_millis(1));
+    }
+    true
 }
 
 /// An address that was free a moment ago.

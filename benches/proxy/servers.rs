@@ -3,12 +3,11 @@
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
 
 use fencegate::cli::bench::clock::CpuClock;
 use hyper::StatusCode;
 
-use crate::common::{family, free_addr, listening};
+use crate::common::{comes_to, family, free_addr, listening};
 
 #[path = "../common/hello.rs"]
 mod hello;
@@ -57,11 +56,7 @@ fn start(name: &'static str, processor: usize, addr: SocketAddr, program: &str, 
     let child = on(processor, program).args(args).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
     let child = child.unwrap_or_else(|error| panic!("{name} can't be started with taskset: {error}"));
     let server = Server { name, child, addr };
-    let started = Instant::now();
-    while TcpStream::connect(addr).is_err() {
-        assert!(started.elapsed() < Duration::from_secs(20), "{name} does not listen");
-        std::thread::yield_now();
-    }
+    assert!(comes_to(|| TcpStream::connect(addr).is_ok()), "{name} does not listen");
     server
 }
 
@@ -82,10 +77,7 @@ pub fn nginx(name: &'static str, dir: &Path, processor: usize, http: &str, serve
     std::fs::write(&file, config).expect("a file");
     let server = start(name, processor, addr, "nginx", &["-p", &at.to_string(), "-c", &file.to_string_lossy()]);
     // The worker is started after the listener.
-    let started = Instant::now();
-    while family(server.child.id()).len() < 2 && started.elapsed() < Duration::from_secs(5) {
-        std::thread::yield_now();
-    }
+    comes_to(|| family(server.child.id()).len() >= 2);
     server
 }
 

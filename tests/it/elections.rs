@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::process::{Answer, Client, Gate};
+use crate::process::{Answer, Client, Gate, until};
 
 fn post(client: &mut Client, action: &str, body: &Value) -> Answer {
     let path = format!("/-/elections/app/{action}");
@@ -57,9 +57,7 @@ fn those_who_wait_are_told_when_the_gate_stops() {
         .send(b"GET /-/elections/app/observe?after=1000&wait_ms=60000 HTTP/1.1\r\nhost: gate\r\n\r\n")
         .expect("sent");
     let mut other = gate.client();
-    while other.get("/-/elections/app").json()["candidates"] != 1 {
-        std::thread::yield_now();
-    }
+    until("one waits", || other.get("/-/elections/app").json()["candidates"] == 1);
     let stopping = std::time::Instant::now();
     assert_eq!(gate.terminate(), Some(0));
     assert!(stopping.elapsed() < std::time::Duration::from_secs(5), "it took {:?} to stop", stopping.elapsed());

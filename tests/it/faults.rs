@@ -223,9 +223,7 @@ fn a_second_signal_ends_the_draining() {
     client.read_until("100 Continue");
     gate.signal(rustix::process::Signal::TERM);
     // The admin listener stays, and tells that the gate drains.
-    while gate.admin().get("/readyz").status != 503 {
-        std::thread::yield_now();
-    }
+    until("it drains", || gate.admin().get("/readyz").status == 503);
     let stopping = std::time::Instant::now();
     assert_eq!(gate.terminate(), Some(0));
     assert!(stopping.elapsed() < std::time::Duration::from_secs(5), "it took {:?} to stop", stopping.elapsed());

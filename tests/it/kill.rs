@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 
 use crate::gate::LONG;
 use crate::process::{Answer, Client, Gate};
+use crate::upstream::pass_time;
 
 /// What a writer was told of one write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,7 +61,7 @@ impl World {
             if let Ok(client) = Client::connect(addr) {
                 return Some(client);
             }
-            std::thread::yield_now();
+            pass_time(1);
         }
     }
 
@@ -211,7 +212,7 @@ fn run(dir: &Path, kills: u32, args: &[&str]) -> Vec<Written> {
                     (last, last_at) = (now, Instant::now());
                 }
                 assert!(last_at.elapsed() < LONG || world.stop(), "nothing is acknowledged any more");
-                std::thread::yield_now();
+                pass_time(1);
             }
             world.set(None);
             gate.kill();

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 
 use crate::process::{PROGRAM, until};
+use crate::upstream::pass_time;
 
 /// An interactive shell with job control on a terminal of its own. Hung up when dropped.
 pub struct Shell {
@@ -72,7 +73,7 @@ impl Shell {
             let late = started.elapsed() > crate::gate::LONG;
             assert!(!late, "{text:?} is not shown after {:?}, but {:?}", &shown[..self.seen], &shown[self.seen..]);
             drop(shown);
-            std::thread::yield_now();
+            pass_time(1);
         }
         let from = std::mem::replace(&mut self.seen, found.expect("it was found"));
         self.shown.lock().expect("nobody panics")[from..self.seen].to_owned()

@@ -5,6 +5,7 @@ use std::net::TcpStream;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::process::{Answer, Client, Gate, until};
+use crate::upstream::pass_time;
 
 use super::{gate, metric, status_kib};
 
@@ -28,7 +29,7 @@ fn served(gate: &Gate, mut ask: impl FnMut(&mut Client) -> std::io::Result<Answe
             // It was told, but closed before it had said all.
             Err(_) => turned_away += 1,
         }
-        std::thread::yield_now();
+        pass_time(1);
     }
 }
 

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use super::{again, body, execute, first, gate, is_replayed, try_post, write};
 use crate::gate::LONG;
 use crate::process::{Client, Gate, until};
-use crate::upstream;
+use crate::upstream::{self, pass_time};
 
 const LOG: &str = "CREATE TABLE log (id INTEGER PRIMARY KEY, write_id INTEGER, row INTEGER)";
 
@@ -150,8 +150,11 @@ fn writer(world: &World, number: usize, writes: &[Planned], keyed: bool) {
         loop {
             assert!(started.elapsed() < LONG && !world.over.load(Ordering::SeqCst), "no answer to {id}");
             let addr = *world.gate.lock().expect("no panic");
-            let Ok(mut client) = Client::connect(addr) else { continue };
-            let Ok(answer) = client.request("POST", "/v3/pipeline", headers, body.as_bytes()) else { continue };
+            let ask = |mut client: Client| client.request("POST", "/v3/pipeline", headers, body.as_bytes());
+            let Ok(answer) = Client::connect(addr).and_then(ask) else {
+                pass_time(1);
+                continue;
+            };
             // Its answer is lost, and it asks again.
             if std::mem::take(&mut lost) {
                 continue;
@@ -190,7 +193,7 @@ fn run(dir: &Path, plan: &Plan, keyed: bool) -> Vec<String> {
                     world.over.store(true, Ordering::SeqCst);
                     panic!("nothing is answered any more");
                 }
-                std::thread::yield_now();
+                pass_time(1);
             }
             gate.kill();
             gate = upstream::restart(dir);

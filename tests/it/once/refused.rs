@@ -4,8 +4,7 @@ use serde_json::json;
 
 use super::{CREATE, INSERT, again, body, configured, count, execute, first, found, gate, post, refusal, rig, write};
 use crate::access::{config, grant, principal, secret};
-use crate::gate::LONG;
-use crate::process::{Answer, Gate};
+use crate::process::{Answer, Gate, until};
 
 #[test]
 fn the_same_key_with_another_body_is_refused() {
@@ -197,11 +196,7 @@ fn a_request_that_waits_keeps_no_other_out() {
     let answers: Vec<Answer> = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..2).map(|_| scope.spawn(|| write(&gate, "k", &[INSERT]))).collect();
         let in_flight = || gate.client().get("/-/fences/app").json()["in_flight"] == 2;
-        let started = std::time::Instant::now();
-        while !in_flight() {
-            assert!(started.elapsed() < LONG, "both are there");
-            std::thread::yield_now();
-        }
+        until("both are there", in_flight);
         let end = json!([execute("ROLLBACK"), {"type": "close"}]);
         assert_eq!(gate.client().pipeline(Some("5"), Some(&baton), &end).expect("an answer").status, 200);
         threads.into_iter().map(|thread| thread.join().expect("no panic")).collect()
