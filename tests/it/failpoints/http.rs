@@ -55,7 +55,7 @@ impl Stage {
         let next = Box::new(Next { world: Arc::clone(&world), sent: None });
         let site = Site::new(dir, &args, rules, next);
         let (term, place) = (world.next_term(), format!("late{case}"));
-        let mut player = Player { stage: self, site, world, term, place, is_open: false, wrong: Vec::new() };
+        let mut player = Player { stage: self, site, world, term, place, is_late: false, wrong: Vec::new() };
         player.write("held", "");
         player.write("held", "");
         player.knock("held");
@@ -139,8 +139,8 @@ struct Player<'a> {
     term: u64,
     /// Where the late write stands.
     place: String,
-    /// Whether it may go on.
-    is_open: bool,
+    /// Whether it was sent, and may not go on yet.
+    is_late: bool,
     wrong: Vec<String>,
 }
 
@@ -230,7 +230,7 @@ impl Player<'_> {
 
     /// The late write is applied, if it has come to the upstream.
     fn let_go(&mut self) {
-        if std::mem::replace(&mut self.is_open, true) {
+        if !std::mem::take(&mut self.is_late) {
             return;
         }
         self.stage.upstream.open(&self.place);
@@ -269,7 +269,8 @@ impl Player<'_> {
         self.write("quick", "");
         // Whoever asks may find the end of a quarantine before the gate's own look, which is in the history, too.
         let started = Instant::now();
-        while self.site.lives == lives && self.site.is_alive() && started.elapsed() < LONG && !self.is_settled() {
+        while self.site.lives == lives && self.site.is_alive() && !self.is_settled() {
+            assert!(started.elapsed() < LONG, "a quarantine isn't over");
             pass_time(5);
         }
     }
@@ -283,14 +284,17 @@ impl Player<'_> {
 
     /// A write is in flight that is applied when nobody waits for it any more.
     fn late(&mut self) {
+        // The fence is this term's, whatever an earlier life has left in flight.
+        self.write("held", "");
         let Ok(mut client) = Client::connect(self.gate().data) else { return };
         let script = format!("read at:{} apply answer", self.place);
         let (note, head) = self.world.request("held", self.term, &script);
         let sent = client.send(head.as_bytes());
+        self.is_late = true;
         // Known to nobody until its answer comes; what became of it is seen in the log.
         self.world.notes.lock().unwrap().push(note.clone());
         if sent.is_ok() {
-            self.until_it_stands();
+            self.until_it_stands(&client);
         }
         self.term = self.world.next_term();
         self.write("held", "");
@@ -298,15 +302,13 @@ impl Player<'_> {
         self.let_go();
     }
 
-    /// Waits until the late write has come to the upstream, or the gate has ended.
-    fn until_it_stands(&mut self) {
+    /// Waits until the late write has come to the upstream, or was turned away, or the gate has ended.
+    fn until_it_stands(&mut self, late: &Client) {
         let place = self.place.clone();
         let stands = self.stage.upstream.asks_whether_reached(&place);
         let started = Instant::now();
-        while !stands.is_answered() && started.elapsed() < LONG {
-            if !self.site.is_alive() {
-                return;
-            }
+        while !stands.is_answered() && !late.is_answered() && self.site.is_alive() {
+            assert!(started.elapsed() < LONG, "the late write doesn't come");
             pass_time(1);
         }
     }
