@@ -82,14 +82,14 @@ judges: ## all third-party judges; those in no registry where they are: H2SPEC=p
 	tests/drivers/run judges more
 
 .PHONY: soak
-soak: ## the long proofs: KILLS (500) kills of the gate, PROOF_SECONDS (600) of an HTTP service, SOAK_SECONDS (1800) of everything failing, IMAGES (3000) of disks, every fail point, the large models
+soak: ## the long proofs: KILLS (500) kills of the gate, PROOF_SECONDS (600) of an HTTP service, SOAK_SECONDS (1800) of everything failing, IMAGES (3000) of disks, every call of a start failing, the large models
 	@scripts/ensure rust cc protoc etcd
 	FENCEGATE_MODEL=large $(CARGO) test --release --locked --lib fence::drain -- --nocapture --test-threads 1
 	FENCEGATE_SOAK_KILLS=$(KILLS) $(CARGO) test --release --locked --test it kill -- --nocapture
 	FENCEGATE_PROOF_SECONDS=$(PROOF_SECONDS) $(CARGO) test --release --locked --test it proof -- --nocapture
 	FENCEGATE_SOAK_SECONDS=$(SOAK_SECONDS) $(CARGO) test --release --locked --test it soak -- --nocapture --test-threads 1
 	FENCEGATE_POWER_IMAGES=$(IMAGES) $(CARGO) test --release --locked --test it -- disk::power a_release_build --nocapture
-	FENCEGATE_FAIL_ALL=1 $(CARGO) test --locked --test it -- failpoints disk::errors --nocapture
+	FENCEGATE_FAIL_ALL=1 $(CARGO) test --locked --test it -- disk::errors --nocapture
 	@$(MAKE) fuzz FUZZ_SECONDS=$(SOAK_FUZZ_SECONDS)
 
 # `make test` tries the same properties for a short while, with no tool but cargo.

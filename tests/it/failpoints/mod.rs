@@ -3,8 +3,6 @@
 //! A history of leaders is played against a real gate, whose first life ends, or stands still, at one place. What it left is given
 //! to a second one, and the history goes on. What is judged is what the resource holds: that nothing acknowledged is lost, nothing stale
 //! is in it, marks and tokens never fell. With a step left out, the same judges have to find the damage.
-//!
-//! `FENCEGATE_FAIL_ALL=1`: not only at the first and the last time that a place is come to, but each time.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -45,16 +43,6 @@ fn hits(play: Play<'_>, is_ours: impl Fn(&str) -> bool) -> Vec<(&'static str, us
     counted
 }
 
-/// At which times of so many.
-fn times(count: usize) -> Vec<usize> {
-    if std::env::var_os("FENCEGATE_FAIL_ALL").is_some() {
-        return (1..=count).collect();
-    }
-    let mut times = vec![1, count];
-    times.dedup();
-    times
-}
-
 /// Plays all of these cases; what was wrong, and in how many the action took place.
 fn play_all(play: Play<'_>, cases: &[String], has_acted: impl Fn(&Played) -> bool + Sync) -> (Vec<String>, usize) {
     let (next, wrong, acted) = (Mutex::new(cases.iter()), Mutex::new(Vec::new()), Mutex::new(0));
@@ -73,13 +61,13 @@ fn play_all(play: Play<'_>, cases: &[String], has_acted: impl Fn(&Played) -> boo
     (wrong.into_inner().unwrap(), acted.into_inner().unwrap())
 }
 
-/// Kills, or stops and wakes, at every label.
+/// Kills at every label, each time that it is come to; or stops and wakes, the first time.
 fn attack(play: Play<'_>, is_ours: impl Fn(&str) -> bool, action: &str) {
     let hits = hits(play, is_ours);
     let is_kill = action == "kill";
     let all = |(label, count): (&'static str, usize)| {
-        let times = if is_kill { times(count) } else { times(1) };
-        times.into_iter().map(move |nth| format!("{label}:{nth}:{action}"))
+        let times = if is_kill { count } else { 1 };
+        (1..=times).map(move |nth| format!("{label}:{nth}:{action}"))
     };
     let labels = hits.len();
     let cases: Vec<String> = hits.into_iter().flat_map(all).collect();
