@@ -45,14 +45,15 @@ build: ## build target/release/fencegate
 	@scripts/ensure rust cc protoc
 	$(CARGO) build --release --locked
 
-# `nohup` and a script's background leave signals ignored, for whatever is started from there: tests send them.
+# `nohup` and a script's background leave signals ignored, for whatever is started from there: tests send them. And they mostly wait, for
+# processes and leases: four at once, also where there are fewer processors.
 .PHONY: test
 test: ## everything: format, lints, tests, docs, drivers
 	@scripts/ensure rust cc protoc node python chromium nginx etcd iptables iproute2 systemd
 	$(CARGO) fmt --check
 	$(CARGO) clippy --all-targets --locked -- -D warnings
 	@$(MAKE) test-features
-	env --default-signal=HUP,INT,QUIT $(CARGO) test --locked
+	env --default-signal=HUP,INT,QUIT RUST_TEST_THREADS=$$(($$(nproc) > 4 ? $$(nproc) : 4)) $(CARGO) test --locked
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps --locked
 	@$(MAKE) deny lint-deploy
 	@$(MAKE) test-drivers
