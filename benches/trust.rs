@@ -204,7 +204,7 @@ fn etcd(dir: &Path) -> Option<(Killed, String)> {
     let quick = ["--log-level=error", "--logger=zap", "--heartbeat-interval=50", "--election-timeout=500"];
     let (child, client) = common::etcd(&dir.join("etcd"), &quick)?;
     let child = Killed(child);
-    assert!(common::comes_to(|| TcpStream::connect(client).is_ok()), "etcd doesn't listen");
+    assert!(common::comes_to(common::STARTS_WITHIN, || TcpStream::connect(client).is_ok()), "etcd doesn't listen");
     Some((child, format!("etcd://{client}/bench")))
 }
 

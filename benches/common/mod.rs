@@ -16,18 +16,20 @@ pub fn option<T: FromStr>(name: &str, default: T) -> T {
     std::env::args().skip_while(|arg| arg != name).nth(1).and_then(|value| value.parse().ok()).unwrap_or(default)
 }
 
-/// Waits until the condition holds, for 20 seconds at most; whether it does.
-pub fn comes_to(mut condition: impl FnMut() -> bool) -> bool {
-    let until = Instant::now() + Duration::from_secs(20);
-    let (_open, never) = std::sync::mpsc::channel::<()>();
+/// Waits until the condition holds, for so long at most; whether it does.
+pub fn comes_to(within: Duration, mut condition: impl FnMut() -> bool) -> bool {
+    let until = Instant::now() + within;
     while !condition() {
         if Instant::now() > until {
             return false;
         }
-        let _ = never.recv_timeout(Duration::from_millis(1));
+        pass(Duration::from_millis(1));
     }
     true
 }
+
+/// How long a server may take to be there.
+pub const STARTS_WITHIN: Duration = Duration::from_secs(20);
 
 /// An address that was free a moment ago.
 pub fn free_addr() -> SocketAddr {

@@ -3,11 +3,12 @@
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use fencegate::cli::bench::clock::CpuClock;
 use hyper::StatusCode;
 
-use crate::common::{comes_to, family, free_addr, listening};
+use crate::common::{STARTS_WITHIN, comes_to, family, free_addr, listening};
 
 #[path = "../common/hello.rs"]
 mod hello;
@@ -56,7 +57,7 @@ fn start(name: &'static str, processor: usize, addr: SocketAddr, program: &str, 
     let child = on(processor, program).args(args).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
     let child = child.unwrap_or_else(|error| panic!("{name} can't be started with taskset: {error}"));
     let server = Server { name, child, addr };
-    assert!(comes_to(|| TcpStream::connect(addr).is_ok()), "{name} does not listen");
+    assert!(comes_to(STARTS_WITHIN, || TcpStream::connect(addr).is_ok()), "{name} does not listen");
     server
 }
 
@@ -77,7 +78,7 @@ pub fn nginx(name: &'static str, dir: &Path, processor: usize, http: &str, serve
     std::fs::write(&file, config).expect("a file");
     let server = start(name, processor, addr, "nginx", &["-p", &at.to_string(), "-c", &file.to_string_lossy()]);
     // The worker is started after the listener.
-    comes_to(|| family(server.child.id()).len() >= 2);
+    comes_to(Duration::from_secs(5), || family(server.child.id()).len() >= 2);
     server
 }
 

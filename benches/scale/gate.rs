@@ -12,7 +12,7 @@ use fencegate::cli::bench::stop::Stop;
 use fencegate::cli::bench::target::{Body, Target};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::common::listening;
+use crate::common::{comes_to, listening};
 
 #[path = "../common/hello.rs"]
 mod hello;
@@ -129,10 +129,7 @@ impl Drop for Gate {
     fn drop(&mut self) {
         // In order: the next gate on these files isn't to find a crash.
         let _ = kill_process(Pid::from_child(&self.child), Signal::TERM);
-        let until = Instant::now() + END_TIME;
-        while Instant::now() < until && !matches!(self.child.try_wait(), Ok(Some(_))) {
-            std::thread::park_timeout(Duration::from_millis(5));
-        }
+        comes_to(END_TIME, || matches!(self.child.try_wait(), Ok(Some(_))));
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use crate::common::{self, comes_to, free_addr, listening};
+use crate::common::{self, STARTS_WITHIN, comes_to, free_addr, listening};
 use crate::load::{self, Talk};
 
 /// A server's process; killed when dropped.
@@ -22,14 +22,14 @@ impl Drop for Server {
         // SIGINT, by which PostgreSQL ends its own processes, too.
         let pid = rustix::process::Pid::from_child(&self.child);
         let _ = rustix::process::kill_process(pid, rustix::process::Signal::INT);
-        comes_to(|| matches!(self.child.try_wait(), Ok(Some(_))));
+        comes_to(Duration::from_secs(3), || matches!(self.child.try_wait(), Ok(Some(_))));
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
 fn wait_for(child: Child, addr: SocketAddr) -> Server {
-    assert!(comes_to(|| TcpStream::connect(addr).is_ok()), "nothing listens on {addr}");
+    assert!(comes_to(STARTS_WITHIN, || TcpStream::connect(addr).is_ok()), "nothing listens on {addr}");
     Server { child, addr }
 }
 
@@ -241,7 +241,7 @@ pub fn postgres(dir: &Path) -> Option<(Server, Talk)> {
         let (mut stream, mut first) = (TcpStream::connect(addr).expect("it accepts"), [0]);
         stream.write_all(&startup).and_then(|()| stream.read_exact(&mut first)).is_ok() && first == *b"R"
     };
-    assert!(comes_to(lets_in), "PostgreSQL lets nobody in");
+    assert!(comes_to(STARTS_WITHIN, lets_in), "PostgreSQL lets nobody in");
     let create = "CREATE TABLE mark (token bigint); INSERT INTO mark VALUES (7); CREATE TABLE t (id bigserial PRIMARY KEY, v text)\0";
     ask(addr, &[startup.clone(), message(b'Q', &[create.as_bytes()])], postgres_len);
     let sync = message(b'S', &[]);
@@ -318,7 +318,7 @@ pub fn etcd(dir: &Path) -> Option<(Server, Talk)> {
     let hello = [preface, grpc_head(), grpc_body(&put(b"mark", b"7"))].concat();
     // It accepts before it leads.
     let leads = || memchr::memmem::find(&ask(addr, std::slice::from_ref(&hello), grpc_len)[0], SUCCEEDED).is_some();
-    assert!(comes_to(leads), "etcd elects no leader");
+    assert!(comes_to(STARTS_WITHIN, leads), "etcd elects no leader");
     let (head, body) = (grpc_head(), grpc_body(&[is_mark, put(b"t", b"hello world")].concat()));
     let number_at: &[usize] = Box::leak(Box::new([STREAM_AT, head.len() + STREAM_AT]));
     let request = [head, body].concat();
